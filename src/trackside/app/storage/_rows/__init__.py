@@ -1,1 +1,1 @@
-"""The rows of the log: their tables, how times and JSON look in them, what events do to them. No database is asked."""
+"""The rows of the log: their tables, how times and JSON look in them, what events do to them."""

@@ -1,4 +1,4 @@
-"""What callers of the store may ask with: each function checks one argument, and says what is wrong with it by name."""
+"""What callers of the store may pass: each function checks one argument, and names it if something is wrong with it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def limit_of(said: Any, field: str = "limit") -> int:
 
 
 def check_size(field: str, said: Any, most: int) -> None:
-    """See that what is looked for can be gone through by a function that calls itself, and has so many values at most."""
+    """See that what is looked for is shallow enough for a recursive function, and has at most `most` values."""
     level, size = [said], 0
     for _ in range(MAX_DEPTH):
         size += len(level)
@@ -131,7 +131,7 @@ def name_of(field: str, said: Any, error: type[TracksideError]) -> str:
     """A text that names something.
 
     Raises:
-        TracksideError: of the kind `error`: it is none.
+        TracksideError: of the kind `error`: it is not such a text.
     """
     if not is_plain(said) or not 0 < len(said) <= MAX_ID_CHARS:
         why = f"it is a text of 1 to {MAX_ID_CHARS} characters, without NUL and half characters"
@@ -190,7 +190,7 @@ def place(field: str, said: Any) -> Place:
 
 
 def labels(metadata: Any) -> list[Label]:
-    """What the metadata of a run shall say."""
+    """What the metadata of a run has to say."""
     if not isinstance(metadata, Mapping):
         raise InvalidQueryError(field="metadata", value=metadata, why="it is a mapping of keys to plain values")
     if len(metadata) > _MOST_LABELS:
@@ -208,10 +208,10 @@ def _label(key: str, value: Any) -> str:
 
 
 def id_range(prefix: str) -> tuple[str, str | None]:
-    """The first id that begins like this, and the first one behind all that do; None if none is behind.
+    """The first id that begins like this, and the first one after all that do; None if there is none after them.
 
-    Not LIKE, which knows no case in SQLite and so cannot use the index. It takes ids that are sorted by code point: in
-    SQLite they are, in PostgreSQL under the collation "C".
+    Not LIKE, which ignores case in SQLite and so cannot use the index. This needs ids that are sorted by code point, as
+    they are in SQLite, and in PostgreSQL under the collation "C".
     """
     kept = prefix.rstrip(chr(sys.maxunicode))
     if not kept:
@@ -222,7 +222,7 @@ def id_range(prefix: str) -> tuple[str, str | None]:
 
 
 def _utc(said: Any) -> datetime | None:
-    """An aware time in UTC; None if it is not one, or not one there."""
+    """An aware time in UTC; None if it is not an aware time, or cannot be told in UTC."""
     if not isinstance(said, datetime) or said.utcoffset() is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The tables of what clients keep here beside runs and threads: items, crons, API keys."""
+"""The tables of what clients keep here besides runs and threads: items, crons, API keys."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ items = Table(
     Column("updated_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
     Column("ttl_minutes", Float),
-    # All that decides which items are found, so that none is read which is not: values may be long.
+    # All that decides which items are found, so that no others are read: values may be long.
     Index("ix_items_newest", "namespace", "updated_at", "key", "expires_at"),
 )
-"""What agents keep beyond their threads. A namespace is its labels, none of which has a dot, with one behind each.
+"""What agents keep beyond their threads. A namespace is its labels, none of which has a dot, with one after each.
 
-So all that begin with the same labels stand together.
+So all that begin with the same labels are adjacent.
 """
 
 partial_index("ix_items_expires_at", items.c.expires_at, where=items.c.expires_at.is_not(None))
@@ -61,4 +61,4 @@ api_keys = Table(
     Column("expires_at", UtcTime),
     Column("revoked_at", UtcTime),
 )
-"""Keys with which clients say who they are; of a key itself there is only a digest."""
+"""Keys with which clients say who they are; of a key itself, only a digest is kept."""

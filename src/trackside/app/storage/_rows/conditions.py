@@ -1,4 +1,4 @@
-"""Conditions of queries, said so that a database finds the rows by the index that is meant, and by no other."""
+"""Conditions of queries, worded so that a database finds the rows by the intended index, and by no other."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from trackside.harness.types import RunStatus, ThreadStatus
 type Conditions = list[ColumnElement[bool]]
 
 HOLDS_ITS_THREAD: Final[ColumnElement[bool]] = literal_column("active_runs.holds")
-"""That an active run has its thread, in the words of the index of those that do: SQLite sees it behind no others."""
+"""That an active run holds its thread, worded as in the index of those that do: SQLite recognises no other wording."""
 
 
 def are_few(connection: Connection, conditions: Sequence[ColumnElement[bool]], few: int) -> bool:
-    """Whether no more rows fit than that; an index has to tell. Looks at no more."""
+    """Whether at most `few` rows match. An index has to tell; no more rows than needed for that are looked at."""
     return count_up_to(connection, conditions, few + 1) <= few
 
 
 def count_up_to(connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int) -> int:
-    """How many rows fit, if they are no more than that."""
+    """How many rows match, counted up to `most`."""
     some = select(literal(1)).where(*conditions).limit(most).subquery()
     count: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
     return count
 
 
 def is_unattended() -> ColumnElement[bool]:
-    """Whether a run has no end and is no coordinator's: it was recorded without one, or imported. Nobody here ends it."""
+    """Whether a run has no end and no coordinator: it was recorded without one, or imported. Nobody here ends it."""
     return and_(runs.c.ended_at.is_(None), ~exists().where(active_runs.c.run_id == runs.c.run_id))
 
 
 def heard_last() -> ColumnElement[Any]:
-    """When a run has said something last; if it has said nothing, when it was created."""
+    """When a run last said something; if it has said nothing, when it was created."""
     last = select(events.c.occurred_at).where(
         events.c.run_id == runs.c.run_id, events.c.sequence == runs.c.last_sequence
     )
@@ -78,7 +78,7 @@ def begins(id_: ColumnElement[Any], prefix: str) -> Conditions:
 
 
 def is_labelled(label: Label, of: Table) -> ColumnElement[bool]:
-    """That the run of a row has a label, where all runs with this label stand together."""
+    """That the run of a row has a label, looked up where all runs with this label are adjacent."""
     key, value = label
     label_ = run_labels.alias()
     return there_is(
@@ -90,8 +90,9 @@ def is_labelled(label: Label, of: Table) -> ColumnElement[bool]:
 
 
 def are_of(statuses: Sequence[str] | None, agent: str | None, thread_id: str | None = None) -> Conditions:
-    """That runs have one of these statuses, and are of this agent and thread; None: of any. Those of a thread are looked for
-    among its own, which are few.
+    """That runs have one of these statuses, and are of this agent and thread; None: of any.
+
+    Runs of a thread are looked for among its own, which are few.
     """
     status: ColumnElement[Any] = runs.c.status
     its_agent: ColumnElement[Any] = runs.c.agent
@@ -107,19 +108,20 @@ def are_of(statuses: Sequence[str] | None, agent: str | None, thread_id: str | N
 
 
 def are_owned_by(owner: str) -> ColumnElement[bool]:
-    """That a run is of a thread of this owner, in a way that leads from his threads to it."""
+    """That a run is on a thread of this owner, in a form that leads from his threads to the run."""
     return runs.c.thread_id.in_(select(threads.c.thread_id).where(threads.c.owner == owner))
 
 
 def is_owned(owner: str, thread_id: ColumnElement[Any]) -> ColumnElement[bool]:
-    """That a thread is this owner's, looked at by its id."""
+    """That a thread is this owner's, looked up by its id."""
     thread = threads.alias()
     return there_is(thread.c.thread_id == thread_id, unindexed(thread.c.owner) == owner)
 
 
 def has_status(statuses: Sequence[RunStatus], of: Table, *, removed: bool = True) -> ColumnElement[bool]:
-    """That the run of a row has one of these statuses, and with `removed` also if it was; where all runs that have it stand
-    together.
+    """That the run of a row has one of these statuses, looked up where all runs that have it are adjacent.
+
+    With `removed` also if the run was removed.
     """
     run = runs.alias()
     return there_is(
@@ -145,10 +147,10 @@ def _position(run: FromClause, sequence: ColumnElement[int]) -> ColumnElement[in
 
 
 def last_in_log(thread: FromClause, fits: Callable[[FromClause], ColumnElement[bool]]) -> ColumnElement[str]:
-    """The last run of a thread of those that fit, in the order of the log: clocks of several machines give none (I8).
+    """The last matching run of a thread in the order of the log: the clocks of several machines give no order (I8).
 
-    That is the order of their first events up to the run that the thread names as its last one. What is behind it was
-    imported since, and is older than all of these. Of a run that never begins that event comes while another one goes on.
+    That is the order of first events, up to the run that the thread names as its last one. Runs behind that one were
+    imported since, and are older than all of these. If a run never begins, its first event comes while another goes on.
     """
     last, run = runs.alias(), runs.alias()
     place = _first_position(run)
@@ -167,20 +169,22 @@ def waits_for_human() -> Conditions:
 
 
 def goes_on(thread: FromClause = threads) -> ColumnElement[bool]:
-    """That a run has the thread and has not begun: as long, the log says of the thread what it was before."""
+    """That a run holds the thread and has not begun: until then, the log says of the thread what it was before."""
     is_to_begin = unindexed(active_runs.c.state).in_([Standing.pending.value, Standing.withdrawn.value])
     return there_is(active_runs.c.thread_id == thread.c.thread_id, HOLDS_ITS_THREAD, is_to_begin)
 
 
 def are_newest_of_waiting() -> ColumnElement[bool]:
-    """That a run, if it has stopped to ask, asks what its thread waits for a human to answer; in a way that leads from these
-    threads to it. None behind it closes its questions, as one that brings an answer does, and one that fails does not.
+    """That what a run asks, if it has stopped to ask, is what its thread waits for a human to answer.
+
+    In a form that leads from these threads to the run. No run after it closes its questions: one that brings an answer
+    does that, and one that fails does not.
     """
     return runs.c.run_id.in_(select(_last_that_closes_questions(threads)).where(*waits_for_human(), ~goes_on()))
 
 
 def is_newest_of_waiting(of: Table) -> ColumnElement[bool]:
-    """The same, looked at by the thread of a row."""
+    """The same, looked up by the thread of a row."""
     thread = threads.alias()
     return there_is(
         thread.c.thread_id == of.c.thread_id,
@@ -192,30 +196,30 @@ def is_newest_of_waiting(of: Table) -> ColumnElement[bool]:
 
 
 def _last_that_closes_questions(thread: FromClause) -> ColumnElement[str]:
-    """The last run of a thread that leaves nothing open of what was asked before: mostly its last one, which is at hand."""
+    """The last run of a thread that leaves no earlier question open: mostly the thread's last one, which is at hand."""
     last = runs.alias()
     at_hand = select(last.c.run_id).where(last.c.run_id == thread.c.last_run_id, _closes_questions(last))
     return func.coalesce(at_hand.scalar_subquery(), last_in_log(thread, _closes_questions))
 
 
 def _closes_questions(run: FromClause) -> ColumnElement[bool]:
-    """That nothing is open any more that was asked before a run, which has begun; be it there or deleted since."""
+    """That a run has begun, and no question asked before it is open any more; even if it was deleted since."""
     closes = unindexed(run.c.status).in_([status.value for status in CLOSE_QUESTIONS])
     return and_(run.c.last_sequence > 0, closes)
 
 
 def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """That there is a row of which this holds. It selects nothing of it, so that the row itself need not be fetched."""
+    """That there is a row for which this holds. Selects nothing of the row, so that it need not be fetched itself."""
     return select(literal_column("1")).where(*conditions).exists()
 
 
 def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The same value, which no index has: SQLite would follow an index from any condition that it can."""
+    """The same value in a form that no index has: SQLite would follow an index from any condition that it can."""
     return column.concat("")
 
 
 class holds_mostly(FunctionElement[bool]):  # noqa: N801  # named as the functions of SQL are
-    """The same condition, of which SQLite does not think that it leaves few rows, and so follows no index from it."""
+    """The same condition, which SQLite does not expect to leave few rows, so that it follows no index from it."""
 
     inherit_cache = True
 

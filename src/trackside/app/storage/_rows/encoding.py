@@ -15,7 +15,7 @@ from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical_text
 from trackside.harness.types import Json, LifecycleEventType
 
 MAX_PAYLOAD_CHARS = 4 * MAX_CHARS
-"""Text that one event keeps. Above what our own emitter lets through, so that its mark of a cut is never cut again."""
+"""How much text one event keeps: more than our own emitter lets through, so its mark of a cut is never cut again."""
 
 MAX_PAYLOAD_DEPTH = 2 * MAX_DEPTH
 """How deep one event may be nested: a part that our own emitter cut at its limit lies a little deeper in the whole."""
@@ -37,7 +37,7 @@ class UndecodableError(ValueError):
 
 
 def undecodable(database: str, exc: UndecodableError) -> DamagedDatabaseError:
-    """What it means that a database has such a text."""
+    """The error to raise where a database has such a text."""
     return DamagedDatabaseError(database=database, why=f"{exc} (`trackside db check --all` says where)")
 
 
@@ -59,9 +59,9 @@ def json_text(value: Json) -> str:
 
 
 def json_identity(value: Json) -> bytes:
-    """What a canonical JSON value has in common with those alone that are the same JSON, whatever the order of their names.
+    """What only canonical JSON values that are the same JSON have in common, whatever the order of their names.
 
-    In Python True == 1 == 1.0.
+    Python's own comparison does not tell: True == 1 == 1.0.
     """
     return _encode_sorted_json(value)
 
@@ -82,7 +82,7 @@ class EventRow(msgspec.Struct, eq=False):
     """An event in the form in which it is stored; `position` is 0 until it has one.
 
     `run_created_at` is known where the event is written. `is_of_store` says that the store itself announces it, for a
-    process that cannot: observers of that one do not hear of it.
+    process that cannot: the observers of that process do not hear of it.
     """
 
     event: RunLifecycleEvent

@@ -1,4 +1,4 @@
-"""The tables of what a fleet shares beside its runs and workers: duties, and what runs have said lately."""
+"""The tables of what a fleet shares besides its runs and workers: duties, and what runs have said lately."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ duties = Table(
     Column("since", UtcTime, nullable=False),
     Column("lease_seconds", Float),
 )
-"""What one process does for all: whoever holds the lease, which is as those of workers."""
+"""What one process does for all: the one that holds the lease, which is like those of workers."""
 
 server_metadata: Final = MetaData(naming_convention=metadata.naming_convention)
-"""Tables that only a database server has: of who shares an SQLite file, one process executes each run."""
+"""Tables that only a database server has: of the processes that share an SQLite file, one executes each run."""
 
 live_parts = Table(
     "live_parts",
@@ -48,4 +48,4 @@ live_parts = Table(
     Index(None, "at"),
     prefixes=["UNLOGGED"],
 )
-"""What runs have said lately: a server that crashes comes back with none of it, and writes it half as often."""
+"""What runs have said lately. Unlogged: a server that crashes comes back without it, but writes it half as often."""

@@ -24,7 +24,7 @@ _MAX_COUNT = 10**12  # no run uses more; sums of such numbers still fit into 64 
 _MAX_COST = 10**6  # US dollars: so do sums of such costs, in nano-dollars
 _MAX_SECONDS = 10**12
 _ONLY_IN_EVENTS = frozenset({"calls", "calls_omitted"})  # as long as a run is; a page of runs does not read them
-_MAX_LABEL_BYTES = 1_000  # of key and value together; every database indexes this much beside the id of a run
+_MAX_LABEL_BYTES = 1_000  # of key and value together; every database indexes this much besides the id of a run
 
 
 class RunStart(Struct, kw_only=True, eq=False):
@@ -77,14 +77,14 @@ type UsageRow = tuple[str, str, int, int, int, int, float | None]
 
 
 type RunAge = tuple[str, str]
-"""When a run was created, and its id: in the order of these the runs of a thread are older and newer."""
+"""When a run was created, and its id: their order says which runs of a thread are older or newer."""
 
 
 class RunRow(Struct, kw_only=True, eq=False):
     """A run as one transaction knows it.
 
-    `stored` is what the database has of it. `start`, `begins` and `end` say what this transaction writes: a new row, that
-    a run which has its row starts, the run's end.
+    `stored` is what the database has of it. `start`, `begins` and `end` say what this transaction writes: a new row,
+    the start of a run that has its row, the run's end.
     """
 
     fold: RunFold
@@ -114,7 +114,7 @@ class RunRow(Struct, kw_only=True, eq=False):
         return facts
 
     def is_older_than(self, other: RunAge | None) -> bool:
-        """Whether it was created before another run; before none it was not."""
+        """Whether it was created before another run; False if there is none."""
         return other is not None and (self.created_at, self.fold.run_id) < other
 
     def take(self, row: EventRow, fold: RunFold) -> None:
@@ -144,7 +144,7 @@ class ThreadRow(Struct, kw_only=True, eq=False):
     """Its agent if it has none yet: that of a run which may never begin."""
     removed_at: str | None = None
     owner: str | None = None
-    """Like what follows it is only written when the thread is new."""
+    """Like the fields after it, only written when the thread is new."""
     ends: bool = False
     metadata: str | None = None
     expires_at: str | None = None
@@ -167,7 +167,7 @@ def concerns_thread(event: RunLifecycleEvent) -> bool:
 
 
 def foreign_thread(row: EventRow, run: RunRow) -> EventOrderError:
-    """The error of an event that names another thread than its run has."""
+    """The error for an event that names another thread than its run has."""
     event = row.event
     why = f"its thread is {event.thread_id!r}, and the run is of thread {run.thread_id!r}"
     if event.sequence == 1:
@@ -193,7 +193,7 @@ def _start(row: EventRow) -> RunStart:
 
 
 def labels_of(metadata: Mapping[str, Any]) -> list[Label]:
-    """The plain values in a run's metadata by which it is found; it is not by long ones, fractions, lists and objects."""
+    """The plain values in a run's metadata by which it is found: not long ones, fractions, lists and objects."""
     labels = ((key, label_value(value)) for key, value in metadata.items())
     return [(key, value) for key, value in labels if value is not None and is_label(key, value)]
 
@@ -202,7 +202,7 @@ def label_value(value: Any) -> str | None:
     """The text of a value by which a run may be found, for 1.0 that of 1; None if it may not."""
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is int and value.bit_length() > 8 * _MAX_LABEL_BYTES:  # Python writes down none of any length
+    if type(value) is int and value.bit_length() > 8 * _MAX_LABEL_BYTES:  # Python refuses to write very long ones
         return None
     return json_text(value) if value is None or type(value) in {str, int, bool} else None
 
@@ -272,7 +272,7 @@ def _text(value: Any) -> str | None:
 
 
 def _name(value: Any) -> str | None:
-    """A text by which runs are found and sums are kept; one that is longer than an index takes is none."""
+    """A text by which runs are found and sums are kept; one that is longer than an index takes counts as none."""
     is_name = isinstance(value, str) and len(value) <= MAX_ID_CHARS and not is_too_heavy(value)
     return value if is_name else None
 

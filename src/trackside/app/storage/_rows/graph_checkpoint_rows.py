@@ -53,18 +53,18 @@ class Known:
 
     checkpoint_id: str
     refs: Mapping[str, str]
-    """Those that have rows: each was there at a time when so much had been removed."""
+    """Those that have rows: each was there when the count of removals was `removals`."""
     inline: Mapping[str, str]
-    """Those that it has in itself."""
+    """Those that are stored in the checkpoint itself."""
     removals: int | None = None
-    """None: it is not known when. If no more has been removed by now, they are there."""
+    """None: not known. If no more has been removed by now, they are there."""
 
 
 @dataclass(slots=True, eq=False)
 class Borrowing:
-    """What a checkpoint has, and of that what its put does not bring: it was stored with checkpoints before it.
+    """What a checkpoint has, and which of that its put does not bring, as it was stored with checkpoints before it.
 
-    Whoever put it has the values in memory, and can `make` their rows once more.
+    Whoever put the checkpoint has these values in memory, and can `make` their rows once more.
     """
 
     thread_id: str
@@ -73,11 +73,11 @@ class Borrowing:
     known: Known
     make: Callable[[str], ValueRow]
     removals: int | None = None
-    """How much had been removed when it was written, and all that the checkpoint has was there."""
+    """The count of removals when the checkpoint was written and all that it has was there."""
 
 
 class GraphRows:
-    """Rows by their keys: no statement may have the same key twice, and the rules of which one stays are the tables'."""
+    """Rows by key: no statement may have the same key twice; which row stays is up to the rules of the tables."""
 
     __slots__ = ("borrowings", "checkpoints", "values", "writes")
 

@@ -2,8 +2,7 @@
 
 A checkpoint is a row; the values of its channels are rows of their own, one for each version of a channel, so that what a
 step leaves as it was is not written again. `refs` says which versions a checkpoint has, as a JSON object by channel; small
-values are in its `body`. Bytes are what LangGraph's serializer made, beside the
-name of their `encoding`.
+values are in its `body`. Bytes are what LangGraph's serializer made, stored beside the name of their `encoding`.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ graph_writes = Table(
     Column("value", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
-"""What tasks of the step behind a checkpoint have written; negative places are those of errors, questions and answers."""
+"""What tasks of the step after a checkpoint have written; errors, questions and answers have negative places."""
 
 COUNT_GRAPH_REMOVAL = f"""
     INSERT INTO counters (name, value) VALUES ('{GRAPH_REMOVALS}', 1)
@@ -78,11 +77,11 @@ ON_SAME_CHECKPOINT = """
         parent_id = excluded.parent_id, run_id = excluded.run_id, refs = excluded.refs,
         encoding = excluded.encoding, body = excluded.body,
         metadata_encoding = excluded.metadata_encoding, metadata = excluded.metadata"""
-"""LangGraph puts a checkpoint once more under its id when a run ends that writes only then."""
+"""LangGraph puts a checkpoint once more under its id at the end of a run that writes only then."""
 
 ON_SAME_WRITE = """
     ON CONFLICT (thread_id, namespace, checkpoint_id, task_id, place) DO UPDATE SET
         task_path = excluded.task_path, channel = excluded.channel,
         encoding = excluded.encoding, value = excluded.value
     WHERE excluded.place < 0"""
-"""What a task has written stays, unless it is one of the writes of which only the last one counts."""
+"""What a task has written stays, unless it is a write of which only the last one counts."""

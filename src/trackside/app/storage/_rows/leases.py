@@ -1,14 +1,15 @@
 """Leases: the right to look after something, until a moment that whoever holds it keeps moving ahead.
 
 All who compete for a lease have to agree on the time, and no change of the wall clock may end or lengthen one (I8). In
-PostgreSQL it is the server's: `clock_timestamp()`, which goes on within a transaction, and which whoever sets the server's
-clock sets for all alike. Who shares an SQLite file is on one machine, whose monotonic clock runs from its start: that
-clock's name is the machine's start, and a lease by the clock of another start has ended.
+PostgreSQL the time is the server's: `clock_timestamp()`, which goes on within a transaction; whoever sets the server's
+clock sets it for all alike. Processes that share an SQLite file are on one machine, whose monotonic clock runs from its
+start: that clock is named after the machine's start, and a lease by the clock of another start has ended.
 
-A lease is stored as `clock`, `lease_until` and for how long it was given, `lease_seconds`. The clock of a PostgreSQL server
-may be set back all the same, or another server may take its place: a lease that would go on for more than twice that long
-has ended. So have for a moment those of the living, until they renew them, as where the clock is set forward. What ends
-somebody's runs for that, or gives them to others, asks first whether the clock was set (`Enrolment.trusts_leases`).
+A lease is stored as `clock`, `lease_until`, and `lease_seconds`, for how long it was given. The clock of a PostgreSQL
+server may be set back all the same, or another server may take its place: a lease that would go on for more than twice
+`lease_seconds` has ended. For a moment, so have the leases of living processes, until they renew them; the same happens
+when the clock is set forward. Code that would therefore end somebody's runs, or give them to others, first asks whether
+the clock was set (`Enrolment.trusts_leases`).
 
 Inside a transaction `Session.clock()` tells the time:
 
@@ -30,10 +31,10 @@ from typing import Any, Final, NamedTuple, Protocol
 from sqlalchemy import ColumnElement, Connection, Double, FromClause, Select, cast, func, or_, select
 
 MAX_LEASE_SECONDS: Final = 3_600.0
-"""No lease is given for longer. One of which it is not known for how long it was given goes on for that long at most."""
+"""No lease is given for longer. A lease of unknown length goes on for that long at most."""
 
 _MOST: Final = 2.0
-"""How many times as long as it was given a lease may seem to go on: clocks that read it may be a little behind."""
+"""How many times its length a lease may seem to go on: clocks that read it may be a little behind."""
 
 DATABASE_CLOCK: Final = "database"
 """The name of the clock of a PostgreSQL server."""
@@ -51,12 +52,12 @@ class LeaseClock(NamedTuple):
     seconds: float
 
     def lease(self, seconds: float) -> dict[str, Any]:
-        """A lease from now on, as the columns have it."""
+        """A lease from now on, as values of its columns."""
         return {"clock": self.clock, "lease_until": self.seconds + seconds, "lease_seconds": seconds}
 
 
 class TrustsLeases(Protocol):
-    """Whether a lease that has ended says that its worker is gone; `now` is what their clock says."""
+    """Whether an ended lease means that its worker is gone; `now` is what the clock of the leases says."""
 
     def __call__(self, now: LeaseClock | None = None) -> bool: ...
 
@@ -68,7 +69,7 @@ def machine_clock() -> LeaseClock:
 
 @cache
 def boot_id() -> str:
-    """What this start of the machine is called; systems that do not name their starts have one name for all."""
+    """The name of this start of the machine; systems that do not name their starts have one name for all."""
     try:
         return _BOOT_ID.read_text("ascii").strip()
     except OSError:
@@ -81,14 +82,14 @@ def wall_time(now: LeaseClock) -> datetime:
 
 
 def read_clock(connection: Connection) -> LeaseClock:
-    """The time by the clock of the leases in this database, for whoever only reads."""
+    """The time by the clock of the leases in this database, for code that only reads."""
     if connection.dialect.name == "postgresql":
         return LeaseClock(DATABASE_CLOCK, connection.execute(DATABASE_SECONDS).scalar_one())
     return machine_clock()
 
 
 def has_ended(leases: FromClause, now: LeaseClock) -> ColumnElement[bool]:
-    """Whether the lease in a row of these has ended."""
+    """The condition that the lease in a row of `leases` has ended."""
     lease = leases.c
     too_far = lease.lease_until > now.seconds + func.coalesce(_MOST * lease.lease_seconds, MAX_LEASE_SECONDS)
     return or_(lease.clock != now.clock, lease.lease_until <= now.seconds, too_far)

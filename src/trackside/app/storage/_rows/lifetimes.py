@@ -15,7 +15,7 @@ MAX_TTL_MINUTES: Final = 525_600 * 100.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetime:
-    """When a thread is removed: so many minutes after that was asked for, at this time."""
+    """When a thread is removed: at `expires_at`, `ttl_minutes` after that was asked for."""
 
     ttl_minutes: float | None
     expires_at: str | None
@@ -25,10 +25,10 @@ FOREVER: Final = Lifetime(ttl_minutes=None, expires_at=None)
 
 
 def lifetime_of(ttl_minutes: Any, now: datetime, *, field: str = "ttl") -> Lifetime:
-    """That of a thread which lives for so many minutes from now on; None: for ever.
+    """The lifetime of a thread that lives for so many minutes from now on; None: for ever.
 
     Raises:
-        InvalidQueryError: it is no such number; `field` is what the caller calls it.
+        InvalidQueryError: it is not such a number; `field` is what the caller calls it.
     """
     if ttl_minutes is None:
         return FOREVER

@@ -1,4 +1,4 @@
-"""Things that are too many to be handled at once, some at a time."""
+"""Splitting things that are too many to handle at once into parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 
 def parts_of[T](things: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """The things in their order, in parts that come to no more than `most` together; what is larger by itself is alone."""
+    """The things in order, in parts whose sizes add up to at most `most`; a thing that is larger by itself is alone."""
     part: list[T] = []
     size = 0
     for thing in things:

@@ -1,7 +1,7 @@
 """Whether a process on this machine still lives, so that nobody has to wait for its lease to end.
 
-Linux says when a process started, in `/proc`; its number alone may have gone to another. Elsewhere, and about processes
-of other machines and containers, nothing is known, and the lease decides.
+On Linux, `/proc` says when a process started; its number alone may have gone to another process since. Elsewhere, and
+about processes of other machines and containers, nothing is known, and the lease decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STATE, _STARTED = 0, 19  # fields of /proc/PID/stat behind the name, see proc_p
 
 
 def this_process() -> str | None:
-    """A name for this process that no other ever has, not even after a restart; None if there is none to be had."""
+    """A name for this process that no other ever has, not even after a restart; None if there is no way to tell."""
     started = _start_of(os.getpid())
     return None if started is None else f"{_place()}/{os.getpid()}/{started}"
 
@@ -36,7 +36,7 @@ def is_gone(process: str | None) -> bool:
 
 
 def seconds_alive(worker: Any, now: LeaseClock) -> float:
-    """How long the lease in a worker's row goes on; 0 also if it need not end, because its process is known to be gone."""
+    """How long the lease in a worker's row still counts: 0 also if its process is known to be gone."""
     return 0.0 if is_gone(worker.process) else seconds_left(worker, now)
 
 
@@ -53,7 +53,7 @@ def _pid_namespace() -> str:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether this is a process of another user's, about which `/proc` may say nothing (`hidepid`, `ProtectProc=`)."""
+    """Whether this is another user's process, about which `/proc` may say nothing (`hidepid`, `ProtectProc=`)."""
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Who holds a thread and who waits for it: pure, but for one question that the database may have to answer.
+"""Who holds a thread and who waits for it: pure, except for one question that the database may have to answer.
 
 A run is in the queue of its thread from its admission to its release. At most one run of a thread holds it, and only
 that one may be claimed. What is found here is what one transaction sees; what it changes is written at its end.
@@ -37,8 +37,8 @@ class Standing(StrEnum):
 class ActiveRun(Struct, kw_only=True, eq=False):
     """A row of `active_runs`; `at_rest` is the thread's status if nobody waits.
 
-    Until it is `stored` its `ordinal` is 0, which means a place behind all others, or that of the run that it retries. Its
-    `version` and `agent` are not read again: nothing here depends on them.
+    Until it is `stored`, its `ordinal` is 0, which means a place behind all others, or that of the run that it retries.
+    Its `version` and `agent` are not read again: nothing here depends on them.
     """
 
     run_id: str
@@ -83,7 +83,7 @@ class ActiveRun(Struct, kw_only=True, eq=False):
 class Lane(Struct, kw_only=True, eq=False):
     """A thread as one transaction sees it: its status as last announced, who holds it, who is the first to wait.
 
-    `status` is None while the thread has no row. `waiting` are those that are known, in their order; unless `complete`
+    `status` is None while the thread has no row. `waiting` are those that are known, in their order; unless `complete`,
     the database may have more behind them. `delayed` are runs that are not due yet, known only where the thread `ends`.
     """
 
@@ -143,19 +143,19 @@ class Queue:
         """Rows to delete."""
         self.handovers: list[Handover] = []
         self.made_ready: list[ReadyRun] = []
-        """Runs that a statement of its own has made ready, and that need not be known here."""
+        """Runs that a separate statement has made ready, and that need not be known here."""
         self._stopped: list[ActiveRun] = []
         self._handed_on: list[tuple[ActiveRun, str]] = []
-        """Runs that have got their thread of another owner's, and whose they are."""
+        """Runs that have got their thread from a run of another owner, each with its own owner."""
 
     def know(self, run: ActiveRun) -> ActiveRun:
-        """Take a stored row in; what is known of it already counts."""
+        """Take in a stored row; what is already known of it takes precedence."""
         if run.run_id in self.removed:
             return self.removed[run.run_id]
         return self._runs.setdefault(run.run_id, run)
 
     def know_lane(self, lane: Lane) -> None:
-        """Take a thread in, as the database has it."""
+        """Take in a thread as the database has it."""
         if lane.thread_id not in self._lanes:
             lane.holder = None if lane.holder is None else self.know(lane.holder)
             lane.waiting = deque(self.know(run) for run in lane.waiting)
@@ -170,7 +170,7 @@ class Queue:
         return self._lanes[thread_id]
 
     def forget_lane(self, thread_id: str) -> None:
-        """Know a thread, if it has been taken in, as one without a row, and so without runs."""
+        """Treat a thread, if it has been taken in, as one without a row, and so without runs."""
         if thread_id in self._lanes:
             self._lanes[thread_id] = Lane(thread_id=thread_id)
 
@@ -179,7 +179,7 @@ class Queue:
         return self._runs.get(run_id)
 
     def first_waiting(self, lane: Lane) -> ActiveRun | None:
-        """The run that holds the thread next."""
+        """The run that will hold the thread next."""
         return next(self._each_waiting(lane), None)
 
     def all_waiting(self, lane: Lane) -> list[ActiveRun]:
@@ -220,7 +220,7 @@ class Queue:
                 self._line_up(lane, run)
 
     def _line_up(self, lane: Lane, run: ActiveRun) -> None:
-        """Let a run wait: behind all others, or where its place is, which it has of the run that it retries."""
+        """Let a run wait: behind all others, or at its place, if it has one from the run that it retries."""
         if not run.ordinal:
             lane.arrivals.append(run)
             return
@@ -242,7 +242,7 @@ class Queue:
         self.change(run)
 
     def news(self) -> QueueNews | None:
-        """What workers of a fleet have to hear of all this; None if there is nothing."""
+        """What workers of a fleet have to be told of all this; None if there is nothing."""
         ready = [ReadyRun(run.run_id, run.pool) for run in self.changed.values() if run.is_ready]
         stops = [
             StopAsked(run.run_id, run.owner)
@@ -255,7 +255,7 @@ class Queue:
         return QueueNews(ready=(*ready, *self.made_ready), stops=(*stops,))
 
     def release(self, run: ActiveRun, status: ThreadStatus, at_rest: ThreadStatus) -> None:
-        """The end of a run is in the log: give its thread to the next, unless it has to be announced as resting first.
+        """Give the thread of a run whose end is in the log to the next, unless it must be announced as resting first.
 
         `status` is the thread's, as announced by now; `at_rest` what it is when nobody waits.
         """
@@ -285,7 +285,7 @@ class Queue:
         )
 
     def is_over(self, thread_id: str) -> bool:
-        """Whether a thread that ends with its last run has no run any more that could hold it."""
+        """Whether a thread that ends with its last run has no run left that could hold it."""
         lane = self._lanes.get(thread_id)
         if lane is None or not lane.ends or lane.removed or lane.holder is not None:
             return False

@@ -1,4 +1,4 @@
-"""Where a run stands that is not over: who has it, and what it waits for; and how many each process executes."""
+"""Where an unfinished run stands: who has it, and what it waits for; and how many runs each process executes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class RunPlace:
     owner: str | None
     pool: str
     version: str | None
-    """That of its agent which it is to be executed by; None: any."""
+    """The version of its agent that has to execute it; None: any."""
 
 
 def read_running(connection: Connection) -> dict[str, int]:
-    """Reads how many runs each process executes that executes any."""
+    """Read how many runs each process executes, for the processes that execute any."""
     owner = active_runs.c.owner
     claimed = select(owner, func.count()).where(owner.is_not(None), active_runs.c.state == Standing.claimed.value)
     return {row[0]: row[1] for row in connection.execute(claimed.group_by(owner))}
 
 
 def read_run_place(run_id: str) -> Callable[[Connection], RunPlace | None]:
-    """Reads the place of a run; None if it is over, or there is none."""
+    """A function that reads the place of a run; None if it is over, or there is none."""
     asked = (active_runs.c.state, active_runs.c.holds, active_runs.c.owner, active_runs.c.pool, active_runs.c.version)
     query = select(*asked).where(active_runs.c.run_id == run_id)
 

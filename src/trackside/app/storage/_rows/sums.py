@@ -1,4 +1,4 @@
-"""What some runs come to, added up from rows of sums or of runs, and the records that say it."""
+"""The sums over some runs, added up from rows of sums or of runs, and the records that tell them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from trackside.app.storage._rows.totals import dollars, middle_of
 from trackside.harness.types import RunStatus
 
 USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
-"""What a run used, as its row and the sums over runs name it."""
+"""What a run used, under the names in its row and in the sums over runs."""
 
 TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
-"""The same of one model or caller."""
+"""The same for one model or caller."""
 
 
 @dataclass(slots=True)
 class Sums:
-    """What some runs come to. Percentiles are exact unless there are `bins`."""
+    """The sums over some runs. Percentiles are exact unless there are `bins`."""
 
     runs: dict[tuple[str, str], Sequence[int]] = field(default_factory=dict)
     """By agent and status: runs, what they used, those with a price, and nano-dollars."""
@@ -44,12 +44,12 @@ class Sums:
         self.runs[agent, status] = amounts if known is None else [*map(add, known, amounts)]
 
     def add_usage(self, kind: str, name: str, amounts: Sequence[int]) -> None:
-        """Add what runs used of a model, or a caller of them."""
+        """Add what runs used of a model, or what a caller of models used."""
         known = self.usage.get((kind, name))
         self.usage[kind, name] = amounts if known is None else [*map(add, known, amounts)]
 
     def add_bins(self, agent: str, bins: Iterable[int], counts: Iterable[int]) -> None:
-        """Add durations of an agent's runs: so many in each bin."""
+        """Add durations of an agent's runs, as a count for each bin."""
         _add_counts(self.bins[agent], zip(bins, counts, strict=True))
 
     def total(self) -> RunTotals:
@@ -87,7 +87,7 @@ class Sums:
         )
 
     def _percentiles(self, agents: set[str], *percents: int) -> list[float | None]:
-        """By the nearest rank, in ascending order: of single durations it is one that happened."""
+        """By the nearest rank, in ascending order: of single durations, each is one that occurred."""
         if self.bins:
             counts = self._binned(agents)
             bins = sorted(counts)
@@ -117,7 +117,7 @@ def _add_counts(counts: dict[int, int], more: Iterable[tuple[int, int]]) -> None
 
 
 def _ranked[T](values: Sequence[T], counts: Iterable[int], percents: Sequence[int]) -> list[T | None]:
-    """Of values in their order, each there so many times, those at these ranks, in percent; None if there are none."""
+    """The values at these ranks, in percent, of sorted values that each occur so many times; None if there are none."""
     up_to = [*accumulate(counts)]
     if not up_to or not up_to[-1]:
         return [None for _ in percents]

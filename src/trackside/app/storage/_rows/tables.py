@@ -39,9 +39,9 @@ TOKEN = "token"  # noqa: S105  # a counter
 """The name of the counter that numbers consumers, those of all subscriptions."""
 
 GRAPH_REMOVALS = "graph_removals"
-"""The name of the counter of transactions that removed checkpoints a run may go on from; the first one makes it."""
+"""The name of the counter of transactions that removed checkpoints a run may go on from; the first one creates it."""
 
-# Sorted by code point everywhere: under the collation of a language, ids with a common beginning do not stand together.
+# Sorted by code point everywhere: under the collation of a language, ids with a common prefix are not adjacent.
 PlainText = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
@@ -114,11 +114,12 @@ threads = Table(
 )
 """Conversations. One with `removed_at` is gone for clients; it is `forgotten` when what it remembered has gone, too.
 
-One that `ends` goes with the end of its last run, and its runs stay in the log; another's go as soon as nobody needs them.
+A thread that `ends` goes with the end of its last run, and its runs stay in the log. The runs of other removed threads
+go as soon as nobody needs them.
 """
 
-# Runs on threads of their own leave as many rows that are removed as there are runs: whoever looks for others must not
-# meet them. There is no index for all: threads are merged, status by status. The agent is there to be looked at.
+# Runs on threads of their own leave as many removed threads as there are runs: a search for others must not meet them.
+# There is no index of all: threads are merged, status by status. The agent is there only to be read from the index.
 _is_there = threads.c.removed_at.is_(None)
 _is_removed = threads.c.removed_at.is_not(None)
 partial_index(
@@ -182,7 +183,7 @@ runs = Table(
     Column("retry_of", PlainText),
     Column("request", JsonText),
     Column("removed_at", UtcTime),
-    # What comes behind the id is there to be looked at. It never changes, or only when the status does, too.
+    # Columns after the id are there only to be read from the index. They never change, or only with the status.
     Index("ix_runs_thread", "thread_id", "created_at", "run_id", "agent"),
     Index("ix_runs_status", "status", "created_at", "run_id", "removed_at"),
     Index("ix_runs_agent", "agent", "status", "created_at", "run_id", "thread_id", "removed_at"),
@@ -211,7 +212,7 @@ events = Table(
 )
 
 RARE_EVENTS = frozenset({LifecycleEventType.RUN_FAILED, LifecycleEventType.RUN_CANCELLED})
-"""Types of events that are looked for among millions of others; of the others each run has one at least."""
+"""Types of events that are looked for among millions of others; of the other types, each run has at least one."""
 
 _is_rare = events.c.event_type.in_(sorted(RARE_EVENTS))
 partial_index("ix_events_rare", events.c.event_type, events.c.position, where=_is_rare)
@@ -220,7 +221,7 @@ _ends_a_run = events.c.event_type.in_(sorted(TERMINAL_EVENTS))
 partial_index("uq_events_one_end", events.c.run_id, where=_ends_a_run, unique=True)  # I5
 
 EVENTS_AT_A_TIME = 4_096
-"""So many positions share a row of `event_times`."""
+"""How many positions share a row of `event_times`."""
 
 event_times = Table(
     "event_times",
@@ -232,8 +233,8 @@ event_times = Table(
 )
 """No event of this part of the log occurred later, and none is of a run created before the oldest or after the newest.
 
-So events since a time are found without reading all before, and those of some runs through the few of these that can be
-in a part.
+So events since a time are found without reading all events before it, and events of some runs through the few of these
+runs that can have any in a part.
 """
 
 usage = Table(
@@ -315,11 +316,11 @@ active_runs = Table(
     Column("agent", PlainText, nullable=False, server_default=""),
     Index(None, "owner"),
 )
-"""Runs from their admission to their release, in the order in which they wait. Small, whatever the log has.
+"""Runs from their admission to their release, in the order in which they wait. Small, however long the log is.
 
-A `portable` one can be executed by another process than the one that let it in: what was asked for names its agent. One
-that does not keep its request forgets what was asked for when it ends. Of those that are nobody's, `pool`, `agent` and
-`version` (of the agents; None: any) say who may take them. Where the `agent` is empty, only the run itself says it.
+A `portable` run can be executed by another process than the one that let it in: its request names its agent. A run that
+does not keep its request forgets it when it ends. For runs that are nobody's, `pool`, `agent` and `version` (of the
+agents; None: any) say who may take them. Where `agent` is empty, only the run itself names its agent.
 """
 
 _holds_thread = active_runs.c.holds
@@ -334,7 +335,7 @@ _is_nobodys = active_runs.c.owner.is_(None)
 _is_ready = and_(_is_nobodys, _waits, _holds_thread)
 _is_to_promote = and_(_is_nobodys, _is_delayed)
 partial_index("ix_active_runs_ready", active_runs.c.pool, active_runs.c.ordinal, where=_is_ready)
-# A worker finds those of its agents without reading past the others'. The version is there to be looked at.
+# A worker finds runs of its agents without reading past those of others. The version is there only to be read.
 partial_index(
     "ix_active_runs_offered",
     active_runs.c.pool,
@@ -353,7 +354,7 @@ idempotency_keys = Table(
     Column("run_id", PlainText, _reference(runs.c.run_id), nullable=False),
     Index(None, "run_id"),
 )
-"""What callers named their requests: the same key means the same run, as long as the run is there."""
+"""The names that callers gave their requests: the same key means the same run, as long as the run is there."""
 
 run_labels = Table(
     "run_labels",
@@ -386,7 +387,7 @@ run_totals = Table(
     Column("cost_nanousd", _LongInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Sums over the ended runs of a minute, an hour or a day: `start` counts so many `seconds` from 1970 to their creation."""
+"""Sums over the ended runs created in a minute, an hour or a day: number `start` from 1970, and `seconds` long."""
 
 duration_totals = Table(
     "duration_totals",

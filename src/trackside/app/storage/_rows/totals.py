@@ -1,12 +1,12 @@
 """Sums over ended runs, kept in the transaction that ends them, so that nobody has to read all runs for a total.
 
 A run counts in the minute, the hour and the day of UTC in which it was created, under its agent and its status. Those
-that have not ended are few, and found by their status: they are counted when somebody asks, and so no sum is ever
+that have not ended are few, and are found by their status: they are counted when somebody asks, so no sum is ever
 corrected until retention removes runs.
 
 Durations are counted in bins, from which percentiles follow. As in HdrHistogram (http://hdrhistogram.org) each power of two
 is divided evenly, here into `_BINS` bins, so that a bin is between 1/64 and 1/32 of its durations wide and its middle at
-most 1/64, 1.6 %, from any of them. A bin follows from the bits of a duration, so that every machine finds the same one.
+most 1/64, 1.6 %, from any of them. A bin is computed from the bits of a duration, so every machine finds the same.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from trackside.app.storage._rows.fold import RunRow, UsageRow
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 PERIODS = (MINUTE, HOUR, DAY)
-"""Seconds of which sums are kept; each is a multiple of the one before."""
+"""The periods, in seconds, for which sums are kept; each is a multiple of the one before."""
 
 NO_AGENT = ""
-"""Where runs count that have no agent, or one without a name."""
+"""The agent under which runs count that have none, or one without a name."""
 
 _NANO = 1_000_000_000
 _BINS = 32
@@ -39,7 +39,7 @@ type _Place = tuple[int, str, str]
 
 
 class Totals:
-    """What the sums over some runs come to, or what a transaction changes about them."""
+    """The sums over some runs, or what a transaction changes in such sums."""
 
     def __init__(self) -> None:
         self.runs: dict[_Place, Sequence[int]] = {}
@@ -82,7 +82,7 @@ class Totals:
             self.durations[*place, bin_of(duration)] += runs
 
     def count_usage(self, place: _Place, usage: UsageRow, runs: int) -> None:
-        """Add what a run (1) used of one model, or one caller of it, or subtract it (-1)."""
+        """Add (1) or subtract (-1) what a run used of one model, or what one caller of a model used."""
         kind, name, *tokens, cost_usd = usage
         amounts = (1, *tokens, *priced(cost_usd))
         _add(self.usage, (*place, kind, name), amounts if runs == 1 else [runs * amount for amount in amounts])
@@ -91,20 +91,20 @@ class Totals:
         return bool(self.runs)
 
     def run_rows(self) -> list[Sequence[Any]]:
-        """What is to be added to `run_totals`, in the order of its key."""
+        """What to add to `run_totals`, in the order of its key."""
         return _rows(self.runs)
 
     def duration_rows(self) -> list[Sequence[Any]]:
-        """What is to be added to `duration_totals`, in the order of its key."""
+        """What to add to `duration_totals`, in the order of its key."""
         return _rows({place: (runs,) for place, runs in self.durations.items()})
 
     def usage_rows(self) -> list[Sequence[Any]]:
-        """What is to be added to `usage_totals`, in the order of its key."""
+        """What to add to `usage_totals`, in the order of its key."""
         return _rows(self.usage)
 
 
 def minute_of(time: str) -> int:
-    """The minutes from 1970 to a time in its form as text."""
+    """The minutes from 1970 to a time that is given as text."""
     return _minute(time[: len("2026-01-31T09:30")])
 
 
@@ -150,7 +150,7 @@ def _add[K](sums: dict[K, Sequence[int]], key: K, amounts: Sequence[int]) -> Non
 
 
 def _rows(sums: Mapping[Any, Sequence[int]]) -> list[Sequence[Any]]:
-    """Rows for each period, sorted, so that two who write at once never wait for each other in a circle."""
+    """Rows for each period, sorted, so that concurrent writers never wait for each other in a circle."""
     rows: list[Sequence[Any]] = []
     for seconds in PERIODS:
         minutes = seconds // MINUTE
