@@ -1,4 +1,4 @@
-"""Whoever consumes a subscription, as long as it has the lease."""
+"""The consumer of a subscription, as long as it has the lease."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from trackside.app.storage._subscriptions.reads import read_standing
 from trackside.app.storage._subscriptions.records import Subscription
 
 MOST_EVENTS: Final = 10_000
-"""So many events of a run, the last ones, are looked at."""
+"""At most this many events of a run, the last ones, are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,8 @@ class ParkedHere:
 class RunDeliveries:
     """How far a subscription is with the events of a run: those that it wants are delivered, wait, or are parked.
 
-    Delivered are those that it is past. It may have gone past some without delivering them: it was begun later, or moved.
+    Those that it is past count as delivered. It may have gone past some without delivering them, if it was begun later,
+    or moved.
     """
 
     subscription: str
@@ -50,7 +51,7 @@ class DeliveriesOfRun(NamedTuple):
 
 
 def read_deliveries(run_id: str) -> Callable[[Connection], DeliveriesOfRun]:
-    """Reads what subscriptions did with the events of a run; None did anything with those of one that is not there."""
+    """A function that reads what subscriptions did with the events of a run; nothing, if the run is not there."""
     of_run = (
         select(events.c.position, events.c.event_type)
         .where(events.c.run_id == run_id)
@@ -100,7 +101,7 @@ def _of(
 
 
 def _parked(connection: Connection, run_id: str) -> dict[str, list[ParkedHere]]:
-    # From the run's events to what is parked of them: of a whole subscription that may be a lot.
+    # From the run's events to those of them that are parked: a whole subscription may have parked a lot.
     of_run = select(events.c.position).where(events.c.run_id == run_id)
     newest = of_run.order_by(events.c.sequence.desc()).limit(MOST_EVENTS).subquery()
     query = select(parked_events).where(parked_events.c.position.in_(select(newest.c.position)))

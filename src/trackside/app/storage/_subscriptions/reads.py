@@ -1,7 +1,7 @@
 """What is looked up for subscriptions: how they stand, what comes next, what is parked.
 
-A wish that few events fit must not make anybody read the whole log at once, so what comes next is looked for in a
-stretch of so many positions at a time, and the cursor goes on with the stretches.
+A filter that few events match must not make anybody read the whole log at once, so what comes next is looked for in
+one stretch of positions at a time, and the cursor goes on with the stretches.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from trackside.app.storage._subscriptions.records import (
 from trackside.harness.weighing import weight_of
 
 STRETCH: Final = 10_000
-"""Positions that are looked through at once: some milliseconds."""
+"""How many positions are looked through at once, which takes some milliseconds."""
 _IS_RETRY: Final = parked_events.c.state == ParkedState.retry.value
 
 
 def standing(name: str | None = None) -> Select[Any]:
-    """How subscriptions stand: all of them by name, or one. It does not matter how long the log is."""
+    """How subscriptions stand: all of them by name, or one. The length of the log does not matter."""
     oldest = select(events.c.occurred_at).where(events.c.position > subscriptions.c.cursor)
     its_parked = parked_events.c.subscription == subscriptions.c.name
     query = select(
@@ -72,7 +72,7 @@ def subscription_of(row: Row[Any], now: LeaseClock) -> Subscription:
 
 
 def read_standing(name: str | None) -> Callable[[Connection], list[Subscription]]:
-    """Reads how subscriptions stand."""
+    """A function that reads how subscriptions stand."""
 
     def read(connection: Connection) -> list[Subscription]:
         now = read_clock(connection)
@@ -82,9 +82,9 @@ def read_standing(name: str | None) -> Callable[[Connection], list[Subscription]
 
 
 def seconds_until_free(name: str) -> Callable[[Connection], tuple[float, str | None]]:
-    """Reads how long the lease of a subscription goes on (0 if anybody may have it), and whose it is.
+    """A function that reads how long the lease of a subscription goes on (0 if anybody may have it), and whose it is.
 
-    What it gives raises:
+    That function raises:
         UnknownSubscriptionError: there is no such subscription.
         SubscriptionPausedError: it is paused.
     """
@@ -103,7 +103,7 @@ def seconds_until_free(name: str) -> Callable[[Connection], tuple[float, str | N
 
 
 def check_grant(name: str, *, consumer: str, token: int) -> Callable[[Connection], int]:
-    """Sees that a consumer's token counts, and reads the cursor; raises as `read_batch` does."""
+    """A function that checks that a consumer's token counts, and reads the cursor; raises as `read_batch` does."""
     query = select(subscriptions.c.token, subscriptions.c.state, subscriptions.c.cursor).where(
         subscriptions.c.name == name
     )
@@ -130,11 +130,11 @@ def read_batch(
     limit: int,
     max_bytes: int,
 ) -> Callable[[Connection], tuple[Batch, Landmark]]:
-    """Reads what comes next for the consumer with this token: `limit` events, or as many as come to `max_bytes`.
+    """A function that reads what comes next for this consumer: `limit` events, or as many as come to `max_bytes`.
 
-    With it comes by what the place can be found again up to which it goes; `seen` is that of what was read before.
+    It also returns a landmark of the place up to which the batch goes; `seen` is that of what was read before.
 
-    What it gives raises:
+    That function raises:
         SubscriptionLostError: the token does not count any more, or the log is another one.
         SubscriptionPausedError: the subscription is paused.
     """
@@ -180,7 +180,7 @@ def wanted_events(conditions: list[ColumnElement[bool]], after: int, through: in
 def read_retries(
     name: str, *, consumer: str, token: int, limit: int, max_bytes: int
 ) -> Callable[[Connection], list[ParkedEvent]]:
-    """Reads parked events that shall be tried again by the consumer with this token; as `read_batch` does."""
+    """A function that reads parked events that this consumer is to try again; as `read_batch` does."""
     check = check_grant(name, consumer=consumer, token=token)
 
     def read(connection: Connection) -> list[ParkedEvent]:
@@ -192,7 +192,7 @@ def read_retries(
 
 
 def retries(name: str, *, through: int) -> Select[Any]:
-    """Parked events that shall be tried again; what lies after the cursor comes once more anyway."""
+    """Parked events to try again; what lies after the cursor comes once more anyway."""
     position = parked_events.c.position
     query = _parked(name).where(_IS_RETRY, position <= through)
     return query.order_by(position)
@@ -206,9 +206,9 @@ def _first_of[T](
     make: Callable[[Row[Any]], T],
     weigh: Callable[[T], int],
 ) -> tuple[list[T], bool]:
-    """What `make` makes of the first events of a query, `limit` or as many as come to so many bytes; may there be more?"""
+    """The first events of a query, `limit` or as many as come to `max_bytes`, and whether there may be more."""
     if connection.dialect.name == "postgresql":
-        # Which sends all that it is asked for at once; SQLite gives one row after another.
+        # PostgreSQL sends all that it is asked for at once; SQLite gives one row after another.
         fitting, there = connection.execute(how_many_fit(query.limit(limit), max_bytes)).one()
         limit = fitting if fitting < there else limit
     found: list[T] = []
@@ -223,7 +223,7 @@ def _first_of[T](
 
 
 def how_many_fit(query: Select[Any], max_bytes: int) -> Select[int, int]:
-    """How many of the first events of a query come to so many bytes, as they are stored, and how many it has."""
+    """How many of the first events of a query come to `max_bytes`, as they are stored, and how many there are."""
     size = func.octet_length(events.c.payload)
     before = func.sum(size).over(order_by=events.c.position) - size
     sized = query.with_only_columns(before.label("before")).subquery()

@@ -1,4 +1,4 @@
-"""What there is to say of a subscription: which events it wants, where it stands, what it could not handle."""
+"""What can be said of a subscription: which events it wants, where it stands, what it could not handle."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def check_text(field: str, value: Any) -> str:
     """A text that names something.
 
     Raises:
-        InvalidSubscriptionError: it is none.
+        InvalidSubscriptionError: it is not such a text.
     """
     return name_of(field, value, InvalidSubscriptionError)
 
@@ -185,7 +185,7 @@ def check_number(field: str, value: Any, *, least: int = 0) -> int:
     """A whole number that a database can have.
 
     Raises:
-        InvalidSubscriptionError: it is none.
+        InvalidSubscriptionError: it is not such a number.
     """
     if type(value) is not int or not least <= value <= _MAX_NUMBER:
         raise InvalidSubscriptionError(field=field, value=value, why=f"it is a whole number from {least} up")
@@ -196,7 +196,7 @@ def check_start(field: str, value: Any) -> Start:
     """A place in the log that a subscription can begin at.
 
     Raises:
-        InvalidSubscriptionError: it is none.
+        InvalidSubscriptionError: it is not such a place.
     """
     if not isinstance(value, str):
         return check_number(field, value)
@@ -209,7 +209,7 @@ def check_seconds(field: str, value: Any, *, least: float, most: float) -> float
     """A number of seconds.
 
     Raises:
-        InvalidSubscriptionError: it is none, or too few or many.
+        InvalidSubscriptionError: it is not a number, or too few or too many.
     """
     if type(value) not in {int, float} or not least <= value <= most:
         why = f"it is a number of seconds from {least:g} to {most:g}"
@@ -227,7 +227,7 @@ def check_member[K: StrEnum](kinds: type[K], field: str, value: Any) -> K:
     """A member of an enumeration, from its value.
 
     Raises:
-        InvalidSubscriptionError: it has none of this value.
+        InvalidSubscriptionError: there is no member with this value.
     """
     try:
         return kinds(value)

@@ -1,7 +1,7 @@
 """The steps of subscriptions that write, each one transaction: nothing of a step is ever half done (I25).
 
-Whoever consumes has a token, a number that is given once. A step of a consumer first sees that the token is still the
-one that counts, in the transaction in which it writes, so nobody who was replaced changes anything. Whatever moves,
+A consumer has a token, a number that is given once. A step of a consumer first checks, in the transaction in which it
+writes, that its token is still the one that counts, so a consumer that was replaced changes nothing. Whatever moves,
 changes or ends what a consumer does gives the subscription another token.
 """
 
@@ -83,7 +83,7 @@ class SubscriptionWork(Work):
         """
 
     def _find(self, session: Session, *, wait: bool = True) -> _Row | None:
-        """The row, which nobody else changes until this transaction ends; unless `wait`, None if somebody is at it."""
+        """The row, which nobody else changes until this transaction ends; unless `wait`, None if it is locked."""
         columns = [subscriptions.c[name] for name in _Row._fields]
         query = select(*columns).where(subscriptions.c.name == self.name)
         rows = session.execute(query.with_for_update(skip_locked=not wait))
@@ -198,7 +198,7 @@ class Delete(SubscriptionWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Acquire(SubscriptionWork):
-    """Become the consumer, if there is none whose lease goes on. Its result is a `Grant`."""
+    """Become the consumer, unless the lease of another goes on. Its result is a `Grant`."""
 
     consumer: str
     lease_seconds: float
@@ -262,11 +262,11 @@ class ConsumerWork(SubscriptionWork):
         return sight_of(self.seen, found).is_other
 
     def _move(self, session: Session, row: _Row, cursor: int, **values: Any) -> None:
-        """Go on to a position up to which everything that is wanted is handled, also what was parked before a replay."""
+        """Go on to a position up to which all that is wanted is handled, including what was parked before a replay."""
         passed = parked_events.c.subscription == self.name, parked_events.c.position.between(row.cursor + 1, cursor)
         found = {position for (position,) in session.execute(select(parked_events.c.position).where(*passed))}
         if found - self.parked_ahead:
-            # What was parked and is not wanted any more did not come, and stays for whoever decides about it.
+            # A parked event that is no longer wanted did not come, and stays for whoever decides about it.
             wanted = SubscriptionFilter.from_json(json_of(row.filter)).conditions()
             came = exists().where(events.c.position == parked_events.c.position, *wanted)
             here = parked_events.c.position.not_in(self.parked_ahead)
@@ -354,11 +354,11 @@ class Park(ConsumerWork):
         }
         if self.position > row.cursor:
             event = select(events.c.position).where(events.c.position == self.position)
-            # After a seek back it may just be pruned: then there is nothing left to be parked.
+            # After a seek back, it may just have been pruned: then there is nothing left to park.
             is_there = bool(session.execute(event.with_for_update(read=True, key_share=True)))
             cursor = self.position if self.is_next else row.cursor
             self._move(session, row, cursor, failures=0, last_error=self.error, last_error_at=self.now)
-            # One that is there was parked before a replay, or the reply to an earlier commit was lost.
+            # If it is there already, it was parked before a replay, or the reply to an earlier commit was lost.
             session.execute(delete(parked_events).filter_by(**key))
             if is_there:
                 session.execute(insert(parked_events).values(**key, **told))
@@ -369,7 +369,7 @@ class Park(ConsumerWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class SettleRetry(ConsumerWork):
-    """A parked event was tried again, and handled."""
+    """Note that a parked event was tried again, and handled."""
 
     position: int
 
@@ -401,7 +401,7 @@ class DecideParked(SubscriptionWork):
         if self.until is not None:
             which.append(parked_events.c.parked_at <= self.until)
         found = {position for (position,) in session.execute(select(parked_events.c.position).where(*which))}
-        self._decided |= found  # what an earlier commit has dropped whose reply was lost counts as well
+        self._decided |= found  # what an earlier commit, whose reply was lost, has dropped counts as well
         if self.position is not None and not self._decided:
             raise errors.not_parked(self.name, self.position)
         if self.retry:
@@ -418,10 +418,10 @@ def _next_token(session: Session) -> int:
 
 
 def _position_of(session: Session, argument: str, start: Start) -> int:
-    """The position in what callers may say.
+    """The position that callers mean by a start.
 
     Raises:
-        InvalidSubscriptionError: it lies behind the end of the log.
+        InvalidSubscriptionError: it lies beyond the end of the log.
     """
     ((end,),) = session.execute(select(counters.c.value).where(counters.c.name == POSITION))
     match start:
