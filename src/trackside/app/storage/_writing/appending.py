@@ -1,4 +1,4 @@
-"""Events that somebody wants appended, if the runs of which they are may have them."""
+"""Events that somebody wants appended, if their runs may have them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _ROW_BYTES = 300  # what an event takes besides its payload: ids, indexes, its s
 @dataclass(slots=True, eq=False)
 class Append(Work):
     """Events to append, in this order. Its result is these events as stored.
-    `workers` are those of this process: a run that another one looks after cannot be started here.
+
+    `workers` are those of this process: a run that another worker looks after cannot be started here.
     """
 
     rows: Sequence[EventRow]
@@ -47,8 +48,9 @@ class Append(Work):
         return unit.append(self.rows, self.workers)
 
     def check_threads(self, unit: UnitOfWork, now: str = "") -> None:
-        """See that runs which nobody has let in before begin on threads that may have runs: they begin as their first events
-        say, and not before `now`.
+        """See that runs that nobody has let in before begin on threads that may have runs.
+
+        They begin when their first events say, and not before `now`.
 
         Raises:
             RemovedThreadError: one is gone, or its time is over. What came to it would go with what was there before.

@@ -1,7 +1,7 @@
-"""Starts runs anew whose worker was lost or shut down: another run of the same thread, in the transaction of the end.
+"""Starts runs anew whose worker was lost or shut down: as another run of the same thread, in the end's transaction.
 
-The first one that comes after a run takes its place, so that the messages of the thread keep their order. Later ones wait
-a while (`harness.admission.seconds_before`), and others of the thread are not kept waiting meanwhile; then they have that
+The first attempt after a run takes its place, so that the messages of the thread keep their order. Later attempts wait
+a while (`harness.admission.seconds_before`) and keep no other runs of the thread waiting meanwhile; then they have that
 place again, in front of all that came later.
 """
 
@@ -47,7 +47,7 @@ class Attempt(Struct, kw_only=True, eq=False):
 
 
 def next_attempt(session: Session, ended: ActiveRun, run_id: str) -> Attempt | None:
-    """What goes on for a run that has ended, under this id; None if it has no attempts left, or nobody could execute it."""
+    """The next attempt of a run that has ended, under this id; None if none is left, or nobody could execute it."""
     if not ended.portable:
         return None
     query = select(*_ASKED).join_from(runs, active_runs, active_runs.c.run_id == runs.c.run_id)
@@ -79,8 +79,8 @@ def next_attempt(session: Session, ended: ActiveRun, run_id: str) -> Attempt | N
         state=Standing.delayed if seconds else Standing.pending,
         multitask=MultitaskStrategy.enqueue.value,
         ordinal=ended.ordinal,
-        # Whoever asked for the end after it had been settled is heard: then the attempt is its owner's, who is about to
-        # go, and ends with him.
+        # Whoever asked for the end after it had been settled is heard: then the attempt belongs to the run's owner,
+        # which is about to go, and ends with it.
         owner=None if ended.cancel_requested is None else ended.owner,
         due_at=time_text(wall_time(session.clock()) + timedelta(seconds=seconds)) if seconds else None,
         cancel_requested=ended.cancel_requested,
@@ -94,14 +94,14 @@ def next_attempt(session: Session, ended: ActiveRun, run_id: str) -> Attempt | N
 
 
 def give_up_place(session: Session, ended: ActiveRun) -> None:
-    """Let a run that has ended, and still holds its thread, have another place: its own is its next attempt's."""
+    """Give a run that has ended, and still holds its thread, another place: its own is its next attempt's."""
     ended.ordinal = session.next_ordinal()
     place = update(active_runs).where(active_runs.c.run_id == ended.run_id)
     session.execute(place.values(ordinal=ended.ordinal))
 
 
 def forget_request(session: Session, ended: RunRow) -> None:
-    """Forget what was asked for, also where that is still to be written."""
+    """Forget what was asked for, even if it is still to be written."""
     if ended.start is not None:
         ended.start.request = None
     session.execute(update(runs).where(runs.c.run_id == ended.fold.run_id).values(request=None))

@@ -45,10 +45,10 @@ def _never() -> float:
 def commit_together(
     session: Session, works: Sequence[Work], *, patience: float = 0.0, leaves_at: Callable[[], float] = _never
 ) -> Committed:
-    """Write all works in one transaction, which is repeated for so many seconds if it met another or lost its connection.
+    """Write all works in one transaction, repeated for `patience` seconds if it met another or lost its connection.
 
-    After a loss it is repeated once in any case: to find out that a connection is lost may have taken longer. Past the
-    moment (of the monotonic clock) at which the process leaves, as is known by then, nothing else is repeated.
+    After a loss, it is repeated once in any case: finding out that a connection is lost may have taken longer. Past the
+    moment (of the monotonic clock) at which the process leaves, as far as known by then, nothing else is repeated.
 
     Raises:
         OutcomeUnknownError: the connection was lost in a commit, and there was no other soon enough.

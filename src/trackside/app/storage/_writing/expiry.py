@@ -1,4 +1,4 @@
-"""What keeps a thread from going whose time to live is over: its runs."""
+"""What keeps a thread whose time to live is over from going: its runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackside.harness.lifecycle import is_final
 
 
 def has_expired(unit: UnitOfWork, lane: Lane, now: str) -> bool:
-    """Whether a thread's time is over and no run is at it: it goes with the next sweep, and with all that came to it."""
+    """Whether a thread's time is over and no run keeps it: the next sweep removes it, with all that came to it."""
     if lane.expires_at is None or lane.expires_at > now:
         return False
     return active_on(unit, lane) is None and not unattended_on(unit, lane.thread_id, now)
@@ -28,7 +28,7 @@ def active_on(unit: UnitOfWork, lane: Lane) -> str | None:
 
 
 def delayed_on(unit: UnitOfWork, lane: Lane) -> list[str]:
-    """The runs of a thread that are not due yet, and those that were not before this transaction, unless it removes them."""
+    """The runs of a thread that are not due, or were not before this transaction, except for those that it removes."""
     of_thread = (active_runs.c.thread_id == lane.thread_id, active_runs.c.state == Standing.delayed.value)
     in_order = select(active_runs.c.run_id).where(*of_thread).order_by(active_runs.c.ordinal)
     delayed = [run_id for (run_id,) in unit.session.execute(in_order)]
@@ -36,8 +36,9 @@ def delayed_on(unit: UnitOfWork, lane: Lane) -> list[str]:
 
 
 def unattended_on(unit: UnitOfWork, thread_id: str, now: str) -> Mapping[str, str]:
-    """Runs of a thread that have not ended and are no coordinator's, and when they were heard of last: nothing would end
-    them here, and so they would never go.
+    """Runs of a thread that have not ended and have no coordinator, and when they were last heard of.
+
+    Nothing here would end them, and so they would never go.
     """
     goes_on = select(runs.c.run_id, heard_last()).where(runs.c.thread_id == thread_id, is_unattended())
     found: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""On whose behalf something is written that a thread remembers, and whether that is still so when its turn comes.
+"""On whose behalf something that a thread remembers is written, and whether that is still so when its turn comes.
 
-What a run leaves is refused when the run has ended without its process, and what is changed by hand when the thread is gone:
-behind a thread that was deleted is cleared up once, and nobody would find what came later.
+What a run leaves is refused if the run has ended without its process, and a change by hand is refused if the thread is
+gone: what a deleted thread leaves behind is cleared up once, and nobody would find what came later.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REMOVED: Final = "lost, and was removed"
 
 
 def hold_run(store: object, run_id: str) -> None:
-    """Know that what this task does from now on, and the tasks that it starts, is done for a run that this store let in."""
+    """Note that this task, and the tasks that it starts, act from now on for a run that this store let in."""
     _held.set((store, run_id))
 
 
@@ -36,7 +36,7 @@ def holds_run(store: object, run_id: str | None) -> bool:
 
 @contextmanager
 def changing_thread(store: object, thread_id: str, made_at: str) -> Generator[None]:
-    """While a thread of this store that was made at this time is changed on behalf of no run."""
+    """Mark that a thread of this store, made at this time, is being changed on behalf of no run."""
     token = _changed.set((store, thread_id, made_at))
     try:
         yield
@@ -45,13 +45,13 @@ def changing_thread(store: object, thread_id: str, made_at: str) -> Generator[No
 
 
 def changed_thread(store: object, thread_id: str) -> str | None:
-    """When the thread was made that the calling code changes on behalf of no run; None: it does not."""
+    """When the thread was made, if the calling code changes it on behalf of no run; else None."""
     changed = _changed.get()
     return None if changed is None or changed[:2] != (store, thread_id) else changed[2]
 
 
 def check_run(unit: UnitOfWork, thread_id: str, run_id: str | None, *, held: bool) -> None:
-    """See that a run, if it is known, has not ended. One that is `held` was known, and is gone if it is not.
+    """See that a run, if it is known, has not ended. One that is `held` was known, and is gone if it no longer is.
 
     Raises:
         RunEndedError: it has.

@@ -1,9 +1,9 @@
-"""What checkpoints have of those before them: there when they are written, though it may have been removed meanwhile.
+"""What checkpoints have from those before them: it is there when they are written, even if it was removed meanwhile.
 
-A put brings the values that are new. The others its run has loaded or put before, and until it puts the next checkpoint no
-row says that it has them still: a removal frees them. So removals are counted in the database, and a transaction that
-saves checkpoints learns the count without asking for it. Only if it is not the one at which the values were known to be
-there they are looked for, and those that are gone are written once more.
+A put brings the values that are new. Its run has loaded or put the others before, and until it puts the next
+checkpoint, no row says that it still has them: a removal frees them. So removals are counted in the database, and a
+transaction that saves checkpoints learns the count without asking for it. Only if that differs from the count at which
+the values were known to be there are they looked for, and those that are gone are written once more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger("trackside.storage")
 
 
 def bring_missing(session: Session, graph: GraphRows) -> None:
-    """Write what these checkpoints have of others and what is not there any more; they themselves are saved by now."""
+    """Write what these checkpoints have from others and is not there any more; they themselves are saved by now."""
     if not graph.borrowings:
         return
     removals = session.graph_removals()

@@ -1,6 +1,6 @@
 """How long what a run has to write waits for a database that is away.
 
-A database that fails over, or is locked, is back within minutes, and what the run has done is not wrong by that.
+A database that fails over, or is locked, is back within minutes, and that does not make what the run has done wrong.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ AWAY: Final = (
     errors.ServerUnreachableError,
     errors.TooManyConnectionsError,
 )
-"""What passes by itself, mostly within minutes."""
+"""Errors that pass by themselves, mostly within minutes."""
 LONGEST_OUTAGE: Final = 300.0
-"""Seconds for which it is waited for."""
+"""How many seconds the database is waited for."""
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 1.0
 
@@ -35,8 +35,8 @@ class Outage:
     """A time in which the database is away: how long it is waited for, with growing pauses.
 
     Args:
-        writer: that of the store.
-        is_hurried: whether it is not to be waited for, as may become so meanwhile.
+        writer: the store's.
+        is_hurried: tells whether not to wait for it, which may change meanwhile.
     """
 
     def __init__(self, writer: Writer | NoWriter, is_hurried: Callable[[], bool]) -> None:
@@ -48,7 +48,7 @@ class Outage:
 
     @property
     def is_over(self) -> bool:
-        """Whether it is waited for no longer: it lasts too long, who waits is hurried, or the process leaves."""
+        """Whether to wait no longer: it lasts too long, whoever waits is hurried, or the process leaves."""
         return self._is_hurried() or self._loop.time() >= self._until or monotonic() >= self._writer.leaves_at
 
     async def pause(self) -> None:
@@ -58,21 +58,21 @@ class Outage:
 
 
 def has_to_stop() -> Callable[[], bool]:
-    """Tells whether the run that the calling code belongs to was asked to stop; what belongs to none never waits."""
+    """A function that tells whether the calling code's run was asked to stop; code of no run never waits."""
     run = current_run()
     return lambda: run is None or run.cancelled
 
 
 async def patiently[T](writer: Writer | NoWriter, write: Callable[[], Awaitable[T]], what: str) -> T:
-    """Have something written for the run that the calling code belongs to, also if the database is away for a while.
+    """Have something written for the run that the calling code belongs to, even if the database is away for a while.
 
     Args:
-        writer: that of the store.
-        write: has it written, as often as it takes.
-        what: is written, for the log.
+        writer: the store's.
+        write: has it written; called as often as it takes.
+        what: what is written, for the log.
 
     Raises:
-        StorageError: it could not be written, and that does not pass by itself, or it was waited for long enough.
+        StorageError: it could not be written, and that does not pass by itself, or was waited for long enough.
     """
     outage = Outage(writer, has_to_stop())
     is_said = False

@@ -38,11 +38,11 @@ class Room:
             if turn.cancelled():
                 self._admit()  # it may have been this one that held up the others
             elif turn.exception() is None:
-                self.leave([size])  # the place was given and the cancel came in the same moment
+                self.leave([size])  # the place was given and the cancel came at the same moment
             raise
 
     def enlarge(self, size: int) -> bool:
-        """Take so much more at a place that is taken already, if there is room and nobody waits."""
+        """Take this much more at a place that is taken already, if there is room and nobody waits."""
         if self._waiting or self._free_size < size:
             return False
         self._free_size -= size

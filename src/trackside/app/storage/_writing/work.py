@@ -2,7 +2,7 @@
 
 A `UnitOfWork` loads what is known of the runs concerned, lets each `Work` say what it changes (one that may not change it
 fails alone, before anything is written), and writes all changes in a few statements, the counter of positions as late as
-possible (I2). `commits` has it in a transaction.
+possible (I2). `commits` does that in a transaction.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import JsonObject, LifecycleEventType, ThreadStatus
 
 ROW_BYTES: Final = 600
-"""About what a run takes in the queue besides what was asked for."""
+"""About how many bytes a run takes in the queue besides what was asked for."""
 _NONE: Final[Mapping[str, RunAge]] = {}
 
 
@@ -89,14 +89,14 @@ class Work(ABC):
         return ()
 
     def queues(self) -> Iterable[str]:
-        """The threads, among these, for whose queues it asks. Queues of active runs that end are there anyway."""
+        """Those of these threads whose queues it asks for. Queues of active runs that end are there anyway."""
         return ()
 
     def refused(self, error: TracksideError) -> None:  # noqa: B027  # most have nothing to note
-        """Note, in the thread that writes and before anything else is written, that nothing of it was."""
+        """Note that nothing of it was written; called in the thread that writes, before anything else is written."""
 
     def undone(self) -> None:  # noqa: B027  # most keep nothing
-        """Forget what it has noted of itself in a transaction that was rolled back: it is applied anew, or refused."""
+        """Forget what it noted about itself in a transaction that was rolled back: it is applied anew, or refused."""
 
     @abstractmethod
     def apply(self, unit: UnitOfWork) -> Any:
@@ -111,13 +111,13 @@ class UnitOfWork:
     """The changes of one transaction, in memory until `write`.
 
     Args:
-        check_ids: look every event id up before its event is accepted, and not only where the sequence says that the
+        check_ids: look up every event id before its event is accepted, and not only where the sequence says that the
             event may be there already.
     """
 
     def __init__(self, session: Session, works: Sequence[Work], *, check_ids: bool) -> None:
         self.session = session
-        """For statements of works that are rare: they take effect at once, before what is gathered here is written."""
+        """For statements of rare works: they take effect at once, before what is gathered here is written."""
         self.queue = Queue(session)
         self._check_ids = check_ids
         self._runs: dict[str, RunRow] = {}
@@ -136,7 +136,7 @@ class UnitOfWork:
         self.removed_threads: list[str] = []
         """Threads that are gone for clients from now on."""
         self.totals = Totals()
-        """What is to be added to the sums, besides what follows from the runs that change."""
+        """What to add to the sums, besides what follows from the runs that change."""
         self.load(
             run_ids={run_id for work in works for run_id in work.run_ids()},
             thread_ids={thread_id for work in works for thread_id in work.thread_ids()},
@@ -166,7 +166,7 @@ class UnitOfWork:
         return run_id in self._changed
 
     def begun_on(self, thread_id: str) -> list[str]:
-        """Runs of a thread that are new in the log, no coordinator's, and have not ended."""
+        """Runs of a thread that are new in the log, have no coordinator, and have not ended."""
         new = (run for run in self._changed.values() if run.thread_id == thread_id and run.stored is None)
         return [id_ for run in new if self.queue.find(id_ := run.fold.run_id) is None and not is_final(run.fold.status)]
 
@@ -175,17 +175,17 @@ class UnitOfWork:
         return thread_id in self._threads
 
     def forget_run(self, run_id: str) -> None:
-        """Know no more of a run whose rows have been deleted: nothing can follow in it."""
+        """Forget a run whose rows have been deleted: nothing can follow in it."""
         self._runs.pop(run_id, None)
 
     def forget_threads(self, thread_ids: Iterable[str]) -> None:
-        """Know no more of threads whose rows have been deleted: whoever comes behind finds none, or makes them anew."""
+        """Forget threads whose rows have been deleted: works that follow find none, or make them anew."""
         for thread_id in thread_ids:
             self.queue.forget_lane(thread_id)
             self._gone_threads.add(thread_id)
 
     def thread_status(self, thread_id: str) -> ThreadStatus:
-        """What a thread whose queue was loaded was announced as last."""
+        """The status that was last announced of a thread whose queue was loaded."""
         changed = self._threads.get(thread_id)
         return (changed and changed.status) or self.queue.lane(thread_id).status or ThreadStatus.idle
 
@@ -198,8 +198,9 @@ class UnitOfWork:
         ends: bool = False,
         metadata: JsonObject | None = None,
     ) -> None:
-        """Make the rows of a run that is let in, and of its thread; one that is new is this owner's, has these metadata, and
-        may end with it.
+        """Make the rows of a run that is let in, and of its thread.
+
+        A new thread is this owner's, has this metadata, and may end with the run.
         """
         start = run.start
         assert start is not None
@@ -225,11 +226,11 @@ class UnitOfWork:
         lane.exists, lane.owner, lane.ends = True, thread.owner, thread.ends
 
     def label_thread(self, thread_id: str, metadata: Mapping[str, Any]) -> None:
-        """Have a thread found by what its metadata say; it is not found by anything yet."""
+        """Have a thread found by its metadata; it is not found by anything yet."""
         self._thread_labels[thread_id] = labels_of(metadata)
 
     def unlabel_thread(self, thread_id: str) -> None:
-        """Have a thread found by nothing that its metadata say."""
+        """Have a thread no longer found by its metadata."""
         self._thread_labels.pop(thread_id, None)
         self.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == thread_id))
 
@@ -240,7 +241,7 @@ class UnitOfWork:
         return thread
 
     def remove_thread(self, thread_id: str, when: str) -> None:
-        """Have a thread whose queue was loaded gone for clients, from this time on."""
+        """Remove a thread whose queue was loaded: for clients, it is gone from this time on."""
         self._thread(thread_id, when).removed_at = when
         self.queue.lane(thread_id).removed = True
         self.thread_states.pop(thread_id, None)
@@ -259,8 +260,8 @@ class UnitOfWork:
     ) -> list[EventRow]:
         """Accept events that follow, all or none; those that are stored already come back as they are stored (I4).
 
-        `workers` are those on whose behalf it is done: only they may start runs of theirs. Of the threads in `last_runs`
-        events of runs that are older than these change nothing.
+        `workers` are those on whose behalf this is done: only they may start runs of theirs. Events of runs that are
+        older than the ones in `last_runs` change nothing of those threads.
 
         Raises:
             EventOrderError: an event cannot follow what its run has.
@@ -304,7 +305,7 @@ class UnitOfWork:
     def _stand(self, run: RunRow, workers: Collection[str], retried_as: str | None) -> None:
         """Let the queue know what the log says: that a run has started, or that it has ended and gives its thread back.
 
-        `retried_as` is the run as which one that has ended goes on.
+        `retried_as` is the run as which a run that has ended goes on.
         """
         active = self.queue.find(run.fold.run_id)
         if active is None or run.fold.sequence == 0:
@@ -330,14 +331,14 @@ class UnitOfWork:
     def _end_thread(self, run: RunRow) -> None:
         """Remove a thread that ends with this run."""
         ended_at = run.created_at if run.end is None else run.end.ended_at
-        # Not every end has changed it before: an import's does not where a newer run was imported.
+        # Not every end has changed the thread before: an imported one does not where a newer run was imported.
         when = self._thread(run.thread_id, ended_at).updated_at
         if run.end is not None:
             run.end.removed_at = when
         self.remove_thread(run.thread_id, when)
 
     def _start_anew(self, ended: ActiveRun, run_id: str) -> None:
-        """Let the run in that goes on for one that has ended, if there is to be one."""
+        """Let in the run that goes on for one that has ended, if there is to be one."""
         self.load(run_ids=[run_id], thread_ids=(), queues=())
         if self.run(run_id) is None and (attempt := next_attempt(self.session, ended, run_id)) is not None:
             self.admit(attempt.run, attempt.active)

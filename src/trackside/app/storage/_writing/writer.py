@@ -1,9 +1,9 @@
 """Group commit: one thread writes; what is asked for while a transaction commits is taken together by the next one.
 
-A commit that survives a power cut costs a flush of the disk, whatever is in it. So nobody waits for the flush of another
-but the last, and each caller goes on after *its own* commit. Callers wait for room before they wait for the disk: the
-queue is bounded in count and bytes, and what is in it is written even if its caller has been cancelled meanwhile. Nobody
-fails for another: works that cannot be written together are written one by one.
+A commit that survives a power cut costs a flush of the disk, whatever is in it. So nobody waits for any flush of
+others but the last, and each caller goes on after *its own* commit. Callers wait for room before they wait for the
+disk: the queue is bounded in count and bytes, and what is in it is written even if its caller has been cancelled
+meanwhile. No work fails because of another: works that cannot be written together are written one by one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trackside.harness.timelimit import outlived, settled
 
 logger = logging.getLogger("trackside.storage")
 
-_LINGER = 0.01  # seconds that a write which nobody waits for leaves for others to come along
+_LINGER = 0.01  # seconds that a write nobody waits for leaves for others to come along
 _LINGERING_BYTES = 1_048_576
 _OF_ALL = (
     errors.AccessRefusedError,
@@ -84,7 +84,7 @@ class Writer:
     """Owns the thread that writes. Belongs to the event loop in which it was made.
 
     What it writes goes together, and waits together: for a lock, for a checkpoint of many megabytes, for what is before it.
-    For what must not wait then it opens another session, with `beside`.
+    For what must not wait then, it opens another session with `beside`.
     """
 
     def __init__(
@@ -148,8 +148,8 @@ class Writer:
     async def defer(self, work: Work) -> asyncio.Future[Any]:
         """Have something written that nobody waits for yet, with more of the same kind if that comes; waits for room only.
 
-        It is written soon, and at once if somebody says `hurry`; what others write may overtake it until then. What becomes
-        of it, `answer_of` the future's result tells.
+        It is written soon, and at once if somebody calls `hurry`; what others write may overtake it until then.
+        `answer_of` the future's result tells what became of it.
 
         Raises:
             ClosedError: the writer is closed.
@@ -185,7 +185,7 @@ class Writer:
             self._linger_timer = self._loop.call_later(_LINGER, self.hurry)
 
     def hurry(self, writing: asyncio.Future[Any] | None = None) -> None:
-        """Have written what was deferred, or this of it, from now on; on the loop."""
+        """Have what was deferred, or only `writing`, written from now on; on the loop."""
         if writing is not None:
             if (job := self._lingering.pop(writing, None)) is not None:
                 self._lingering_bytes -= job.size
@@ -211,7 +211,7 @@ class Writer:
         return answer_of((await settled(self.put(work))).result())
 
     def put(self, work: Work) -> asyncio.Future[Any]:
-        """Have something small written, from whichever thread, without waiting for room; what becomes of it.
+        """Have something small written, from any thread, without waiting for room; returns what will become of it.
 
         Raises:
             ClosedError: the writer is closed.
@@ -219,7 +219,7 @@ class Writer:
         return self._enqueue(work, work.size, takes_room=False)
 
     def put_beside(self, work: Work) -> asyncio.Future[Any]:
-        """As `put`, but not behind what is being written, if the database takes that."""
+        """As `put`, but not behind what is being written, if the database allows that."""
         if self._beside is None and self._session_beside is not None and not self._closing:
             self._beside = Writer(
                 self._session_beside(),
@@ -232,7 +232,7 @@ class Writer:
         return (self._beside or self).put(work)
 
     def need_none_beside(self) -> None:
-        """Give back the session of `put_beside`, when what was put there is written; on the loop."""
+        """Give back the session of `put_beside` once what was put there is written; on the loop."""
         beside, self._beside = self._beside, None
         if beside is not None:
             self._done_beside.add(beside)
@@ -253,7 +253,7 @@ class Writer:
 
     @property
     def leaves_at(self) -> float:
-        """Past which moment of the monotonic clock a database that is away is not waited for."""
+        """The moment of the monotonic clock past which a database that is away is not waited for."""
         return self._leaves_at
 
     def leave_within(self, seconds: float) -> None:
@@ -317,7 +317,7 @@ class Writer:
         return jobs, True
 
     def _write(self, jobs: Sequence[_Job]) -> bool:
-        """Write works together; each by itself if it may be one of them that fails. False: the loop is closed."""
+        """Write works together; each by itself if one of them may be at fault. False: the loop is closed."""
         written = self._commit(jobs)
         if isinstance(written, Committed):
             return self._tell_loop(self._hand_back, jobs, written)
@@ -369,7 +369,7 @@ class Writer:
         return self._tell_loop(self._hand_back, jobs, Committed([refused] * len(jobs)))
 
     def _count(self, works: int, events: int, seconds: float, *, failures: int = 0) -> None:
-        """Add a transaction; whole at once, for those who read in other threads."""
+        """Add a transaction, all numbers at once, for readers in other threads."""
         so_far = self._totals
         self._totals = WriterStats(
             batches_total=so_far.batches_total + 1,
@@ -405,7 +405,7 @@ class Writer:
 
 
 class NoWriter:
-    """In the place of a writer where nothing is to be written."""
+    """Takes the place of a writer where nothing is to be written."""
 
     leaves_at = inf
 
@@ -461,7 +461,7 @@ class NoWriter:
 
 
 def answer_of(outcome: Any) -> Any:
-    """What a work came to, of which this is the outcome.
+    """What the work with this outcome came to.
 
     Raises:
         TracksideError: it was refused, or its transaction failed; nothing of it was written.
