@@ -102,7 +102,7 @@ class App:
 
     @property
     def supervisor(self) -> Supervisor | None:
-        """Keeps the child processes of a worker up that executes nothing itself."""
+        """Keeps up the child processes of a worker that executes nothing itself."""
         return None if self.fleet_part is None else self.fleet_part.supervisor
 
     @property
@@ -280,7 +280,7 @@ async def open_app(
     agents, redact, configured = await _imported(settings, agents)
     async with AsyncExitStack() as stack:
         live = [observer for observer in configured if not observer.is_durable]
-        stack.push_async_callback(_close_all, live)  # also if nothing else can be opened
+        stack.push_async_callback(_close_all, live)  # even if nothing else can be opened
         store, spool, recorder = await _opened_log(settings, stack)
         checkpointer = await opened_checkpointer(settings, agents, store, stack)
         prices = await _prices(settings, at_once=not one_run)
@@ -340,7 +340,7 @@ async def open_app(
 async def _imported(
     settings: Settings, agents: Mapping[str, Any] | None
 ) -> tuple[Mapping[str, Any], Redact | None, Sequence[ConfiguredObserver]]:
-    """What is code of others: agents, the hook that redacts, observers. Importing it may take long, and start loops."""
+    """The code of others: agents, the hook that redacts, observers. Importing it may take long, and start loops."""
     enter_project(settings)
     if agents is None:
         agents = await asyncio.to_thread(load_agents, settings)
@@ -350,7 +350,7 @@ async def _imported(
 
 
 async def _opened_log(settings: Settings, stack: AsyncExitStack) -> tuple[Store, Spool, Recorder]:
-    """The log, what is kept for it where it is away, and what writes to the one or the other; what was kept is delivered."""
+    """The log, the spool for when it is away, and what writes to either; what was spooled is delivered."""
     store = await stack.enter_async_context(open_store(settings))
     spool = Spool(spool_folder(settings), max_bytes=settings.database_spool_size)
     recorder = Recorder(store, spool=spool)
@@ -369,14 +369,14 @@ async def _membership(
 
 
 def _sweeper(settings: Settings, store: Store, checkpointer: Any, agents: Mapping[str, object]) -> Sweeper:
-    """What removes what threads that are gone leave behind, once nobody asks for results any more, and expired items."""
+    """What removes expired items, and what threads that are gone leave behind once nobody asks for results any more."""
     elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
     forget = [*forgotten_by(elsewhere), *forgotten_by_agents(agents)]
     return store.sweeper(forget=forget, linger=RESULTS_LINGER)
 
 
 async def _prices(settings: Settings, *, at_once: bool) -> GenaiPrices:
-    """The list of prices, read at once or when it is first asked."""
+    """The list of prices, read at once or when the first price is asked for."""
     prices = GenaiPrices(settings.prices)
     if at_once:
         await asyncio.to_thread(prices.load)
@@ -384,7 +384,7 @@ async def _prices(settings: Settings, *, at_once: bool) -> GenaiPrices:
 
 
 def _bound(live: Sequence[ConfiguredObserver]) -> list[ObserverBinding]:
-    """Live ones as a manager takes them, those first that gate runs."""
+    """Live observers as a manager takes them; those that gate runs come first."""
     return [observer.binding() for observer in sorted(live, key=lambda observer: not observer.settings.required)]
 
 
@@ -393,7 +393,7 @@ def _show(
 ) -> None:
     """Have observers see how the app does, and hear of the ends that it announces for others.
 
-    Not those of a supervisor, which are not told of the other runs of its processes: failures alone would be counted.
+    A supervisor's do not hear these: they are not told of its processes' other runs, and would count failures alone.
     """
     hears = membership is None or membership.role != "supervisor"
     for observer in configured:
@@ -433,6 +433,6 @@ def _folders(settings: Settings) -> list[str]:
 
 
 def _limits_of(name: str, settings: Settings, *, outlives: bool) -> AgentLimits:
-    """What the runs of an agent may take; one that does not outlive this process has one attempt."""
+    """What the runs of an agent may take; a run that does not outlive this process has one attempt."""
     limits = settings.limits_of(name)
     return limits if outlives else replace(limits, max_attempts=1)

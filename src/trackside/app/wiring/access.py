@@ -1,4 +1,4 @@
-"""Makes of the settings what knows who asks a server."""
+"""Makes, from the settings, what identifies the clients of a server."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _STREAMS: Final = 1_000
 
 
 def authenticator_of(settings: Settings, store: Store) -> Authenticator | None:
-    """What knows who asks; None: nobody is asked. May import other people's code, and read files.
+    """What identifies clients; None: nobody is asked who they are. May import other people's code, and read files.
 
     Raises:
-        SettingsError: it cannot be made of the settings; the message names the key.
+        SettingsError: it cannot be made from the settings; the message names the key.
         AgentImportError: the code of its module failed.
         MissingExtraError: it needs a package that is not installed.
     """
@@ -34,7 +34,7 @@ def authenticator_of(settings: Settings, store: Store) -> Authenticator | None:
 
 
 def storeless_authenticator_of(settings: Settings) -> Authenticator | None:
-    """As `authenticator_of`, of what needs no store: None also if keys that are there are asked for."""
+    """As `authenticator_of`, for what needs no store: None also if clients are asked for API keys."""
     _check_unused(settings)
     match settings.access.auth:
         case "none" | "keys":
@@ -51,7 +51,7 @@ def streams_of(access: AccessSettings) -> int | None:
 
 
 def _check_unused(settings: Settings) -> None:
-    """See that nothing is set that has no effect: whoever sets the key of tokens relies on them being asked for."""
+    """See that nothing is set that has no effect: whoever sets the key of tokens relies on tokens being asked for."""
     if settings.access.auth == "jwt":
         return
     for key in settings.sources:

@@ -1,4 +1,4 @@
-"""Whether anybody could ask a server with these settings, and nobody whom it would not know."""
+"""Whether somebody could ask a server with these settings, but nobody whom it would not know."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trackside.harness.errors import TracksideError
 
 
 async def examine_access(settings: Settings, flags: str) -> list[Finding]:
-    """What keeps a server from starting, or clients from being let in, that no code of others is needed to see.
+    """What keeps a server from starting, or clients from being let in, as far as can be seen without code of others.
 
     Args:
         settings: what is examined.
-        flags: with which commands find this database, where they would take another one without.
+        flags: the flags with which commands find this database, if they would take another one without them.
     """
     found = [*_exposed(settings)]
     if settings.access.auth == "keys" and not await _may_have_keys(settings):
@@ -42,7 +42,7 @@ def _exposed(settings: Settings) -> Iterator[Finding]:
 
 
 async def _may_have_keys(settings: Settings) -> bool:
-    """Whether there is a key that is good, or it cannot be seen: then something else is found."""
+    """Whether there is a good key, or that cannot be seen: then something else is found."""
     try:
         async with open_store(settings, create=False, read_only=True) as store:
             now = datetime.now(UTC)

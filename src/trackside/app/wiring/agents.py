@@ -33,7 +33,7 @@ _EXTRAS = {
 """The extra that brings a framework, by the name of its package."""
 
 _PROJECT_FILES = ("trackside.toml", "langgraph.json")
-"""What the top folder of a project has in it."""
+"""Files in the top folder of a project, either of which marks it."""
 
 _ACCEPTED = (
     "point at a function of the input, or of the input and the run; a LangGraph graph; or an agent of the OpenAI Agents "
@@ -42,7 +42,7 @@ _ACCEPTED = (
 
 
 FORGETS = "this graph's own checkpointer forgets when the program ends; compile it without one"
-"""What is to be said of an agent that `forgets`."""
+"""What to say of an agent that `forgets`."""
 
 
 class AgentReferenceError(TracksideError, LookupError):
@@ -116,10 +116,10 @@ class Wanted:
 
 
 def load_agent(reference: AgentReference, *, makes_graphs: bool = False) -> Any:
-    """Import the object that `reference` points to. The module's folder joins `sys.path`, as `python file.py` does it.
+    """Import the object that `reference` points to. The module's folder joins `sys.path`, as with `python file.py`.
 
-    A function that makes graphs, or what is called like one, comes back as the agent that it is, and all else as it stands
-    there; `makes_graphs` is that of `as_agent`.
+    A function that makes graphs, or an object that is called like one, comes back as the agent that it is, and all else
+    as it is in the module; `makes_graphs` is that of `as_agent`.
 
     Raises:
         AgentReferenceError: there is no such file, module or attribute, or no agent there; the message says what is.
@@ -136,13 +136,13 @@ def load_agent(reference: AgentReference, *, makes_graphs: bool = False) -> Any:
         raise
     except (
         BaseException
-    ) as exc:  # an object that answers what it has by code of its author's, who has to see what fails
+    ) as exc:  # looking at an object may run code of its author's, who has to see what fails
         raise AgentReferenceError(reference=reference, why=f"looking at it raised {_in_a_line(exc)}") from exc
     return agent if isinstance(agent, KeepsThreads) and callable(found) else found
 
 
 def load_object(reference: AgentReference, wanted: Wanted | None = None) -> Any:
-    """As `load_agent`, whatever stands there; `wanted` says what should, an agent if left out.
+    """As `load_agent`, for any object; `wanted` says what it should be, an agent if left out.
 
     Raises:
         AgentReferenceError: there is no such file, module or attribute; the message says what is.
@@ -213,12 +213,12 @@ def _import_file(reference: AgentReference) -> ModuleType:
 
 
 def _module_names(path: Path) -> tuple[str, str]:
-    """What a file's module is called by its place in its project, and by its full path. Nothing else is called so: an
-    agents.py here never is another agents.py there, or a package of that name.
+    """The names of a file's module: by its place in its project, and by its full path. Nothing else has these names: an
+    agents.py here is never taken for another agents.py there, or for a package of that name.
 
-    Checkpoints name the types in them by the first, so that they are found in whatever folder, and on whatever machine, the
-    project lies. The second is for files of no project, for the same place in two projects, and for what was written when
-    it was the only one.
+    Checkpoints name the types in them by the first, so that they are found in whatever folder, and on whatever machine,
+    the project is. The second is for files of no project, for the same place in two projects, and for what was written
+    when it was the only one.
     """
     root = next((folder for folder in path.parents if any((folder / name).is_file() for name in _PROJECT_FILES)), None)
     place = str(path) if root is None else path.relative_to(root).as_posix()
@@ -249,9 +249,9 @@ def _contain[T](import_it: Callable[[], T], reference: AgentReference) -> T:
         return import_it()
     except (AgentReferenceError, KeyboardInterrupt):
         raise
-    except BaseException as exc:  # whatever an agent's module does when imported, also exit, is its author's to see
+    except BaseException as exc:  # whatever an agent's module does when imported, even exit, is its author's to see
         cause = _in_a_line(exc)
-        if isinstance(exc, SyntaxError) and exc.filename:  # of which this says neither file nor line
+        if isinstance(exc, SyntaxError) and exc.filename:  # for which `cause` names neither file nor line
             cause += f" ({_as_seen_here(exc.filename)}, line {exc.lineno})"
         if isinstance(exc, ImportError) and (hint := _what_helps(exc, reference)):
             cause += f"; {hint}"
@@ -332,7 +332,7 @@ def _is_agent(value: Any) -> bool:
         as_agent(value)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # what cannot be looked at is none either  # noqa: BLE001
+    except BaseException:  # what cannot be looked at is no agent either  # noqa: BLE001
         return False
     return True
 

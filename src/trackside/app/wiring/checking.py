@@ -1,4 +1,4 @@
-"""Sees whether what settings name could be opened, with the parts that open it, and without opening it."""
+"""Checks whether what settings name could be opened, with the parts that open it, but without opening it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from trackside.app.wiring.redaction import load_redaction
 def check_app(settings: Settings, agents: Mapping[str, Any]) -> None:
     """See that `open_app` would open these agents, and its server know who asks, as far as that can be told beforehand.
 
-    Observers are made and closed; the database is looked at, and neither made nor changed. Blocks, and wants to be called
-    where no event loop is.
+    Observers are made and closed; the database is looked at, and neither made nor changed. Blocks; call it where no
+    event loop is running.
 
     Raises:
         SettingsError, AgentImportError, MissingExtraError, StorageError: what `open_app` would raise.

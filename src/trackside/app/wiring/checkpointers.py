@@ -39,7 +39,7 @@ async def opened_checkpointer(
             file = settings.sqlite_file
             saver = _postgres_saver(settings.database_url) if file is None else _sqlite_saver(file)
             return await stack.enter_async_context(saver)
-    except ImportError as exc:  # of a part of it, as its driver
+    except ImportError as exc:  # of a part of it, such as its driver
         raise _saver_missing(settings) from exc
 
 

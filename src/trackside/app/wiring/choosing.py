@@ -21,15 +21,15 @@ from trackside.harness.signatures import takes
 from trackside.harness.types import LifecycleEventType
 
 _ENDS_KEPT: Final = 1_000
-"""Runs that have ended and are remembered, because something may follow their ends."""
+"""How many ended runs are remembered, because something may follow their ends."""
 _RUNS_KEPT: Final = 100_000
-"""Runs that are remembered in all. Those whose end was never announced must not stay for ever."""
+"""How many runs are remembered in all. Those whose end was never announced must not stay for ever."""
 
 
 class EventChoice:
     """Which events are wanted: of these types, of runs of this agent; None is all of them.
 
-    Whose a run is, its first event says, and its last one again. The rest of a run of which neither has come is not wanted.
+    A run's first event says whose it is, and so does its last. If neither has come, the rest of the run is not wanted.
     """
 
     def __init__(self, types: Collection[LifecycleEventType] | None, agent: str | None) -> None:
@@ -67,7 +67,7 @@ class ChosenEvents:
         self.__wrapped__ = observer
         self._choice = choice
         self._give = batches_of(observer)
-        # Whoever calls it looks at what it has: it must not promise what the observer does not do.
+        # Callers look at what methods it has: it must not promise what the observer does not do.
         if self._give is not None:
             self.on_events = self._on_events
         if isinstance(observer, GapObserver):
@@ -102,7 +102,7 @@ class ChosenEvents:
     async def _on_missed_for_now(
         self, events: Sequence[RunLifecycleEvent], failure: BaseException, on_taken: HearTaken | None = None
     ) -> str | None:
-        """What the observer may take later; with what it wants of the events it has taken all of them."""
+        """Keep what the observer may take later; once it has taken those it wants, all the events count as taken."""
 
         async def hear(_: Sequence[RunLifecycleEvent]) -> None:
             if on_taken is not None:

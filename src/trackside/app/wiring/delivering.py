@@ -22,18 +22,18 @@ _UNANSWERED: Final = "what it was given is not done yet"
 
 @dataclass(frozen=True, slots=True)
 class LeftForLater:
-    """An observer that has not been told everything when its process ended; whoever feeds it next goes on there."""
+    """An observer that had not been told everything when its process ended; whoever feeds it next goes on there."""
 
     name: str
     why: str
-    """What it failed with last; empty if it only was not done."""
+    """What it failed with last; empty if it merely was not done."""
 
 
 class Deliveries:
     """The durable observers of an app, which are fed as long as it is open.
 
     Args:
-        observers: those that were configured; what is live among them is left alone.
+        observers: those that were configured; live ones among them are left alone.
         store: where the log is, and how far each of them has come.
         grace: seconds that closing waits for calls that are under way.
     """
@@ -49,7 +49,7 @@ class Deliveries:
         self.left: list[LeftForLater] = []
         """What `drain` left for later."""
         self.others: list[Callable[[], Sequence[FeedStats]]] = []
-        """How subscriptions go that this process feeds besides."""
+        """How other subscriptions that this process feeds are doing."""
         self._store = store
         self._grace = grace
         self._drained = not durable
@@ -64,13 +64,13 @@ class Deliveries:
         await self.dispatcher.aclose()
 
     def stats(self) -> list[FeedStats]:
-        """How each subscription goes that this process feeds. From any thread."""
+        """How each subscription that this process feeds is doing. From any thread."""
         return [*self.dispatcher.stats(), *(one for stats in [*self.others] for one in stats())]
 
     async def drain(self, seconds: float) -> None:
         """Wait until all that is in the log is delivered. Only the first call waits.
 
-        With closing, which waits for calls under way, that takes at most so many seconds.
+        Together with closing, which waits for calls under way, that takes at most `seconds`.
 
         When it is cancelled, all is left for later.
         """

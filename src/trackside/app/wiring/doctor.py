@@ -45,16 +45,16 @@ _CLOCK_SECONDS: Final = 5.0  # by which clocks may differ
 
 
 def examine_running(settings: Settings) -> list[Finding]:
-    """What is found in moments, the worst first, for whoever runs with these settings; it blocks.
+    """What can be found in moments, the worst first, for whoever runs with these settings; it blocks.
 
-    No agent is imported, no file read as a whole to see whether it is sound, and nobody connected to who need not be.
+    No agent is imported, no file is read as a whole to see whether it is sound, and no needless connection is made.
     """
     found = [*_database(settings, datetime.now(UTC), sound=False), *_places(settings, LEAST_ROOM)]
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
 
 
 async def examine(settings: Settings, *, least_room: int = LEAST_ROOM, now: datetime | None = None) -> list[Finding]:
-    """Everything that is found, the worst first. What is code of others is imported in processes of its own.
+    """Everything that is found, the worst first. Code of others is imported in processes of its own.
 
     Args:
         settings: what is examined.
@@ -93,7 +93,7 @@ def _database(settings: Settings, now: datetime, *, sound: bool = True) -> Itera
     except TracksideError as exc:
         yield Finding(severity=Severity.error, what=f"it cannot be written: {exc}", where=where, fix=said_there)
     if health is not None:
-        if settings.engine_kind != "inline":  # of those that nobody takes, it is said more below: workers may be busy
+        if settings.engine_kind != "inline":  # more is said below of those that nobody takes: workers may be busy
             health = replace(health, unclaimed=())
         yield from findings_in(health, where, now, flags)
         yield from _unfed(health, settings)
@@ -110,7 +110,7 @@ def _fleet(settings: Settings, now: datetime, flags: str, *, connects: bool) -> 
 
 
 def _flags(settings: Settings) -> str:
-    """With which another command finds the same database: without them it finds what the environment or the file say."""
+    """The flags with which another command finds this database, not the one that the environment or the file says."""
     given = settings.database_source == "--database"
     return f" --database {shlex.quote(settings.database_shown)}" if given else ""
 
@@ -129,13 +129,13 @@ def _other_version(found: str | None, known: str, where: str, flags: str, *, is_
 
 
 def findings_in(health: Health, where: str, now: datetime, flags: str = "") -> Iterator[Finding]:
-    """What of a database's health somebody should know.
+    """What somebody should know of a database's health.
 
     Args:
         health: what was looked at.
         where: the database, as it may be shown.
         now: the time.
-        flags: with which commands find this database, where they would take another one without.
+        flags: the flags with which commands find this database, if they would take another one without them.
     """
     for damage in health.damage:
         save = f"`trackside export saved.jsonl{flags}`"
@@ -212,7 +212,7 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
     name, look = subscription.name, command_line("subscriptions", subscription.name, flags=flags)
     where = f"subscription {subscription.name}"
     times = "once" if subscription.failures == 1 else f"{subscription.failures} times"
-    if subscription.state == "paused" and subscription.failures:  # as one whose receiver says that it is gone
+    if subscription.state == "paused" and subscription.failures:  # as when its receiver says that it is gone
         what = f"it is paused, and {subscription.behind} events behind, since its next event failed {times}"
         fix = f"check its receiver, and resume it: `{command_line('subscriptions', name, 'resume', flags=flags)}`"
         yield Finding(severity=Severity.warning, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
@@ -223,7 +223,7 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
         blocks = subscription.on_failure == "block"
         what = f"its next event failed {times}{', and holds up all later ones' if blocks else ''}"
         fix = f"check its receiver, and how it stands: `{look}`"
-        # Else the event that fails need not be the first behind the cursor, and is parked where it keeps failing.
+        # Otherwise the event that fails need not be the first after the cursor, and is parked where it keeps failing.
         if blocks and not subscription.filter.to_json():
             past = f"`{command_line('replay', name, flags=f' --from {subscription.cursor + 2}{flags}')}`"
             fix = f"check its receiver, or skip the event, and repeat what was handled after it: {past}"

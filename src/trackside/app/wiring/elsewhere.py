@@ -1,4 +1,4 @@
-"""What this process had better not try itself, tried in another one, which is ended if that takes too long."""
+"""Tries in another process what this one had better not try itself, and ends that process if it takes too long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Tried(NamedTuple):
 async def tried_elsewhere(
     command: Sequence[str], *, seconds: float, environ: Mapping[str, str] | None = None
 ) -> Tried | None:
-    """Run a command that reads nothing; None if it has not ended in so many seconds, and does not run any more.
+    """Run a command that reads nothing; None if it did not end in so many seconds, and was ended.
 
     It has this process's environment, or another one. A cancel of the caller ends it, too.
     """

@@ -1,4 +1,4 @@
-"""Finds which of the files with what runs said other users of this machine may read. Looks only."""
+"""Finds which files with what runs said may be read by other users of this machine. Only looks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["open_to_others"]
 def open_to_others(database: Sequence[Path], spool: Path) -> list[Path]:
     """The files of a database and of a spool that users who are neither the owner nor of the group may read or change.
 
-    What Trackside makes is for its user alone; but a file keeps the mode with which an older version, or a copy, has made
-    it. One that nobody can get to, because a folder above it is closed to others, is none of these. Blocks.
+    What Trackside makes is for its user alone, but a file keeps the mode with which an older version, or a copy, has
+    made it. A file that nobody can get to, because a folder above it is closed to others, is not among these. Blocks.
 
     Args:
         database: an SQLite file and those beside it; none: the database is on a server.

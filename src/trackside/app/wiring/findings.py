@@ -1,4 +1,4 @@
-"""What somebody should know who runs this: what is wrong, where, and what to do about it."""
+"""What somebody who runs this should know: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Finding:
 
     @property
     def is_of_nothing(self) -> bool:
-        """Whether it says that there is nothing yet which could be well or not."""
+        """Whether it says that there is nothing yet that could be well or not."""
         return self.severity is Severity.note and self.what.startswith(_NOTHING_YET)
 
 

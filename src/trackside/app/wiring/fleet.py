@@ -37,13 +37,13 @@ type Role = Literal["server", "worker", "supervisor"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """What a process has of its fleet, from before its manager is there to after that has closed."""
+    """What a process has of its fleet, from before its manager exists until after that has closed."""
 
     engine: Engine
     member: FleetMember
     role: Role
     mirrors: Mirrors | None
-    """A server's: what it hears of runs that others execute."""
+    """For a server: what it hears of runs that others execute."""
 
 
 @asynccontextmanager
@@ -67,7 +67,7 @@ async def joined(
         store.fleet.on_news.append(tell)
         stack.callback(store.fleet.on_news.remove, tell)
         mirrors = None
-        # A server's, too: it changes and removes threads, and executes what no other process can.
+        # A server has one, too: it changes and removes threads, and executes what no other process can.
         stack.push_async_callback(Relay(streams, engine.live).aclose)
         if role == "server":
             mirrors = Mirrors(streams, engine.live, RunEnds(store))
@@ -103,7 +103,7 @@ class FleetPart:
         self.crons = scheduling(settings, store, manager)(
             look_every=_CRONS_EVERY,
             on_duty=partial(self.duties.holds, SCHEDULER),
-            # Servers alone, which are few: whoever makes a cron asks one that has its agent.
+            # Only servers, which are few: whoever makes a cron asks one that has its agent.
             agents_on_duty=partial(self.upkeep.agents_on_duty, SCHEDULER) if membership.role == "server" else None,
         )
         self.worker: FleetWorker | None = None
@@ -141,7 +141,7 @@ class FleetPart:
         await self.retire()
 
     def standing(self) -> dict[str, bool]:
-        """Of each duty whether this process has it, or one of its child processes, as far as it knows; from any thread."""
+        """Whether this process, or one of its child processes, has each duty, as far as it knows; from any thread."""
         of_children = {} if self.supervisor is None else self.supervisor.standing()
         return {**self.duties.standing(), **of_children}
 
@@ -159,8 +159,10 @@ def with_fleet(vitals: Vitals, part: FleetPart) -> Vitals:
 
 
 def _duties_of(membership: Membership) -> frozenset[str]:
-    """The duties that a process may have. Child processes, which nobody can ask and whose agents may block them, have those
-    alone for which their supervisor lacks the agents.
+    """The duties that a process may have.
+
+    Child processes, which nobody can ask and whose agents may block them, have only those for which their supervisor
+    lacks the agents.
     """
     from trackside.app.engine.upkeep import DUTIES, OF_AGENTS
 
@@ -212,8 +214,9 @@ def _member(settings: Settings, role: Role, agents: Mapping[str, Any]) -> FleetM
 
 
 def _most(settings: Settings, agents: Iterable[str]) -> dict[str, int]:
-    """How many runs of an agent a worker executes at once, where that is less than it has places; for a process that is one
-    of its places that may always be.
+    """How many runs of an agent a worker executes at once, where that is less than it has places.
+
+    In a process that is one of its places, that may always be so.
     """
     worker = settings.worker
     places = math.inf if worker.isolated_in is not None else worker.concurrency
@@ -222,7 +225,7 @@ def _most(settings: Settings, agents: Iterable[str]) -> dict[str, int]:
 
 
 def _executed(settings: Settings, agents: Iterable[str], role: Role) -> tuple[str, ...]:
-    """The agents that a process has; of a worker those whose runs come to its pools."""
+    """The agents that a process has; for a worker, those whose runs come to its pools."""
     return tuple(agents if role == "server" else settings.of_own_pools(agents))
 
 
@@ -250,7 +253,7 @@ async def _engine_of(settings: Settings, store: Store, role: Role) -> AsyncGener
 
 
 def check_engine_access(settings: Settings) -> None:
-    """See that the engine can be used as it is set, by what its start makes of that before anything is connected. Blocks.
+    """See that the engine can be used as it is set, by doing what its start does before it connects. Blocks.
 
     Raises:
         SettingsError: it cannot.
@@ -265,7 +268,7 @@ def check_engine_access(settings: Settings) -> None:
 
 @contextmanager
 def _blaming_engine(settings: Settings) -> Generator[None]:
-    """Says of what is wrong with the engine's options who set them."""
+    """Adds to an error of the engine's options who set them."""
     from trackside.app.engine.nats import EngineOptionError
 
     try:

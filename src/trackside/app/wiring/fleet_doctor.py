@@ -1,6 +1,6 @@
 """Looks for what is wrong with a fleet: runs that nobody executes, workers that differ, an engine that is not there.
 
-Changes nothing; `doctor` shows it beside what else it finds.
+Changes nothing; `doctor` shows this along with what else it finds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 DUTIES: Final = ("reaper", "scheduler", "sweeper")
 """What one process does for all of a fleet; who that is changes within seconds."""
-_PATIENCE: Final = timedelta(seconds=10)  # that a run may wait for a worker which is about to come
+_PATIENCE: Final = timedelta(seconds=10)  # that a run may wait for a worker that is about to come
 _CLOCK_SECONDS: Final = 5.0  # by which clocks may differ
-_ENGINE_SECONDS: Final = 5.0  # in which an engine is reached that can be
+_ENGINE_SECONDS: Final = 5.0  # in which an engine that can be reached is reached
 _LOOK_SECONDS: Final = 0.05
 
 
@@ -37,8 +37,8 @@ async def examine_fleet(settings: Settings, *, now: datetime, flags: str = "", c
     Args:
         settings: what is examined; its database can be opened.
         now: the time.
-        flags: with which commands find this database, where they would take another one without.
-        connects: whether it is tried to reach the engine; a running server knows how its own does.
+        flags: the flags with which commands find this database, if they would take another one without them.
+        connects: whether to try to reach the engine; a running server knows how its own does.
     """
     if not settings.is_postgres:
         return []
@@ -60,7 +60,7 @@ def findings_of(
     now: datetime,
     flags: str = "",
 ) -> Iterator[Finding]:
-    """What somebody should know of what the database says of a fleet; nothing if there is none."""
+    """What somebody should know about a fleet, by what the database says; nothing if there is no fleet."""
     alive = [worker for worker in workers if worker.seconds_left > 0]
     members = [worker for worker in alive if worker.kind != "inline"]
     is_fleet = settings.engine_kind != "inline"
@@ -133,7 +133,7 @@ async def _why_cut_off(settings: Settings) -> str | None:
     from trackside.app.engine.nats import open_nats
 
     try:
-        # As a worker, who makes sure of nothing that is not there.
+        # As a worker, which creates nothing that is not there.
         async with open_nats(nats_options(settings, "worker", "doctor")) as nats:
             before = nats.status()
             with suppress(TimeoutError):
@@ -147,6 +147,6 @@ async def _why_cut_off(settings: Settings) -> str | None:
 
 
 def engine_flag(settings: Settings) -> str:
-    """With which another command uses the same engine, if only a flag says so."""
+    """The flag with which another command uses the same engine, if only a flag says so; else nothing."""
     given = settings.sources.get("engine.url") == "--engine"
     return f" --engine {shlex.quote(settings.engine.shown)}" if given else ""

@@ -1,4 +1,4 @@
-"""How threads that are gone are forgotten by LangGraph's own savers and by agents; what the store keeps it forgets."""
+"""How LangGraph's own savers and agents forget threads that are gone; the store itself forgets what it keeps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forgotten_by(checkpointer: Any) -> Sequence[ForgetMemory]:
 
 
 def forgotten_by_agents(agents: Mapping[str, object]) -> Sequence[ForgetMemory]:
-    """What removes what agents keep of their threads themselves."""
+    """What removes what agents themselves keep of their threads."""
     from trackside.app.storage.sweeping import ForgetOfAgent
 
     return [

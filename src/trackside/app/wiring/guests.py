@@ -1,4 +1,4 @@
-"""Loads the app of the user's own that is served behind ours, and sees whether it could be."""
+"""Loads the user's own app that is served behind ours, and checks whether it could be served."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load_guest(settings: Settings) -> Any:
     """The app that the settings name; None if they name none.
 
     Raises:
-        SettingsError: there is no such app, or it is none.
+        SettingsError: there is no such app, or it is not an app.
         AgentImportError: the code of its module failed.
     """
     name = settings.server.app
@@ -50,14 +50,14 @@ def check_guest(settings: Settings, app: Any) -> None:
 
 
 def _is_one(value: Any) -> bool:
-    """Whether it can be called as ASGI apps are. One of WSGI takes two arguments, what makes an app takes none."""
+    """Whether it can be called as ASGI apps are. A WSGI app takes two arguments; what makes an app takes none."""
     if not callable(value) or isinstance(value, type):
         return False
     try:
         signature_of(value).bind("scope", "receive", "send")
     except TypeError:
         return False
-    except Exception:  # noqa: BLE001  # of a user's object, which says nothing of its arguments, may be one
+    except Exception:  # noqa: BLE001  # a user's object that says nothing of its arguments may be one
         return True
     return True
 

@@ -50,7 +50,7 @@ async def examine_code(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _is_about(key: str, settings: Settings) -> bool:
-    """Whether other keys have to do with this one: those of tokens with who is let in."""
+    """Whether other keys concern this one, as those of tokens concern who is let in."""
     return key == "server.auth" and any(name.startswith("server.jwt_") for name in settings.sources)
 
 
@@ -74,7 +74,7 @@ def _of_observers(settings: Settings, whys: Iterator[str]) -> Iterator[Finding]:
     for observer in settings.observers:
         if why := next(whys):
             key, what = "", why.rstrip(".")
-            if what.startswith(observer.where):  # not where the process that tried it says nothing of it
+            if what.startswith(observer.where):  # unless the process that tried it says nothing of it
                 key, _, what = what.removeprefix(observer.where).partition(": ")
             fix = "correct the table (nothing runs until then); to see which observers there are: `trackside observers`"
             yield Finding(severity=Severity.error, what=what, where=f"{observer.where}{key}", fix=fix)
@@ -95,13 +95,13 @@ def _start(settings: Settings) -> str:
 
 
 def _environment(settings: Settings) -> Mapping[str, str]:
-    """That of the processes in which code is tried: for these settings, also where a flag says the database."""
+    """The environment of the processes that try code: for these settings, even if a flag names the database."""
     typed = settings.database_source == "--database"
     return {**os.environ, DATABASE_VARIABLE: settings.database_url} if typed else os.environ
 
 
 async def _try_loading(name: str, reference: str, environ: Mapping[str, str], *, free: asyncio.Semaphore) -> str:
-    """Why something cannot be loaded; `FORGETS` of an agent that can, and forgets; else nothing."""
+    """Why something cannot be loaded; `FORGETS` for an agent that can be, and forgets; else nothing."""
     async with free:
         return await _load_elsewhere(name, reference, environ)
 

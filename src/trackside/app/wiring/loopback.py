@@ -1,7 +1,8 @@
 """Has LangGraph's clients that have no address, `get_client()`, ask the server of their own process.
 
-The SDK lists the transports of such clients, for LangGraph's server to say which app they are for. What is on that list is
-answered here, for the app whose run or request the calling code belongs to. Nothing imports the SDK: who makes clients has.
+The SDK lists the transports of such clients, for LangGraph's server to say which app they are for. Transports on that
+list are answered here, for the app whose run or request the calling code belongs to. Nothing here imports the SDK:
+whoever makes clients has done that.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _taken_over = ExitStack()
 
 
 class Loopback:
-    """What clients without an address have of an app with this manager, while it is open.
+    """An app with this manager as clients without an address see it, while it is open.
 
     Args:
         manager: the manager.
@@ -58,7 +59,7 @@ class Loopback:
 
     @property
     def within(self) -> Within | None:
-        """Its server, for who has such a client, and so what that takes; None: there is none, as on a worker."""
+        """Its server, for code that has such a client, and so what that needs; None: there is none, as on a worker."""
         if self._within is None and self._app is not None:
             from trackside.app.server.in_process import Within
 
@@ -66,8 +67,10 @@ class Loopback:
         return self._within
 
     async def server_for(self, run: RunContext) -> Within:
-        """Its server, for a run of its manager's. One that was taken over, or that such a run has started, waits until it
-        answers: runs are taken over before it does, and whoever has let them in was a server, too.
+        """Its server, for a run of its manager.
+
+        A run that was taken over, or that such a run has started, waits until the server answers: runs are taken over
+        before it does, and whoever let them in was a server, too.
 
         Raises:
             AddressNeededError: there is none, or it has ended before it answered anything.
@@ -95,8 +98,8 @@ class Loopback:
 async def answering_clients(manager: RunManager, *, serves: bool) -> AsyncGenerator[Loopback]:
     """Answer clients without an address that were made already, or are made meanwhile.
 
-    Enter it when all of the user's code is imported, any of which may import the SDK, and before the manager is entered:
-    that takes runs over, which may ask at once.
+    Enter it when all of the user's code, any of which may import the SDK, is imported, and before the manager is
+    entered: the manager takes runs over, which may ask at once.
     """
     one = Loopback(manager, serves=serves)
     _open.append(one)
@@ -118,7 +121,7 @@ async def _answer(request: httpx.Request) -> httpx.Response:
     if run is not None and (found := _of_an_app(run)) is not None:
         one, own = found
         server = await one.server_for(own)
-        # What is known of its owner is with the run of the app.
+        # What is known of the owner is with the run of the app.
         return await server.answer(request, server.principal_of(own if own.owner == run.owner else run))
     for one in _open:
         within = one.within
@@ -137,7 +140,7 @@ def _of_an_app(run: RunContext) -> tuple[Loopback, RunContext] | None:
 
 
 class _Transports(list[Any]):
-    """In place of the SDK's list. What comes onto it is kept by its client alone, as a node may make one each time."""
+    """Replaces the SDK's list. Only its client keeps a transport put on it, as a node may make one each time."""
 
     @override
     def append(self, transport: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whether a thread remembers what it waits for. The log may say that it waits and come from elsewhere, without memories."""
+"""Whether a thread remembers what it waits for. A log that says it waits may be from elsewhere, without memories."""
 
 from __future__ import annotations
 

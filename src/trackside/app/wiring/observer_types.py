@@ -45,7 +45,7 @@ class BuiltIn:
     place: str
     what: str
     packages: dict[str, tuple[str, ...]]
-    """What has to be there to be imported, by extra; nothing where it works without."""
+    """What it has to be able to import, by extra; nothing where it works without."""
 
     @property
     def missing_extra(self) -> str | None:
@@ -106,7 +106,7 @@ BUILT_IN: Final = {
 
 
 def installed_plugins() -> dict[str, list[EntryPoint]]:
-    """What plugins offer, by name; of a name that two packages have, both. A name of ours is not theirs to take."""
+    """What plugins offer, by name; both, where two packages have a name. A name of ours is not theirs to take."""
     from importlib.metadata import entry_points  # takes 15 ms, and most need no plugin
 
     found: dict[str, list[EntryPoint]] = {}
@@ -121,7 +121,7 @@ def find_observer(configured: ObserverSettings) -> Any:
     """The class, the observer or the function that the table's `type` names. Importing it may take long.
 
     Raises:
-        SettingsError: there is no such observer, or a package is missing that it needs.
+        SettingsError: there is no such observer, or a package that it needs is missing.
         ObserverImportError: the code of its module failed, with what it raised as the cause.
     """
     name = configured.type

@@ -55,7 +55,7 @@ class ConfiguredObserver:
 
     @property
     def name(self) -> str:
-        """What it is called, which no other is."""
+        """Its name, which no other has."""
         return self.settings.name
 
     @property
@@ -105,13 +105,13 @@ class ConfiguredObserver:
         if isinstance(self.observer, WatchingObserver):
             try:
                 self.observer.watch(vitals)
-            except ObserverOptionError as exc:  # what only shows when it is used, as a port that is taken
+            except ObserverOptionError as exc:  # what only shows when it is used, such as a port that is taken
                 raise self.settings.complaint(exc.details["option"], exc.details["why"]) from exc
             except (Exception, SystemExit) as exc:  # the observer's failure, which its author has to see
                 raise self.settings.complaint(None, f"its method watch raised {line_of(exc)}") from exc
 
     def hear_ends(self, store: Store) -> None:
-        """Have it hear of the ends that a store announces for others, of those that it wants, if it wants to."""
+        """Have it hear, if it wants to, of those ends that it wants among all that a store announces for others."""
         observer = self.observer
         if isinstance(observer, HearingEndsObserver) and not self.is_durable:
             store.on_end(partial(_pass_on, EventChoice(self.events, self.settings.agent), observer))
@@ -132,8 +132,8 @@ def _pass_on(choice: EventChoice, observer: HearingEndsObserver, event: RunLifec
 def build_observers(settings: Settings, environ: Mapping[str, str] | None = None) -> list[ConfiguredObserver]:
     """All observers that the settings name. Imports their modules, which may take long; needs no event loop.
 
-    In a child process of a worker those alone that are told by the process that runs agents, and that nobody scrapes. Its
-    supervisor has the others, which can be scraped, and feeds them whatever agents do to this process.
+    In a child process of a worker, only those that are told by the process that runs agents, and that nobody scrapes.
+    Its supervisor has the others, which can be scraped, and feeds them no matter what agents do to this process.
 
     Raises:
         SettingsError: one of them cannot be made; the message names its table, and the key. Those before it are closed.
@@ -193,9 +193,9 @@ def _configured(configured: ObserverSettings, target: Any, observer: RunObserver
 
 
 def close_at_once(observers: Mapping[str, RunObserver]) -> None:
-    """Close what nobody will use, by name, wherever this is called: in a thread, for here a loop may be running.
+    """Close what nobody will use, by name, wherever this is called: in a thread, as a loop may be running here.
 
-    Who swallows its cancel is left behind, with its loop, as `asyncio.run` would wait for it.
+    An observer that swallows its cancel is left behind with its loop; `asyncio.run` would wait for it.
     """
 
     async def close_all() -> None:
@@ -223,7 +223,7 @@ def close_at_once(observers: Mapping[str, RunObserver]) -> None:
 
 
 class _Options:
-    """The options of a table with what the environment has for them, and how to speak of them without that."""
+    """The options of a table with what the environment has for them, and a way to speak of them without that."""
 
     def __init__(self, configured: ObserverSettings, environ: Mapping[str, str]) -> None:
         self._configured = configured
@@ -248,7 +248,7 @@ class _Options:
                 return value
 
     def masked(self, text: str) -> str:
-        """A message with what the environment has, which may be secret, as it is written in the file."""
+        """A message in which what the environment has, which may be secret, reads as it is written in the file."""
         return without_secrets(text, self._shown)
 
 
@@ -317,7 +317,7 @@ def _delivery_of(configured: ObserverSettings, target: Any) -> Delivery:
 
 
 def _check_keys(configured: ObserverSettings, delivery: Delivery) -> None:
-    """See that no key stands there which means nothing for this delivery."""
+    """See that no key is set that means nothing for this delivery."""
     if delivery is Delivery.durable:
         if configured.required:
             why = (
@@ -333,7 +333,7 @@ def _check_keys(configured: ObserverSettings, delivery: Delivery) -> None:
 
 
 def _events_of_class(configured: ObserverSettings, target: Any) -> tuple[LifecycleEventType, ...] | None:
-    """Which events the class asks for, unless what it calls so is something else."""
+    """The events that the class asks for, unless what it calls `events` is something else."""
     said = said_by_class(target if inspect.isclass(target) else type(target), "events")
     if said is None:
         return None

@@ -24,7 +24,7 @@ def enter_project(settings: Settings) -> None:
 
 
 def missing_packages(settings: Settings) -> Iterator[str]:
-    """What the project wants to be installed and is not, a sentence for each."""
+    """What the project wants installed and is not, a sentence for each."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     for package in settings.project.packages:

@@ -14,7 +14,7 @@ def load_redaction(settings: Settings) -> Redact | None:
     """The hook that the settings name; None if they name none.
 
     Raises:
-        SettingsError: there is no such hook, or it is none.
+        SettingsError: there is no such hook, or it is not a hook.
         AgentImportError: the code of its module failed.
     """
     if settings.redact is None:

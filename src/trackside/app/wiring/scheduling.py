@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def scheduling(settings: Settings, store: Store, manager: RunManager) -> partial[CronScheduler]:
-    """A cron scheduler, but for what says when it is on duty."""
+    """A cron scheduler that only lacks what says when it is on duty."""
     from trackside.app.server.crons import CronScheduler
     from trackside.app.server.run_webhooks import keep_ends
 

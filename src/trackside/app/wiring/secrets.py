@@ -1,4 +1,4 @@
-"""Secrets of the server's settings, which may stand in the environment: `env:NAME`."""
+"""Secrets in the server's settings, which may be kept in the environment: `env:NAME`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def secret_in(settings: Settings, key: str, value: str | None) -> str | None:
 
 
 def webhook_secret_of(settings: Settings) -> str | None:
-    """With what a server signs what it tells of the ends of runs; None: that is not signed.
+    """The secret with which a server signs what it tells of the ends of runs; None: that is not signed.
 
-    Without the packages for webhooks nothing is told, and whether it signs is not seen.
+    Without the packages for webhooks nothing is told, and the secret is not tried.
 
     Raises:
-        SettingsError: it signs nothing, or the environment does not have it.
+        SettingsError: nothing can be signed with it, or the environment does not have it.
     """
     secret = secret_in(settings, _OF_WEBHOOKS, settings.server.webhook_secret)
     if secret is None:

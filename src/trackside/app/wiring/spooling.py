@@ -1,4 +1,4 @@
-"""Says where what a database could not take is kept until it can: one folder for each database."""
+"""Says where to keep what a database could not take until it can: one folder for each database."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from trackside.app.spool.standing import left_in, why_unwritable
 def spool_folder(settings: Settings) -> Path:
     """The folder of the spool, absolute.
 
-    Beside an SQLite file, and named after it; for a database on a server in this user's state directory. With the
-    setting `database.spool` in that folder instead. There each database has one of its own, and each schema that an address
-    names as `search_path`, so that what is spooled for one is never delivered to another. One that has another address than
-    before, as after a failover, has another folder, too: see `spools_elsewhere`.
+    It is beside an SQLite file, and named after it; for a database on a server, it is in this user's state directory.
+    With the setting `database.spool`, it is in that folder instead. There, each database has a folder of its own, and
+    so has each schema that an address names as `search_path`, so that what is spooled for one is never delivered to
+    another. A database with another address than before, as after a failover, has another folder, too: see
+    `spools_elsewhere`.
     """
     if settings.sqlite_file is not None:
         path = Path(settings.sqlite_file).absolute()
@@ -34,13 +35,13 @@ def spool_folder(settings: Settings) -> Path:
 
 
 def unwritable_spool(settings: Settings) -> Iterator[str]:
-    """What to say where the folder is not this user's to write: nobody notices before the database is away."""
+    """What to say if this user may not write to the folder: nobody notices before the database is away."""
     if (why := why_unwritable(spool_folder(settings))) is not None:
         yield f"{why}; set database.spool to another"
 
 
 class SpoolElsewhere(NamedTuple):
-    """A folder that is not this database's, so many ends of runs that wait in it, and the command that would bring them."""
+    """A folder that is not this database's, how many ends of runs wait in it, and the command that would bring them."""
 
     folder: Path
     waiting: int
@@ -48,9 +49,9 @@ class SpoolElsewhere(NamedTuple):
 
 
 def spools_elsewhere(settings: Settings) -> Iterator[SpoolElsewhere]:
-    """Folders beside that of this database in which ends of runs wait whose processes are gone; blocks.
+    """Folders beside this database's in which ends of runs wait whose processes are gone; blocks.
 
-    They are kept for a database at another address. Nobody but a human knows whether it has this one now.
+    They are kept for a database at another address. Only a human knows whether that database has this address now.
     """
     own = spool_folder(settings)
     if own.parent != _of_all(settings):  # it is beside its SQLite file, and goes where that goes
@@ -67,8 +68,8 @@ def spools_elsewhere(settings: Settings) -> Iterator[SpoolElsewhere]:
 def _bring(folder: Path, own: Path) -> str:
     """The command that brings what waits in one folder to the other beside it, which may be there by the time it is typed.
 
-    Whoever types it may be root, and the files have to stay those of the user who records: a folder that is not there is not
-    made, but becomes of the one that is.
+    Whoever types it may be root, and the files have to stay those of the user who records: if the target is not there,
+    it is not made; the source is renamed to it.
     """
     parent, source, target = (shlex.quote(name) for name in (str(own.parent), f"./{folder.name}", f"./{own.name}"))
     move = f"if [ -d {target} ]; then mv {source}/waiting-*.jsonl {target}; else mv {source} {target}; fi"
@@ -76,14 +77,14 @@ def _bring(folder: Path, own: Path) -> str:
 
 
 def ends_elsewhere(settings: Settings) -> Iterator[str]:
-    """What to say of these to whoever starts with an address that may be new."""
+    """What to say of these folders to whoever starts with an address that may be new."""
     for folder, waiting, bring in spools_elsewhere(settings):
         ends = "1 end of a run waits" if waiting == 1 else f"{waiting} ends of runs wait"
         yield f"{ends} in {folder} for a database at another address; if it is this one now, stop, `{bring}`, start again"
 
 
 def _on_server(url: str) -> tuple[str, str]:
-    """What a database is called, and what no other is: who connects and how may change, and it stays the same."""
+    """A database's name, and its identity, which stays the same if who connects, or how, changes."""
     from trackside.app.storage.health import server_database
 
     found = server_database(url)

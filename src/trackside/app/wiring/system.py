@@ -47,7 +47,7 @@ def _shown(settings: Settings) -> Iterator[tuple[str, Setting]]:
     for key, value in _values(settings):
         yield key, Setting(_without_secrets(key, value), sources.get(key))
     for observer in settings.observers:
-        # What an option is nobody here knows: it may be a token, or an address with one in it.
+        # Nobody here knows what an option is: it may be a token, or an address with one in it.
         table = {"type": observer.type, "options": sorted(observer.options)}
         yield f"observers.{observer.name}", Setting(table, observer.where)
 
@@ -59,7 +59,7 @@ def _without_secrets(key: str, value: Any) -> Any:
 
 
 def _values(settings: Settings) -> Iterator[tuple[str, Any]]:
-    """All keys with what they are, also those that nobody has set."""
+    """All keys and their values, including those that nobody has set."""
     yield "database.url", settings.database_shown
     yield "database.spool", settings.database_spool
     yield "database.spool_size", settings.database_spool_size

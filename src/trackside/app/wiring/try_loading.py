@@ -2,9 +2,10 @@
 
     python -m trackside.app.wiring.try_loading NAME REFERENCE
 
-ends with 0 if REFERENCE is an agent, with `FORGETFUL` if it is one that forgets its threads, and else with 1, saying why on
-the last line of standard error. Observers, and what a server needs, are tried as the settings in the current folder have
-them, so that no secret stands on a command line; a database that a flag says is in the environment, as `DATABASE_VARIABLE`.
+ends with 0 if REFERENCE is an agent, with `FORGETFUL` if it is one that forgets its threads, and otherwise with 1,
+saying why on the last line of standard error. Observers, and what a server needs, are tried as the settings in the
+current folder have them, so that no secret is on a command line; a database named by a flag is in the environment, as
+`DATABASE_VARIABLE`.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ SETTINGS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "server.app": lambda settings: check_guest(settings, load_guest(settings)),
     "server.webhook_secret": webhook_secret_of,
 }
-"""Settings without which a server does not start, by their keys, and what sees whether they will do."""
+"""Settings without which a server does not start, by their keys, and what checks whether they will do."""
 DATABASE_VARIABLE: Final = "_TRACKSIDE_DATABASE_URL"
-"""What has the database of `--database`, without which the settings of a fleet may be none; nothing if none was typed."""
+"""Has the database of `--database`, without which the settings of a fleet may be invalid; unset if none was typed."""
 FORGETFUL: Final = 3
 BEHIND_PLACE = "\t"
-"""What stands behind the place of such a setting, and before why it will not do."""
+"""What comes after the place of such a setting, and before why it will not do."""
 
 
 def main(name: str, reference: str) -> int:
