@@ -27,7 +27,7 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus, ThreadStatus
 
 MOST_THREADS: Final = 100_000
-"""How many threads are counted, at most, which takes some milliseconds."""
+"""At most this many threads are counted, which takes some milliseconds."""
 
 _OPEN: Final = [status.value for status in RunStatus if not is_final(status)]
 

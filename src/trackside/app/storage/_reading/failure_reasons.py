@@ -15,7 +15,7 @@ from trackside.app.storage._rows.tables import runs, threads
 from trackside.harness.types import RunStatus
 
 MOST_FAILURES: Final = 2_000
-"""How many runs are looked at, at most, which takes some ten milliseconds."""
+"""At most this many runs are looked at, which takes some ten milliseconds."""
 
 _SHOWN: Final = 500  # characters of an error
 _TELLS_ITS_ERROR: Final = or_(runs.c.removed_at.is_(None), and_(threads.c.ends, threads.c.removed_at.is_not(None)))

@@ -17,7 +17,7 @@ from trackside.app.storage._rows.tables import active_runs, runs, threads
 from trackside.harness.types import ThreadStatus
 
 MOST_WAITING: Final = 10_000
-"""How many threads that wait for a human are counted, at most."""
+"""At most this many threads that wait for a human are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

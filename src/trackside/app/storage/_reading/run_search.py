@@ -34,7 +34,7 @@ _FIRST_LOOK: Final = 250  # enough to fill a page if most runs match
 _LOOK: Final = LOOKED_AT - _FIRST_LOOK
 
 _AS_TEXT: Final = (runs.c.created_at, runs.c.started_at, runs.c.ended_at, runs.c.metadata)
-"""Columns decoded only for the rows where that is asked: decoding most rows would be a third of the time."""
+"""Columns decoded only for rows where that is asked: for most rows, decoding would be a third of the time."""
 _LOOKED_FOR_IN: Final = (
     *(type_coerce(column, PlainText).label(column.name) for column in _AS_TEXT),
     runs.c.run_id,

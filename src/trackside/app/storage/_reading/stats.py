@@ -33,7 +33,7 @@ FEW_RUNS = 2_000
 """Percentiles are exact for up to this many runs."""
 
 MOST_BUCKETS = 1_000
-"""How many time buckets are given at once, at most."""
+"""At most this many buckets of time are given at once."""
 
 _ENDED = [status.value for status in RunStatus if is_final(status)]
 _OPEN = [status.value for status in RunStatus if not is_final(status)]

@@ -219,7 +219,7 @@ def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 class holds_mostly(FunctionElement[bool]):  # noqa: N801  # named as the functions of SQL are
-    """The same condition, which SQLite does not expect to leave few rows, so that it follows no index from it."""
+    """The same condition, but SQLite does not expect it to leave few rows, and so follows no index from it."""
 
     inherit_cache = True
 

@@ -119,7 +119,7 @@ go as soon as nobody needs them.
 """
 
 # Runs on threads of their own leave as many removed threads as there are runs: a search for others must not meet them.
-# There is no index of all: threads are merged, status by status. The agent is there only to be read from the index.
+# There is no index of all: threads are merged, status by status. The agent is there to be read from the index.
 _is_there = threads.c.removed_at.is_(None)
 _is_removed = threads.c.removed_at.is_not(None)
 partial_index(
@@ -183,7 +183,7 @@ runs = Table(
     Column("retry_of", PlainText),
     Column("request", JsonText),
     Column("removed_at", UtcTime),
-    # Columns after the id are there only to be read from the index. They never change, or only with the status.
+    # Columns after the id are there to be read from the index. They never change, or only with the status.
     Index("ix_runs_thread", "thread_id", "created_at", "run_id", "agent"),
     Index("ix_runs_status", "status", "created_at", "run_id", "removed_at"),
     Index("ix_runs_agent", "agent", "status", "created_at", "run_id", "thread_id", "removed_at"),
@@ -335,7 +335,7 @@ _is_nobodys = active_runs.c.owner.is_(None)
 _is_ready = and_(_is_nobodys, _waits, _holds_thread)
 _is_to_promote = and_(_is_nobodys, _is_delayed)
 partial_index("ix_active_runs_ready", active_runs.c.pool, active_runs.c.ordinal, where=_is_ready)
-# A worker finds runs of its agents without reading past those of others. The version is there only to be read.
+# A worker finds runs of its agents without reading past those of others. The version is there to be read.
 partial_index(
     "ix_active_runs_offered",
     active_runs.c.pool,
