@@ -369,7 +369,7 @@ async def _membership(
 
 
 def _sweeper(settings: Settings, store: Store, checkpointer: Any, agents: Mapping[str, object]) -> Sweeper:
-    """What removes expired items, and what threads that are gone leave behind once nobody asks for results any more."""
+    """What removes expired items and, once nobody asks for results any more, what threads that are gone have left."""
     elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
     forget = [*forgotten_by(elsewhere), *forgotten_by_agents(agents)]
     return store.sweeper(forget=forget, linger=RESULTS_LINGER)

@@ -67,7 +67,7 @@ async def joined(
         store.fleet.on_news.append(tell)
         stack.callback(store.fleet.on_news.remove, tell)
         mirrors = None
-        # A server has one, too: it changes and removes threads, and executes what no other process can.
+        # A server has a relay, too: it changes and removes threads, and executes what no other process can.
         stack.push_async_callback(Relay(streams, engine.live).aclose)
         if role == "server":
             mirrors = Mirrors(streams, engine.live, RunEnds(store))

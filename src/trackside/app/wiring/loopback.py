@@ -140,7 +140,7 @@ def _of_an_app(run: RunContext) -> tuple[Loopback, RunContext] | None:
 
 
 class _Transports(list[Any]):
-    """Replaces the SDK's list. Only its client keeps a transport put on it, as a node may make one each time."""
+    """Replaces the SDK's list. A transport put on it is kept by its client only, as a node may make one each time."""
 
     @override
     def append(self, transport: Any) -> None:

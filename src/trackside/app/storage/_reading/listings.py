@@ -1,9 +1,9 @@
 """Runs and threads in pages, newest first, however many there are: a page begins at a place, and no rows are counted off.
 
 Indexes end with time and id, so whichever one finds the records finds them in the order of the listing, and is read
-no further than a page needs. There is no index for the time alone: a page of all is merged from one page of the runs,
-or of the threads, of every status, which costs writers nothing. Of several filters, one that few records match leads,
-and the others are checked; a glance at the indexes tells which one that is. What it finds is sorted only if it is few.
+no further than a page needs. There is no index for the time alone: a page of all runs, or of all threads, is merged
+from one page for each status, which costs writers nothing. Of several filters, one that few records match leads, and
+the others are checked; a glance at the indexes tells which one that is. What it finds is sorted only if it is few.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class RunListing:
         return [run_of(row) for row in connection.execute(query)]
 
     def beginning_with(self, connection: Connection, beginning: str) -> list[Select[Any]]:
-        """The keys of pages of the runs whose id, or whose thread's id, begins like this; of each, if these are few."""
+        """The keys of pages of runs whose id, or whose thread's id, begins like this; each only if these are few."""
         rest = [*self._time(runs.c.created_at), *self._rest()]
         return [
             self.page.keys([*begins(id_, beginning), *rest], runs.c.created_at, runs.c.run_id)
@@ -310,7 +310,7 @@ class RunListing:
         waiting: bool = True,
         is_there: bool = True,
     ) -> Conditions:
-        """The other conditions, in a form that uses no index: the page is already read through another one."""
+        """The other conditions, in a form that makes no index lead: the page is already read through another one."""
         conditions = [is_labelled(label, runs) for label in self.labels]
         if is_there and not self.removed:
             conditions.append(runs.c.removed_at.is_(None))

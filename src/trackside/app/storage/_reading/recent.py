@@ -220,7 +220,7 @@ class RecentEvents:
         return self.start <= cursor <= self.end
 
     def first(self, cursor: int, wanted: EventFilter) -> StoredEvent | None:
-        """The first event after a position held here that is wanted, or of which it is not yet known whether it is."""
+        """The first event here after a position that is wanted, or of which it is not yet known whether it is."""
         if cursor == self.end:
             return None
         events, known, owners = self._events, self.agents.known, self._owners

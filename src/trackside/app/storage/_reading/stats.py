@@ -81,7 +81,7 @@ class _Span(NamedTuple):
 
 
 class _Edge(NamedTuple):
-    """A time that is not a whole minute; without `until`, it goes to the end of the calendar."""
+    """A time that is not a whole minute; if `until` is None, it goes to the end of the calendar."""
 
     since: datetime
     until: datetime | None
@@ -316,7 +316,7 @@ def divide(
 
 
 def _spans(first: int | None, behind: int | None, periods: Sequence[int]) -> Iterator[_Span]:
-    """The minutes from `first` to before `behind`, as periods of the given lengths, which come longest first."""
+    """The minutes from `first` to before `behind`, in periods of the given lengths (the longest is given first)."""
     if not periods or (first is not None and first == behind):
         return
     seconds, *shorter = periods

@@ -203,7 +203,7 @@ def _last_that_closes_questions(thread: FromClause) -> ColumnElement[str]:
 
 
 def _closes_questions(run: FromClause) -> ColumnElement[bool]:
-    """That a run has begun, and no question asked before it is open any more; even if it was deleted since."""
+    """That a run, even one deleted since, has begun, and no question asked before it is open any more."""
     closes = unindexed(run.c.status).in_([status.value for status in CLOSE_QUESTIONS])
     return and_(run.c.last_sequence > 0, closes)
 

@@ -33,7 +33,7 @@ duties = Table(
 """What one process does for all: the one that holds the lease, which is like those of workers."""
 
 server_metadata: Final = MetaData(naming_convention=metadata.naming_convention)
-"""Tables that only a database server has: of the processes that share an SQLite file, one executes each run."""
+"""Tables that only a database server has: where processes share an SQLite file, each run is executed by one of them."""
 
 live_parts = Table(
     "live_parts",

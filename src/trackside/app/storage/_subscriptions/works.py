@@ -198,7 +198,7 @@ class Delete(SubscriptionWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Acquire(SubscriptionWork):
-    """Become the consumer, unless the lease of another goes on. Its result is a `Grant`."""
+    """Become the consumer, unless there is one whose lease goes on. Its result is a `Grant`."""
 
     consumer: str
     lease_seconds: float

@@ -1,4 +1,4 @@
-"""Starts runs anew whose worker was lost or shut down: as another run of the same thread, in the end's transaction.
+"""Starts runs anew whose worker was lost or shut down: each as another run of its thread, in its end's transaction.
 
 The first attempt after a run takes its place, so that the messages of the thread keep their order. Later attempts wait
 a while (`harness.admission.seconds_before`) and keep no other runs of the thread waiting meanwhile; then they have that

@@ -63,7 +63,7 @@ class Work(ABC):
     __slots__ = ()
 
     may_be_forgotten = False
-    """Whether a server that crashes right after the commit may have lost it: nothing comes of it alone."""
+    """Whether a database server that crashes right after the commit may lose it, as nothing follows from it alone."""
 
     @property
     def alone(self) -> bool:
@@ -261,7 +261,7 @@ class UnitOfWork:
         """Accept events that follow, all or none; those that are stored already come back as they are stored (I4).
 
         `workers` are those on whose behalf this is done: only they may start runs of theirs. Events of runs that are
-        older than the ones in `last_runs` change nothing of those threads.
+        older than the one that `last_runs` has for their thread change nothing of the thread.
 
         Raises:
             EventOrderError: an event cannot follow what its run has.
