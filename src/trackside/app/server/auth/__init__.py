@@ -1,4 +1,4 @@
-"""Who asks: finds out before anything else looks at a request, and puts it into `scope["trackside.principal"]`.
+"""Finds out who asks, before anything else looks at a request, and puts that into `scope["trackside.principal"]`.
 
 An `Authenticator` knows one way in which clients say who they are: API keys (`keys`), tokens of an identity provider
 (`tokens`), or a function of the user's (`own`). `middleware` asks it, `exposure` makes sure that no server without one

@@ -50,12 +50,12 @@ def bearer_of(scope: Scope) -> str | None:
 
 
 def unknown(why: str) -> HttpError:
-    """The error for who is not known. It says nothing of what he sent."""
+    """The error for a client that is not known. It says nothing of what the client sent."""
     return HttpError(status=401, detail=why, headers={"WWW-Authenticate": "Bearer"})
 
 
 def listed(names: object) -> list[str] | None:
-    """The texts among names: a text with spaces between them, or a list, tuple or set; None if it is nothing of these."""
+    """The texts in `names`, which has spaces between them or is a list, tuple or set; None if it is none of these."""
     if isinstance(names, str):
         return names.split()
     if isinstance(names, bytes | bytearray | memoryview) or not isinstance(names, Sequence | AbstractSet):
@@ -64,9 +64,9 @@ def listed(names: object) -> list[str] | None:
 
 
 def highest(names: object, *, prefixed: bool) -> Permission | None:
-    """The highest of our permissions among names, which are as `listed` takes them; None if there is none.
+    """The highest of our permissions among names, in a form that `listed` takes; None if there is none.
 
-    With `prefixed` only those count that begin with `trackside:`, because the others are somebody else's.
+    With `prefixed`, only names that begin with `trackside:` count, because the others are somebody else's.
     """
     given = listed(names) or ()
     for permission in (Permission.admin, Permission.run, Permission.read):

@@ -1,8 +1,8 @@
-"""Keeps web pages from driving a server that asks nobody who he is.
+"""Keeps web pages from driving a server that has no authentication.
 
-Whoever sits at this machine may do everything with such a server, and so might each page that his browser shows: the browser
-sits at this machine, too. Two things tell them apart. A page of another origin cannot hide it (`Origin`); and one whose own
-name was made to mean 127.0.0.1 (DNS rebinding) still asks for that name (`Host`).
+Anybody at this machine may do everything with such a server, and so could each page that their browser shows: the
+browser is at this machine, too. Two things tell them apart. A page of another origin cannot hide that (`Origin`); and a
+page whose own name was made to mean 127.0.0.1 (DNS rebinding) still asks for that name (`Host`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class LocalOnly:
-    """An ASGI middleware that lets requests through which name this machine, and come from no page of elsewhere.
+    """An ASGI middleware that lets requests through if they name this machine and come from no page of another origin.
 
     Args:
         app: what is behind it.
         hosts: other names that the server goes by, an address as `[fd00::5]`; `*` is any.
-        origins: pages of elsewhere that may use it, as `https://example.org`; `*` is any.
+        origins: other origins whose pages may use it, as `https://example.org`; `*` is any.
     """
 
     def __init__(self, app: Any, *, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
@@ -35,7 +35,7 @@ class LocalOnly:
         self._known: dict[bytes, bool] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # An app around this one that knows who asks has let him in.
+        # An app around this one that knows who asks has let the client in.
         is_known = scope["type"] == "lifespan" or "trackside.principal" in scope
         why = None if is_known else self._why_not(scope)
         if why is None:
@@ -78,13 +78,13 @@ class LocalOnly:
             return True
         if name is None or not text.startswith("http"):
             return False
-        # A page of the server's own, under a name that it is said to have: by `*` a name that was rebound would be one, too.
+        # The server's own page, under a name that `hosts` gives it: with `*`, a rebound name would count, too.
         is_own = name in self._hosts and host is not None and _place_of(text) == _place_in(text, host)
         return is_own or is_loopback(name)
 
 
 def _name_in(url: str) -> str | None:
-    """The name of the host, in small letters, or its address, without brackets and as short as it can be written."""
+    """The host's name in lower case, or its address in the shortest form and without brackets."""
     try:
         name = urlsplit(url).hostname
         return str(ipaddress.IPv6Address(name)) if name is not None and ":" in name else name
@@ -93,12 +93,12 @@ def _name_in(url: str) -> str | None:
 
 
 def _place_in(origin: str, host: bytes) -> tuple[str | None, int | None] | None:
-    """Where a page of an origin comes from if that is what a request names as its host."""
+    """The place that a request's `Host` names, by the scheme of this origin."""
     return _place_of(f"{origin.partition('://')[0]}://{host.decode('latin-1')}")
 
 
 def _place_of(url: str) -> tuple[str | None, int | None] | None:
-    """The name of the host, and the port, which browsers leave out and proxies say where it is that of the scheme."""
+    """The host's name, and its port: where that is the scheme's own, browsers leave it out and proxies name it."""
     try:
         parts = urlsplit(url)
         return _name_in(url), parts.port or _PORTS.get(parts.scheme)

@@ -1,4 +1,4 @@
-"""Calls functions of the user's that decide about requests: in time, beside the loop, and without telling what they saw."""
+"""Calls the user's functions that decide about requests: in time, off the loop, and without telling what they saw."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ logger = logging.getLogger("trackside.server")
 SECONDS: Final = 10.0
 _AT_ONCE: Final = 64  # synchronous calls of one function
 _ERRORS: Final = range(400, 600)
-_MOST_PLACES: Final = 100  # of which the way there is said
-_LONGEST_SENTENCE: Final = 2_000  # characters: the log needs no more, and all that was sent is looked for in it
+_MOST_PLACES: Final = 100  # whose tracebacks are logged
+_LONGEST_SENTENCE: Final = 2_000  # characters: the log needs no more, and it is searched for all that was sent
 
 
 class Failure:
-    """What went wrong with a function of the user's. The log says it, and no client."""
+    """What went wrong with a function of the user's. The log says it, and no client hears it."""
 
     def __init__(self, why: str) -> None:
         self._why = why
 
     def answer(self) -> HttpError:
-        """Say it in the log; what the client is told."""
+        """Say it in the log; returns what the client is told."""
         logger.error("%s", self._why)
         return HttpError(status=500, detail=FAILED)
 
 
 class Called:
-    """A function of the user's, asynchronous or not."""
+    """One of the user's functions, asynchronous or not."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004  # an object that is called
+            getattr(function, "__call__", None)  # noqa: B004  # an object with `__call__`
         )
-        # Its own: none of agents' functions is in its way, and it is in nobody's.
+        # Threads of its own: agents' functions do not get in its way, and it gets in nobody's.
         self._threads = Threads(_AT_ONCE, thread_name_prefix="trackside-auth")
         self._shown: set[tuple[CodeType | None, int]] = set()
 
@@ -57,7 +57,7 @@ class Called:
             what: what the function is, for the log.
             scope: the request; nothing of its headers comes into the log.
             given: what it takes.
-            asserted: makes the answer if an assertion of its failed.
+            asserted: makes the answer if one of its assertions failed.
 
         Raises:
             HttpError: it has refused the request, failed, or taken too long.
@@ -77,7 +77,7 @@ class Called:
 
     def _answer_to(self, exc: Exception, what: str, scope: Scope) -> HttpError:
         """What a client is told of what the function raised: its own status and sentence, else nothing. The log says where
-        that was, and the first time the way there, without what was there: a line of code tells no secrets.
+        it was raised, and the first time also the traceback, without values: a line of code tells no secrets.
         """
         if (said := _own_answer(exc)) is not None:
             return said
@@ -99,7 +99,7 @@ class Called:
 
 
 def _own_answer(exc: Exception) -> HttpError | None:
-    """The status and the sentence that an exception has itself."""
+    """The answer with an exception's own status and sentence; None if it has no such status."""
     status = getattr(exc, "status_code", None)
     if not isinstance(status, int) or status not in _ERRORS:
         return None

@@ -1,4 +1,4 @@
-"""Whether a server may listen at an address: one that asks nobody who he is serves this machine alone."""
+"""Whether a server may listen at an address: one without authentication serves this machine alone."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class ExposedServerError(TracksideError):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address, or a name that means one everywhere."""
+    """Whether only this machine reaches an address, or a name that means such an address everywhere."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
-        return False  # what a name means today it need not mean tomorrow
+        return False  # what a name means today, it need not mean tomorrow
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
 
@@ -35,7 +35,7 @@ def check_exposure(hosts: Iterable[str], auth: str) -> None:
         auth: the setting `server.auth`.
 
     Raises:
-        ExposedServerError: one of them is for others, and nobody is asked who he is.
+        ExposedServerError: one of them is open to others, and there is no authentication.
     """
     if auth != "none":
         return

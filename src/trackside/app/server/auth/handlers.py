@@ -1,7 +1,7 @@
 """The authorization handlers of an `Auth` of `langgraph_sdk`: which one decides on a request, and what its answer means.
 
-A handler has the last word. It lets a request go on, refuses it, or says what the metadata have to contain of whatever the
-request is about. One that fails has refused it.
+A handler has the last word. It lets a request go on, refuses it, or says what the metadata of whatever the request is
+about have to contain. A handler that fails has refused the request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UnsuitedHandlerError(TracksideError, TypeError):
 
 
 class User:
-    """Who asks, as handlers and apps behind ours know him: what `@auth.authenticate` has said, by attribute and by key."""
+    """Who asks, for handlers and apps behind ours: what `@auth.authenticate` has returned, by attribute and by key."""
 
     def __init__(self, principal: Principal) -> None:
         name = principal.identity
@@ -51,22 +51,22 @@ class User:
 
     @property
     def identity(self) -> str:
-        """His name."""
+        """The user's name."""
         return str(self._known["identity"])
 
     @property
     def display_name(self) -> str:
-        """How he is called."""
+        """The name to show for the user."""
         return str(self._known["display_name"])
 
     @property
     def is_authenticated(self) -> bool:
-        """Whether he is known: else nobody is asked about him."""
+        """Whether the user is known: no handler is asked about one who is not."""
         return True
 
     @property
     def permissions(self) -> list[str]:
-        """What his program lets him do."""
+        """What the user's program lets the user do."""
         return list(self._known["permissions"])
 
     def __getattr__(self, name: str) -> Any:
@@ -107,7 +107,7 @@ class Handlers:
 
     @classmethod
     def of(cls, found: Any) -> Self | None:
-        """Those of an `Auth`; None if it has none, or is none.
+        """The handlers of an `Auth`; None if it has none, or is no `Auth`.
 
         Raises:
             UnsuitedHandlerError: one of them cannot be asked.
@@ -125,7 +125,7 @@ class Handlers:
         """Have the most specific handler decide. It may change the value.
 
         Returns:
-            What metadata have to contain of what the request is about, nothing if all will do; None: no handler decides.
+            What the metadata of what is asked about must contain, nothing if all will do; None: no handler decides.
 
         Raises:
             HttpError: the request is refused, or the handler failed.
@@ -148,7 +148,7 @@ class Handlers:
             raise Failure(f"{what} returned something that cannot be understood: {exc}").answer() from None
 
     def decide_on(self, resource: Resource, action: Action) -> bool:
-        """Whether one of them does."""
+        """Whether one of them decides on this."""
         return self._deciding_on(resource, action) is not None
 
     def _deciding_on(self, resource: Resource, action: Action) -> Called | None:
@@ -157,10 +157,10 @@ class Handlers:
 
 
 def wanted_by(rules: Any) -> JsonObject:
-    """What metadata contain that fit a handler's filter, by the keys of the filter.
+    """What metadata that fit a handler's filter contain, by the keys of the filter.
 
     Raises:
-        ValueError: it is no such filter. To leave a part of it out would let somebody see what he may not.
+        ValueError: it is no such filter. Leaving a part of it out would let callers see what they may not.
     """
     if not isinstance(rules, Mapping):
         raise ValueError(f"a {type(rules).__name__}, which is not a filter, None, True or False")  # noqa: TRY004  # one kind for all

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trackside.server")
 
 _FRESH: Final = 300.0  # seconds for which keys are believed
-_STALE: Final = 3_600.0  # … and those for which they are when they cannot be fetched
-_AGAIN: Final = 10.0  # … and those between two tries, whatever key is asked for
-_TIMEOUT: Final = 5.0  # … and those that fetching them may take, however fast each byte comes
+_STALE: Final = 3_600.0  # seconds for which they are believed when they cannot be fetched
+_AGAIN: Final = 10.0  # seconds between two tries, whatever key is asked for
+_TIMEOUT: Final = 5.0  # seconds that fetching them may take, however fast each byte comes
 _MOST_BYTES: Final = 1_048_576
 
 
 class BadKeySetError(ValueError):
-    """There are no keys in what was fetched, or it could not be."""
+    """There are no keys in what was fetched, or nothing could be fetched."""
 
 
 class KeySet:
@@ -61,13 +61,13 @@ class KeySet:
         self._fetching = asyncio.Lock()
         self._threads = DaemonThreads("trackside-jwks")
         self.version = 0
-        """Another number each time that the keys may have changed."""
+        """Grows each time that the keys may have changed."""
 
     async def key(self, key_id: str | None) -> jwt.PyJWK | None:
         """The key with this id, or the only one for a token that names none; None if there is none.
 
         Raises:
-            HttpError: no keys could be fetched so far, or for an hour (503).
+            HttpError: no keys could be fetched so far, or none for an hour (503).
         """
         if self._age(self._fetched_at) >= _FRESH or key_id not in self._keys:
             await self._fetch_again()
@@ -80,7 +80,7 @@ class KeySet:
         return self._clock() - when
 
     async def _fetch_again(self) -> None:
-        """Fetch them, but not more often than every ten seconds: also unknown ids are not free to whoever makes them up."""
+        """Fetch them, at most every ten seconds: a client that makes up unknown ids must not cause a fetch for each."""
         async with self._fetching:
             if self._age(self._tried_at) < _AGAIN:
                 return
@@ -103,11 +103,12 @@ class KeySet:
 
 
 def _downloaded(url: str) -> bytes:
-    """What is there, as fetched in this thread: with an event loop of its own, whose timeout ends also what goes on and on.
+    """What is at this URL, fetched in this thread: by an event loop of its own, whose timeout also ends an endless
+    answer.
 
     Raises:
         BadKeySetError: it is no key set.
-        httpx.HTTPError, TimeoutError: it cannot be had.
+        httpx.HTTPError, TimeoutError: it cannot be fetched.
     """
     import httpx
 
@@ -117,7 +118,7 @@ def _downloaded(url: str) -> bytes:
 
 
 def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for what is there."""
+    """The proxy that the environment names for this URL."""
     place = urlsplit(url)
     proxy = getproxies().get(place.scheme)
     if not proxy or proxy_bypass(place.netloc):
@@ -128,7 +129,7 @@ def _proxy_for(url: str) -> str | None:
 async def _read(client: httpx.AsyncClient, url: str) -> bytes:
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     async with asyncio.timeout(_TIMEOUT), client, client.stream("GET", url, headers=headers) as answer:
-        # Keys come from where the settings say, and not from where somebody else does: a redirect is no answer.
+        # Keys come from where the settings say, not from where somebody else says: a redirect is no answer.
         if answer.status_code != 200:
             raise BadKeySetError(f"the answer is {answer.status_code}")
         content = bytearray()
@@ -140,7 +141,7 @@ async def _read(client: httpx.AsyncClient, url: str) -> bytes:
 
 
 def keys_in(content: bytes) -> Mapping[str | None, jwt.PyJWK]:
-    """The public keys for signatures in a JWKS, by their ids; if there is one only, also for who names none.
+    """The public keys for signatures in a JWKS, by their ids; if there is only one, also for tokens that name none.
 
     Raises:
         BadKeySetError: there is none.
@@ -149,13 +150,13 @@ def keys_in(content: bytes) -> Mapping[str | None, jwt.PyJWK]:
     listed = document.get("keys") if isinstance(document, dict) else None
     found: dict[str | None, jwt.PyJWK] = {}
     for entry in listed if isinstance(listed, list) else ():
-        # A secret in a JWKS is none any more. What is for encryption signs nothing.
+        # A secret in a JWKS is no longer secret. A key for encryption signs nothing.
         if not isinstance(entry, dict) or entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
             continue
         try:
             key = jwt.PyJWK(entry)
         except jwt.PyJWTError:
-            continue  # of a kind that is not known here; those that are will do
+            continue  # of a kind that is not known here; the others will do
         found[key.key_id] = key
     if not found:
         raise BadKeySetError("there are no keys for signatures in it")

@@ -1,4 +1,4 @@
-"""Clients who have an API key of this store's."""
+"""Clients who have one of this store's API keys."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from trackside.app.storage.errors import StorageError
 logger = logging.getLogger("trackside.server")
 
 FRESH_SECONDS: Final = 2.0
-"""How long what was read of the keys is believed, and so how long one lives on that another process revoked."""
+"""How long the keys that were read are believed, and so how long one that another process revoked lives on."""
 _AGAIN_SECONDS: Final = 0.25
 
 
 class KeyAuthenticator:
     """Knows the owners of API keys, sent as `x-api-key` or `Authorization: Bearer`.
 
-    It holds all keys that are good in memory, and reads them again when it has held them for two seconds and somebody asks;
-    at once if a key was made or revoked in this process. So a request costs no look into the database, and whoever
-    sends keys that there are not costs four at most a second: nothing is kept of those. While the keys cannot be read, all
-    who ask are told what one of them has waited for.
+    It holds all good keys in memory, and reads them again when it has held them for two seconds and a client asks; at
+    once if a key was made or revoked in this process. So a request costs no look into the database, and clients that
+    send keys that do not exist cost at most four looks a second: nothing is kept of those keys. While the keys cannot
+    be read, all clients that ask get the failure that one of them has waited for.
 
     Args:
         keys: those of the store.
-        fresh: seconds for which what was read is believed.
+        fresh: seconds for which the keys that were read are believed.
         clock: monotonic seconds.
     """
 
@@ -59,9 +59,9 @@ class KeyAuthenticator:
             await self._read(self._fresh)
         found = self._good.get(key_id)
         if found is None and not self._is_fresh(_AGAIN_SECONDS):
-            await self._read(_AGAIN_SECONDS)  # it may have been made a moment ago, by another process
+            await self._read(_AGAIN_SECONDS)  # another process may have made it a moment ago
             found = self._good.get(key_id)
-        # The id is no secret. What is, is compared in a time that does not tell how much of it is right.
+        # The id is no secret. The secret is compared in a time that does not tell how much of it is right.
         if found is None or not hmac.compare_digest(found[0].digest, digest_of(secret)):
             raise unknown("this API key is not known, or no longer valid")
         key, principal = found
@@ -99,7 +99,7 @@ def _cannot_be_found_out(exc: StorageError) -> HttpError:
 
 
 def _key_in(scope: Scope) -> tuple[str, str]:
-    """A key that was sent, and its id. Clients may have others' keys in the header of ours, and ours as a bearer's."""
+    """The key that was sent, and its id. Clients may send another's key as `x-api-key`, and ours as a bearer token."""
     header = header_of(scope, b"x-api-key")
     sent = [None if header is None else header.decode("latin-1").strip(), bearer_of(scope)]
     for secret in sent:

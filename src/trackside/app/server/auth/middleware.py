@@ -23,7 +23,7 @@ class Authentication:
         authenticator: identifies clients; None: everybody may do everything.
         public: paths for which nobody is asked who they are.
         rate: how often a client may ask; None: without a limit.
-        uncounted: paths for which everybody may ask without a limit, and which count for nobody.
+        uncounted: paths that everybody may ask for without a limit, and that count for nobody.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Authentication:
         try:
             principal = await self._who(scope)
         except HttpError:
-            self._count(None, scope)  # who guesses is slowed down like everybody else
+            self._count(None, scope)  # a client that guesses is slowed down like everybody else
             raise
         self._count(principal.identity, scope)
         return principal
@@ -80,7 +80,7 @@ class Authentication:
 
 
 def client_of(identity: str | None, scope: Scope) -> str:
-    """What stands for a client where his requests are counted: who he is, else where they come from."""
+    """What stands for a client where its requests are counted: who it is, else where they come from."""
     if identity is not None:
         return f"identity {identity}"
     client = None if WITHIN in scope else scope.get("client")

@@ -1,4 +1,4 @@
-"""Clients whom a function of the user's knows, or an `Auth` of `langgraph_sdk` with one."""
+"""Clients whom one of the user's functions identifies, or an `Auth` of `langgraph_sdk` with such a function."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECRET: Final = re.compile(
     r"(?i:token|secret|passw|pwd|key|credential|cookie|session|authoriz|bearer|jwt)"
     r"|(?<![A-Za-z])(?i:t?otp)|(?i:otp)(?![A-Za-z])|Totp|Otp|(?<=[a-z])T?OTP"
 )
-"""In the names of what a function says of a user and nobody keeps: `totp_seed`, `smsotp`, `mfaOtpCode`; no `footprint`."""
+"""In names of what is said of a user and never kept: `totp_seed`, `smsotp`, `mfaOtpCode`; not in `footprint`."""
 
 
 class UnsuitedFunctionError(TracksideError, TypeError):
@@ -38,7 +38,7 @@ class UnsuitedFunctionError(TracksideError, TypeError):
 
 
 class Headers(dict[bytes, bytes]):
-    """The headers of a request, by lower-case names. They are bytes; who asks with a text gets one."""
+    """The headers of a request, by lower-case names. They are bytes; a look-up by `str` returns a `str`."""
 
     @override
     def __getitem__(self, name: Any) -> Any:
@@ -59,7 +59,7 @@ class Headers(dict[bytes, bytes]):
 
 
 def _path_params_of(scope: Scope) -> Mapping[str, Any]:
-    """What the path names. Nothing is routed yet."""
+    """The parameters of the path, which nothing has routed yet."""
     for route in scope[OURS].routes:
         match, child = route.matches(scope)
         if match is not Match.NONE:
@@ -80,20 +80,20 @@ _PARAMETERS: Mapping[str, Callable[[Scope], Any]] = {
     "headers": lambda scope: Headers(scope["headers"]),
     "authorization": lambda scope: Headers(scope["headers"]).get("authorization"),
 }
-"""What a function may ask for by name, as LangGraph's servers have it."""
+"""What a function may ask for by name, as with LangGraph's servers."""
 
 
 class OwnAuthenticator:
     """Asks the user's function. Made with `of`.
 
-    What the function returns says who asks: a text, a mapping with `identity`, or an object that has one. Whoever it knows
-    may start runs; a permission `trackside:read`, `trackside:run` or `trackside:admin` among his says otherwise. What
-    other permissions there are is his program's business.
+    What the function returns says who asks: a text, a mapping with `identity`, or an object that has one. Whoever it
+    knows may start runs, unless `trackside:read`, `trackside:run` or `trackside:admin` among their permissions says
+    otherwise. Any other permissions are the user's program's business.
     """
 
     def __init__(self, function: Callable[..., Any], names: Sequence[str], handlers: Handlers | None = None) -> None:
         self.handlers = handlers
-        """What of the same `Auth` decides on all that is asked for."""
+        """The handlers of the same `Auth`, which decide on all that is asked for."""
         self._function = Called(function)
         self._takes = [(name, _PARAMETERS[name]) for name in names]
 
@@ -102,7 +102,7 @@ class OwnAuthenticator:
         """An authenticator that asks a function, or the handler of an `Auth`.
 
         Raises:
-            UnsuitedFunctionError: it is neither, or asks for what there is not.
+            UnsuitedFunctionError: it is neither, or asks for something that does not exist.
             UnsuitedHandlerError: its handlers cannot be asked.
         """
         function = _handler_of(found) if hasattr(found, "_authenticate_handler") else found
@@ -120,10 +120,10 @@ def _unknown(exc: AssertionError) -> HttpError:
 
 
 def principal_of(user: Any) -> Principal:
-    """Who asks, by what the user's function says of him.
+    """Who asks, by what the user's function says of the caller.
 
     Raises:
-        HttpError: it does not say who he is, or says in no way that is understood what he may.
+        HttpError: it does not say who the caller is, or does not say in a known form what the caller may do.
     """
     if user is None or user is False:
         raise unknown("you are not known here")
@@ -137,7 +137,7 @@ def principal_of(user: Any) -> Principal:
     if _of(user, "is_authenticated", default=True) is False:
         raise unknown("you are not known here")
     permissions = _of(user, "permissions", default=())
-    if (names := listed(permissions)) is None:  # what he may is not known: not to say so would let him run
+    if (names := listed(permissions)) is None:  # what the caller may do is unknown: ignoring that would let them run
         logger.error(
             "the function that says who the caller is returned permissions that are %s, not a list of texts",
             type(permissions).__name__,
@@ -155,7 +155,7 @@ def principal_of(user: Any) -> Principal:
 
 
 def _kept(user: Any) -> Mapping[str, Any]:
-    """What else he is, for his agents. It is kept with each run that he starts, and so is nothing that looks secret."""
+    """What else is said of a user, for agents. Each run that the user starts keeps it, so nothing that looks secret."""
     if not isinstance(user, Mapping):
         return {}
     plain, _ = canonical({str(name): value for name, value in user.items() if not _SECRET.search(str(name))})
@@ -163,7 +163,7 @@ def _kept(user: Any) -> Mapping[str, Any]:
 
 
 def _unsecret(plain: Any) -> Any:
-    """A plain value without what looks secret in it, however deep that is."""
+    """A plain value without whatever looks secret in it, at any depth."""
     if isinstance(plain, dict):
         return {name: _unsecret(value) for name, value in plain.items() if not _SECRET.search(name)}
     return [_unsecret(value) for value in plain] if isinstance(plain, list) else plain
@@ -177,7 +177,7 @@ def _of(user: Any, name: str, *, default: Any = None) -> Any:
 
 
 def _handler_of(auth: Any) -> Callable[..., Any]:
-    if auth._authenticate_handler is None:  # noqa: SLF001  # what the SDK promises to its servers
+    if auth._authenticate_handler is None:  # noqa: SLF001  # the SDK promises this to servers
         raise UnsuitedFunctionError(why="it has no handler: none is marked with @auth.authenticate")
     handler: Callable[..., Any] = auth._authenticate_handler  # noqa: SLF001
     return handler

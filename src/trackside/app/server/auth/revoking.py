@@ -1,4 +1,4 @@
-"""Ends what a client follows or waits for who is not let in any more: his key was revoked, or his token has expired."""
+"""Ends what a client follows or waits for once it is not let in any more: its key was revoked, or its token expired."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _EVENTS: Final = b"text/event-stream"
 
 
 class RevocableAnswer:
-    """An answer that takes long, and ends when its client is not let in any more; asked as often as a connection says that
-    it is alive.
+    """An answer that takes long, and ends when its client is no longer let in; it asks about that as often as a
+    connection says that it is alive.
 
-    That costs what a request does: what is known of keys and tokens is held in memory. An answer that is over before costs a
-    timer. Whether somebody is let in is not found out while the database is away, or the identity provider; the answer goes
-    on until it is.
+    Asking costs what a request does: what is known of keys and tokens is held in memory. An answer that is over before
+    the first question costs a timer. While the database or the identity provider is away, nobody can tell whether the
+    client is let in; the answer goes on until that is known.
 
     Args:
         answer: what is sent: events, or the result of a run that has to end first.
-        authenticator: who knew the client when he came.
+        authenticator: what let the client in at first.
         seconds: between two questions.
     """
 
@@ -42,8 +42,8 @@ class RevocableAnswer:
         self._asking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, but no more of it once the client is not let in; then the last that a stream says is why, and what was to
-        happen when the client goes does.
+        """Send the answer, but no more of it once the client is not let in; a stream then says why, as its last words,
+        and what was to happen when the client goes happens.
         """
         outlet = _Watched(send)
         self._ask_later(scope)
@@ -89,7 +89,7 @@ class RevocableAnswer:
 
 
 class _Watched:
-    """A client's `send` that knows whether what was sent last ends an event, so that something can come after it."""
+    """A client's `send` that knows whether what it sent last ends an event, so that something can come after it."""
 
     __slots__ = ("_is_between", "_is_over", "_send", "has_begun", "is_stream")
 
@@ -109,8 +109,8 @@ class _Watched:
         await self._send(message)
 
     async def end(self, why: str) -> None:
-        """Say why nothing more comes. What is no stream is cut off instead, as one is in the middle of an event: half of it
-        would be none.
+        """Say why nothing more comes. An answer that is no stream is cut off instead, and so is a stream in the middle
+        of an event: half an event is none.
         """
         if self.is_stream and self._is_between and not self._is_over:
             said = " ".join(why.split()).encode("utf-8", "replace")

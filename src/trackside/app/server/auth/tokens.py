@@ -1,4 +1,4 @@
-"""Clients who have a JSON Web Token of an identity provider's."""
+"""Clients who have a JSON Web Token from an identity provider."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from trackside.harness.errors import TracksideError
 logger = logging.getLogger("trackside.server")
 
 _PLAIN: Final = (jwt.MissingRequiredClaimError, jwt.InvalidAudienceError, jwt.ImmatureSignatureError)
-"""What speaks of claims, and not of what they say."""
+"""Errors whose texts name claims, and not what the claims say."""
 _LEEWAY: Final = 10.0  # seconds by which clocks may differ
 _REMEMBERED: Final = 1_000  # tokens
-_BELIEVED: Final = 60.0  # seconds for which a token is not looked at again
+_BELIEVED: Final = 60.0  # seconds for which a token is not checked again
 _LONGEST: Final = 16_384  # characters of a token
 _LEAST_SECRET: Final = 32  # bytes
 _PUBLIC: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -52,13 +52,13 @@ class TokenRules:
 
 
 class TokenAuthenticator:
-    """Knows who has a token that is signed, meant for this server, and not expired. Made with `of`.
+    """Identifies clients by tokens that are signed, meant for this server, and not expired. Made with `of`.
 
-    What it may be signed with is said here and never by the token, and secrets and public keys are not mixed: else whoever
-    knows a public key could sign with it as with a secret.
+    Which algorithms may sign a token is decided here and never by the token, and secrets and public keys are not mixed:
+    else anybody who knows a public key could sign with it as with a secret.
 
-    A signature takes 30 to 150 µs to check, so a token that was good is believed for a minute, until it ends, or until the
-    keys change; of it only a digest is kept.
+    A signature takes 30 to 150 µs to check, so a token that was good is believed for a minute, until it expires, or
+    until the keys change; only a digest of it is kept.
     """
 
     asks_again = True
@@ -96,7 +96,7 @@ class TokenAuthenticator:
             why = "set either jwt_key or jwt_jwks" if key is None else "there is jwt_key, too; set one of them"
             raise TokenOptionError(option="jwks", why=why)
         for option in ("issuer", "audience"):
-            # Others have tokens of the same identity provider's, for other servers.
+            # Others have tokens from the same identity provider, for other servers.
             if jwks is not None and getattr(rules, option) is None:
                 raise TokenOptionError(
                     option=option, why="say whose tokens are accepted here, and for whom they are made"
@@ -152,7 +152,7 @@ class TokenAuthenticator:
             raise unknown("this token is not valid here") from None
 
     def _say(self, exc: Exception) -> None:
-        """Say in the log what is wrong with a token, each kind once a minute; nothing of what is in it."""
+        """Say in the log what is wrong with a token, each kind once a minute, and nothing of what is in the token."""
         why = str(exc) if isinstance(exc, _PLAIN) else type(exc).__name__
         now = self._clock()
         if now - self._said.get(why, float("-inf")) >= _BELIEVED and len(self._said) < _REMEMBERED:
@@ -195,7 +195,7 @@ def _chosen(wanted: Sequence[str], allowed: Sequence[str], *, default: Sequence[
 
 
 def _defaults(key: str, allowed: Sequence[str]) -> Sequence[str]:
-    """What a key can be used with, for whoever does not say."""
+    """The algorithms that a key can be used with, where the settings name none."""
     if allowed is _SECRET:
         return ("HS256",)
     fitting: list[str] = []
