@@ -1,4 +1,4 @@
-"""Which threads and agents a request is about, as far as whoever asks may know of them."""
+"""Which threads and agents a request is about, as far as the caller may know of them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trackside.harness.states import Caller
 
 
 async def thread_for(call: Call[Any, Any]) -> StoredThread:
-    """The thread that the path names. One of somebody else is not there.
+    """The thread that the path names. For the caller, somebody else's thread does not exist.
 
     Raises:
         HttpError: its id is no UUID.
-        UnknownThreadError: there is none, or it is not his who asks.
+        UnknownThreadError: there is none, or it is not the caller's.
     """
     thread = await call.parts.store.thread(call.thread_id, owner=call.principal.owner)
     if thread is None:
@@ -29,8 +29,8 @@ async def thread_for(call: Call[Any, Any]) -> StoredThread:
 
 
 def agent_of_thread(thread: StoredThread, manager: RunManager) -> str | None:
-    """The agent that a thread is kept by: that of its newest run that has begun, else the one that it was made for; None if
-    it is not known here.
+    """The agent that keeps a thread: that of its newest run that has begun, else the one that the thread was made for;
+    None if that agent is not known here.
     """
     if thread.agent is not None:
         return thread.agent if thread.agent in manager.agents else None
@@ -40,15 +40,15 @@ def agent_of_thread(thread: StoredThread, manager: RunManager) -> str | None:
 
 
 def check_served(thread: StoredThread, manager: RunManager) -> None:
-    """See that who keeps a thread can be asked here.
+    """See that the agent that keeps a thread can be asked here.
 
     Raises:
-        HttpError: its agent is known here no more, or on other servers alone.
+        HttpError: its agent is no longer known here, or only on other servers.
     """
     if thread.agent is not None and thread.agent not in manager.agents:
         raise HttpError(status=409, detail=f"the thread's agent {thread.agent!r} is not served here")
 
 
 def caller_of(parts: ServerParts, principal: Principal) -> Caller:
-    """Who asks, for agents that are made for each call."""
+    """The caller, for agents that are made for each call."""
     return Caller(user=principal.user or None, items=parts.store.items)

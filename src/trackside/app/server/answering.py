@@ -1,4 +1,4 @@
-"""An endpoint as an ASGI app: how a request becomes a call of its function, and what that returns an answer."""
+"""An endpoint as an ASGI app: how a request becomes a call of its function, and the call's result an answer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger("trackside.server")
 
 
 class EndpointApp:
-    """Answers what one endpoint is asked.
+    """Answers the requests to one endpoint.
 
     Args:
         endpoint: which one.
         parts: what it answers with.
-        open_streams: counts those of each client, over all endpoints.
+        open_streams: counts the streams of each client, over all endpoints.
     """
 
     def __init__(self, endpoint: Endpoint, parts: ServerParts, open_streams: OpenStreams) -> None:
@@ -57,7 +57,7 @@ class EndpointApp:
             await self._send(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As others, but for what a client may follow at once, and for how long he may."""
+        """As `_send`, unless the client follows as many streams as it may have at once."""
         client = client_of(scope.get("trackside.principal", NOBODY).identity, scope)
         try:
             self._open_streams.enter(client)
@@ -71,7 +71,7 @@ class EndpointApp:
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._answer(scope, receive)
-        if not isinstance(answer, Reply):  # it takes long
+        if not isinstance(answer, Reply):  # the answer takes long
             authenticator = self._parts.authenticator
             if getattr(authenticator, "asks_again", False) and WITHIN not in scope:
                 again = self._parts.options.heartbeat
@@ -79,7 +79,7 @@ class EndpointApp:
         await answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        """What the function gives for this request, or what is wrong with that: nothing is raised."""
+        """What the function returns for this request, or an answer that says what is wrong: this raises nothing."""
         endpoint = self.endpoint
         try:
             principal = scope.get("trackside.principal", NOBODY)
@@ -92,7 +92,7 @@ class EndpointApp:
             result = await endpoint.handler(call)
         except TracksideError as exc:
             return endpoint.failing(answer_of(exc))
-        except Exception as exc:  # our own failure: the client hears that there was one, and the log what
+        except Exception as exc:  # our own failure: the client hears that there was one, and the log says what
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
             return endpoint.failing(answer_to_unexpected(exc))
         return cast("Answer", result) if callable(result) else json_reply(result)

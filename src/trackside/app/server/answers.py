@@ -1,4 +1,4 @@
-"""Whether the input of a run is the answer to what its thread waits for, as the protocol of LangGraph's clients has it."""
+"""Whether a run's input is the answer that its thread waits for, by the protocol of LangGraph's clients."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trackside.harness.types import ThreadStatus
 
 
 def may_answer(asked: RunCreate) -> bool:
-    """Whether a run brings an input that can be an answer: it says neither what else it brings nor where it begins."""
+    """Whether a run's input can be an answer: the run brings no command, and does not say where it begins."""
     own = (asked.config or {}).get("configurable")
-    forks = own.get("checkpoint_id") if isinstance(own, Mapping) else None  # as clients do that know no other way
+    forks = own.get("checkpoint_id") if isinstance(own, Mapping) else None  # from clients that know no other way
     return asked.input is not None and asked.command is None and not (forks or asked.checkpoint_id or asked.checkpoint)
 
 
 async def is_answer(call: Call[Any, Any], asked: RunCreate) -> bool:
-    """Whether the thread waits for an answer of whoever starts this run, which its input is then.
+    """Whether the thread waits for an answer, which the input of the run that the caller starts then is.
 
-    While it is somebody's turn already it waits for no other, though the question is there until that run has gone past it.
+    While a run has the thread, it waits for no answer, though the question is there until that run has gone past it.
 
     Raises:
         TracksideError: it is not known what the thread waits for.
@@ -34,9 +34,10 @@ async def is_answer(call: Call[Any, Any], asked: RunCreate) -> bool:
 
 
 async def is_answer_to_anybody(call: Call[Any, Any], asked: RunCreate) -> bool:
-    """The same of a thread that is perhaps not his who asks, which handlers decide when they know what he wants to do there.
+    """The same, for a thread that may not be the caller's: handlers decide that once they know what the caller wants.
 
-    What cannot be looked at is an answer: nobody is told why before he may know, and that is what fewer may give.
+    If the thread cannot be looked at, the input counts as an answer: callers are not told why before they may know, and
+    fewer of them may give an answer.
     """
     try:
         return await _is_answer(call, asked, None)

@@ -36,10 +36,10 @@ def create_app(
     """The ASGI app that answers with these parts. From now on, the log says which of their runs have failed. The app
     holds nothing open itself: closing the parts is enough.
 
-    A guest app gets the requests that match none of our paths, and `/`, after everything that comes before them: a
-    client that is not known does not get there. `before` sees requests when it is not known yet who asks, inside the
-    security headers and the checks of origins. So does the guest's middleware, ahead of `before`; with `auth_first` it
-    sees clients that were let in, and nothing of others.
+    A guest app gets the requests that match none of our paths, and `/`, after everything that comes before them: an
+    unknown client does not get there. `before` sees requests before it is known who asks, inside the security headers
+    and the checks of origins. So does the guest's middleware, ahead of `before`; with `auth_first` it sees only
+    requests of clients that were let in.
     """
     endpoints = [one for one in all_endpoints(groups) if guest is None or one.path != "/"]
     open_streams = OpenStreams(parts.options.max_streams)
@@ -65,13 +65,13 @@ def create_app(
 
 
 class _App(Starlette):
-    """Starlette's, without what it puts around each message of an answer to make answers of exceptions: endpoints do that
-    themselves, and what gets past them is the server's to log.
+    """Starlette's app, without its wrapper around each message of an answer that turns exceptions into answers:
+    endpoints do that themselves, and the server logs what gets past them.
     """
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begins = OURS not in scope  # else a guest of one of ours, which is answering it, has brought it here
+        begins = OURS not in scope  # else one of our apps is answering it, and its guest has brought it here
         scope[OURS] = self
         with from_elsewhere() if begins else nullcontext():
             await super().__call__(scope, receive, send)
@@ -85,11 +85,12 @@ class _App(Starlette):
 
 
 class _Slashes:
-    """Leads from a path with slashes at its end to the one without, or to one with a slash, if that is one of ours.
+    """Redirects from a path with slashes at its end to the one without, or to the one with a slash, if that is one of
+    ours.
 
-    Starlette's own router leads to a whole address, with the scheme that it has heard of: behind a proxy that ends TLS all
-    that a client has asked would go to `http://`. From one slash too many it is a step aside, so that what a proxy has taken
-    away of the path stays as well; of more slashes clients make different things.
+    Starlette's own router redirects to a whole URL, with the scheme that it sees: behind a proxy that ends TLS, all
+    that a client has sent would go to `http://`. From one slash too many, the redirect is relative, so that what a
+    proxy has stripped from the path stays as well; clients disagree on what more slashes mean.
     """
 
     def __init__(self, routes: Sequence[BaseRoute], otherwise: ASGIApp) -> None:
@@ -112,8 +113,8 @@ class _Slashes:
 
 
 class _Methods:
-    """All endpoints of one path. A method that it does not have is refused with those that it has, whatever path might match
-    the request as well: `/runs/stream` is no run.
+    """All endpoints of one path. A method that the path lacks is refused with a list of those that it has, whatever
+    other path might match the request as well: `/runs/stream` is no run.
     """
 
     def __init__(self, apps: Mapping[str, EndpointApp]) -> None:
@@ -132,7 +133,7 @@ class _Methods:
 
 
 def _by_path(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
-    """The endpoints of each path, in their order; but a path comes before another one that would match it, too."""
+    """The endpoints of each path, in their order, except that a path comes before another one that also matches it."""
     found: dict[str, list[Endpoint]] = {}
     for endpoint in endpoints:
         found.setdefault(endpoint.path, []).append(endpoint)

@@ -1,9 +1,9 @@
 """What authorization handlers get to see of a request as their `value`, and what of it they may change.
 
-The names are those of `langgraph_sdk.auth.types`, whose ids are UUIDs. `metadata` is always there, so that a handler can
-mark whatever it is about, and so is what LangGraph's server always has of a run; what it has changed is what the endpoint
-gets. Where something is only looked at there is nothing to mark: `metadata` is empty, and the filter that a handler returns
-decides whether it is there, all of it.
+The names are those of `langgraph_sdk.auth.types`, whose ids are UUIDs. `metadata` is always there, so that a handler
+can mark whatever the request is about, and so is what LangGraph's server always shows of a run; the endpoint gets what
+the handler has changed. Where something is only looked at, there is nothing to mark: `metadata` is empty, and the
+filter that a handler returns decides whether the caller finds it at all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trackside.harness.powers import completed_of
 logger = logging.getLogger("trackside.server")
 
 _NAMESPACES: Final = ("namespace", "namespace_prefix", "prefix")
-"""What endpoints call what is a namespace to handlers."""
+"""What endpoints call what handlers know as a namespace."""
 _RUN: Final = ("multitask_strategy", "if_not_exists", "after_seconds", "ttl")
 _KWARGS: Final = (
     "input",
@@ -50,12 +50,12 @@ _CRON: Final = ("input", "config", "context", "interrupt_before", "interrupt_aft
 
 
 def value_of(call: Call[Any, Any], resource: Resource, action: Action, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What the handler gets, with what is known `more` of the request. It may be changed."""
+    """What the handler gets, with what `more` is known of the request. The handler may change it."""
     said = {**_said(call), **more}
     if resource == "store":
         return _item(call, said)
     metadata = said.pop("metadata", None) or {}
-    # A client's own filter of what a thread was says nothing of the thread, and must not seem to.
+    # A client's own filter of a thread's history says nothing of the thread, and must not seem to.
     value: dict[str, Any] = {"metadata": {} if action == "read" else metadata}
     if action == "create_run":
         value |= _run(call, said)
@@ -72,12 +72,12 @@ def value_of(call: Call[Any, Any], resource: Resource, action: Action, more: Map
 
 
 def ttl_of(call: Call[Any, Any]) -> Any:
-    """The time to live that a request for a run says, as it says it; None if it says none."""
+    """The time to live that a request for a run asks for, as the request has it; None if it asks for none."""
     return _said(call).get("ttl")
 
 
 def as_it_fits(command: ProtocolCommand) -> ProtocolCommand:
-    """A command that starts a run without parameters that do not fit, on whose types handlers rely as in other requests."""
+    """A command that starts a run, without parameters that do not fit: handlers rely on types, as in other requests."""
     kind, params = STARTS[command.method], command.params or {}
     if _fits(params, kind):
         return command
@@ -100,7 +100,7 @@ def changed_by(
     """The call with what a handler has changed in its value, which it got with `more` of the request.
 
     Raises:
-        HttpError: it has put there what cannot be.
+        HttpError: the handler has put something there that cannot be.
     """
     if resource == "store":
         return _with_item(call, value)
@@ -113,7 +113,7 @@ def changed_by(
             return call
         said = body.params or {}
         taken = set(STARTS[body.method].__struct_fields__)
-        if call.is_answer:  # beside what a command brings no input is read
+        if call.is_answer:  # a run with a command reads no input
             taken.discard("input")
         params = {**said, **_options(value.get("kwargs"), taken, shown), "metadata": metadata_of(value)}
         return replace(call, body=msgspec.structs.replace(body, params=params))
@@ -134,7 +134,7 @@ def narrowed_by(call: Call[Any, Any], resource: Resource, action: Action, value:
 
 
 def _options(options: Any, names: Collection[str], shown: Mapping[str, Any]) -> dict[str, Any]:
-    """What a handler may have changed of what a run gets. What it left as it was `shown` stays as the request says it."""
+    """What a handler may have changed of what a run gets. What it left as `shown` stays as the request has it."""
     if not isinstance(options, Mapping):
         return {}
     left = {name: options[name] for name in _CHANGED if name in options and name in names}
@@ -152,7 +152,7 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
             said |= {name: None if value is UNSET else value for name, value in msgspec.structs.asdict(part).items()}
     if isinstance(said.get("ttl"), Ttl):
         said["ttl"] = msgspec.to_builtins(said["ttl"])
-    if isinstance(said.get("metadata"), str):  # a query's, which is JSON that nobody has read yet
+    if isinstance(said.get("metadata"), str):  # that of a query, which is JSON that nobody has read yet
         del said["metadata"]
     for name in ("thread_id", "run_id", "cron_id"):
         if isinstance(said.get(name), str) and is_uuid(said[name]):
@@ -163,7 +163,7 @@ def _said(call: Call[Any, Any]) -> dict[str, Any]:
 
 
 def _said_by(command: ProtocolCommand, *, is_answer: bool) -> dict[str, Any]:
-    """What a command says, by the names that a request has for it."""
+    """What a command says, by the names that other requests have for it."""
     said = dict(command.params or {})
     if not isinstance(said.get("metadata"), dict):
         said.pop("metadata", None)
@@ -179,7 +179,7 @@ def _said_by(command: ProtocolCommand, *, is_answer: bool) -> dict[str, Any]:
 def _always_there(call: Call[Any, Any], action: Action, said: Mapping[str, Any]) -> dict[str, Any]:
     """What LangGraph's server always shows of what runs get, whatever the request says: copies, to be changed in place.
 
-    A graph gets its context as what is configured, too, and the other way round, where a request says only one of them.
+    Where a request has only one of context and configurable, a graph gets that one as the other, too.
     """
     if action not in ("create_run", "create"):
         return {}
@@ -194,7 +194,7 @@ def _always_there(call: Call[Any, Any], action: Action, said: Mapping[str, Any])
 
 
 def _copy(value: Any) -> Any:
-    """A copy as JSON, also of some that `deepcopy` finds too deep. Another handler may have put in it what JSON lacks."""
+    """A copy as JSON, also of values too deep for `deepcopy`. Another handler may have put in what JSON lacks."""
     return msgspec.json.decode(json_bytes(value))
 
 
@@ -205,7 +205,7 @@ def _is_of_graph(call: Call[Any, Any], assistant: Any) -> bool:
 
 def _run(call: Call[Any, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = {name: said[name] for name in _KWARGS if said.get(name) is not None}
-    if "command" in kwargs:  # which requests have in parts, each of which may be left out
+    if "command" in kwargs:  # a struct in requests, whose fields may each be left out
         kwargs["command"] = msgspec.to_builtins(kwargs["command"])
     begins = isinstance(call.body, ProtocolCommand) and STARTS[call.body.method] is RunStart
     return {
@@ -270,7 +270,7 @@ def metadata_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata in a value, as a handler has left them.
 
     Raises:
-        HttpError: they are none.
+        HttpError: they are not metadata any more.
     """
     metadata = value.get("metadata")
     if metadata is None:
@@ -281,7 +281,7 @@ def metadata_of(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assistant(call: Call[Any, Any], named: Any) -> Any:
-    """The id of an assistant that is named, or what was said where there is none."""
+    """The id of the assistant that is named, or the name itself where there is no such assistant."""
     agent = agent_of(named, call.parts.manager.agents) if isinstance(named, str) else None
     return named if agent is None else UUID(assistant_id_of(agent))
 

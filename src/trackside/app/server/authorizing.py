@@ -1,10 +1,12 @@
 """Has the authorization handlers of a LangGraph project decide on each request, in one place for all endpoints.
 
 An endpoint says what it is `About`. If a handler decides on that, it is asked once the request has been read, before
-anything is done for it, and its word takes the place of ownership: what the request names is looked up here, and if its
-metadata do not fit what the handler returned it is not there. Where no handler decides, ownership does, as ever.
+anything is done for it, and its word takes the place of ownership: this module looks up what the request names, and if
+its metadata do not fit what the handler returned, the caller is told that it does not exist. Where no handler decides,
+ownership does, as ever.
 
-Each endpoint does its own part only where several things are meant: it leaves out what does not fit `Call.wanted`.
+An endpoint does a part of this itself only where a request means several things: it leaves out what does not fit
+`Call.wanted`.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ from trackside.harness.types import JsonObject
 type AnyCall = Call[Any, Any]
 
 type Which = Literal["thread", "command", "new_thread", "named", "run", "log", "cron", "many", "item", "each"]
-"""What of a resource: the thread, run or cron that the path names; a command on a thread; a thread that is made; the one
-that the body names, if it names one; of the log what the query names; `many`, of which the endpoint leaves out what does not
-fit `call.wanted`; an item of the store; or `each` of several, for which the endpoint asks itself."""
+"""Which of a resource: the thread, run or cron that the path names; a command on a thread; a thread that is made; the
+one that the body names, if it names one; the part of the log that the query names; `many`, of which the endpoint leaves
+out what does not fit `call.wanted`; an item of the store; or `each` of several, for which the endpoint itself asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,14 @@ class About:
 
 
 class Operation:
-    """What handlers do not know: how the server does, and its subscriptions. Where there are handlers it takes an admin."""
+    """What handlers do not know: how the server does, and its subscriptions. With handlers, it takes an admin."""
 
 
 OPERATION: Final = Operation()
 
 
 class Inside:
-    """Nothing of its own: the endpoint asks other endpoints in the name of whoever asks it, and handlers decide on those."""
+    """Nothing of its own: the endpoint asks other endpoints in its caller's name, and handlers decide on those."""
 
 
 INSIDE: Final = Inside()
@@ -67,7 +69,7 @@ INSIDE: Final = Inside()
 async def authorized(call: AnyCall, about: About | Operation | Inside | None, handlers: Handlers) -> AnyCall:
     """The call as its endpoint may go on with it, on a server that has handlers.
 
-    Who asks as `ANYBODY`, as the code of a run that is nobody's does, is nobody whom they could know: nothing is left out.
+    Handlers could not know a caller that is `ANYBODY`, such as the code of a run without an owner: it gets everything.
 
     Raises:
         HttpError: a handler has refused it, or failed; or nothing says what the endpoint is about.
@@ -94,7 +96,8 @@ async def authorized(call: AnyCall, about: About | Operation | Inside | None, ha
 async def ask(call: AnyCall, resource: Resource, action: Action, *, again: bool = False, **more: Any) -> AnyCall:
     """The call with what the handler has changed of it, and what it wants of metadata; with `more` in the value.
 
-    What is asked for `again` is kept, and handlers may have put something into its config that who asks may not.
+    With `again`, the request is one that was kept, and handlers may have put something into its config that the caller
+    may not.
 
     Raises:
         HttpError: it is refused, for what it configures, too, or the handler failed.
@@ -111,11 +114,11 @@ async def ask(call: AnyCall, resource: Resource, action: Action, *, again: bool 
 
 
 async def on_thread(call: AnyCall, action: Action, thread_id: str | None, **more: Any) -> AnyCall:
-    """The call, if a handler lets somebody do this with a thread; None: with one that is made for it.
+    """The call, if a handler lets the caller do this with a thread; None: with one that is made for it.
 
-    Without handlers it is the call as it is. Of a thread that is not there nothing is known yet: whose it is goes on being
-    looked at, so that who loses a race for its id does not get what another one has made. A run that brings a time to live
-    for a thread that is there changes it, too.
+    Without handlers, the call stays as it is. Of a thread that does not exist nothing is known yet: its owner is still
+    checked later, so that a caller who loses a race for its id does not get what another one has made. A run that
+    brings a time to live for a thread that exists also changes that thread.
 
     Raises:
         HttpError: it is refused.
@@ -161,23 +164,23 @@ async def copied_metadata(call: AnyCall, thread: StoredThread, copy_id: str) -> 
 
 
 def fits(call: AnyCall, metadata: Mapping[str, Any]) -> bool:
-    """Whether something with these metadata is there for whoever asks, as far as a handler has decided."""
+    """Whether something with these metadata is there for the caller, as far as a handler has decided."""
     return not call.wanted or contains(dict(metadata), call.wanted)
 
 
 def threads_wanted(call: AnyCall) -> ThreadQuery:
-    """Those of many threads that are there for whoever asks, as far as a handler has decided: as `fits` says it of each."""
+    """Those of many threads that are there for the caller, as far as a handler has decided: each as `fits` says."""
     wanted = call.wanted or {}
     return ThreadQuery(wanted=wanted, by_agent=agents_saying(wanted, call.parts.manager.agents))
 
 
 def seeing_all(call: AnyCall) -> AnyCall:
-    """The call of somebody for whom a handler has decided on all that it is about."""
+    """The call, for whose caller a handler has decided on all that it is about."""
     return replace(call, principal=replace(call.principal, sees_all=True))
 
 
 async def fitting(call: AnyCall, thread_ids: Any) -> set[str]:
-    """Those of these threads that are there for whoever asks, as far as a handler has decided."""
+    """Those of these threads that are there for the caller, as far as a handler has decided."""
     found: set[str] = set()
     for thread_id in dict.fromkeys(thread_ids):
         thread: StoredThread | None = await call.parts.store.thread(thread_id)
@@ -194,16 +197,16 @@ async def _thread(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
     except UnknownThreadError:
         if action == "delete":
             raise
-        raise UnknownRunError(run_id=call.run_id) from None  # as if there was no thread, whose run is looked for first
+        raise UnknownRunError(run_id=call.run_id) from None  # as if there were no thread: its run is looked for first
 
 
 async def _command(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
-    """A command on a thread. One that starts a run and does not say as what does that as the thread's agent."""
+    """A command on a thread. One that starts a run without naming an agent starts the thread's agent."""
     if action != "create_run":
         return await _thread(call, resource, action)
     said, fitting = call.body, as_it_fits(call.body)
     call = await _start(replace(call, body=fitting), resource, action)
-    # Nothing comes of what does not fit but a word on that: for whom it is, handlers have said.
+    # A command that does not fit only leads to an answer that says so: handlers have decided who may get that.
     return call if fitting is said else replace(call, body=said)
 
 
@@ -217,7 +220,7 @@ async def _start(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
 
 
 async def _brings_answer(call: AnyCall) -> bool:
-    """Whether a handler is asked about the input of `run.start` as about an answer."""
+    """Whether a handler is asked about the input of `run.start` as an answer."""
     try:
         params = msgspec.convert(call.body.params or {}, RunStart)
     except msgspec.ValidationError:  # it does not say which agent is meant, and nothing starts
@@ -237,7 +240,7 @@ async def _new_thread(call: AnyCall, resource: Resource, action: Action) -> AnyC
     thread = await call.parts.store.thread(thread_id)
     if thread is None:
         return call
-    if not call.wanted:  # who may make threads may not for that reason have those that others have made
+    if not call.wanted:  # being allowed to make threads is no reason to get one that somebody else has made
         return replace(await on_thread(call, "read", thread_id), body=call.body)
     if not fits(call, metadata_shown(thread)):
         raise UnknownThreadError(thread_id=thread_id)
@@ -252,7 +255,7 @@ async def _named(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
 
 
 async def on_run(call: AnyCall, action: Action, run_id: str) -> AnyCall:
-    """The call, if a handler lets somebody do this with the thread of a run. Without handlers it is the call as it is.
+    """The call, if a handler lets the caller do this with the thread of a run. Without handlers, it stays as it is.
 
     Raises:
         HttpError: it is refused.
@@ -272,7 +275,7 @@ async def _run(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
 
 
 async def _log(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
-    """The log, of the thread or the run that is named; of all only if the handler leaves nothing out."""
+    """The log of the thread or the run that is named; the whole log only if the handler leaves nothing out."""
     run_id, thread_id = (getattr(call.query, name, None) for name in ("run_id", "thread_id"))
     named: dict[str, Any] = {
         name: UUID(id_) for name, id_ in (("run_id", run_id), ("thread_id", thread_id)) if id_ and is_uuid(id_)
@@ -315,7 +318,7 @@ async def _many(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
 
 
 async def _item(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
-    """Items have no metadata. Where a handler wants some, as one for all resources does, they are his as ever."""
+    """Items have no metadata. Where a handler wants some, as one for all resources does, ownership decides as ever."""
     call = await ask(call, resource, action)
     return call if call.wanted is None or call.wanted else seeing_all(call)
 

@@ -28,11 +28,11 @@ class Call[B, Q]:
     handlers: Handlers | None = None
     """Who decides on what, besides ownership; None: nobody."""
     wanted: JsonObject | None = None
-    """What metadata have to contain of what this is about; None: no handler has decided, and ownership does."""
+    """What the metadata of what this is about must contain; None: no handler has decided, and ownership does."""
     agent: str | None = None
-    """Of a request that starts a run with the agent of a thread: that which handlers were asked about. No other may run."""
+    """For a request that starts a run with a thread's agent: the one that handlers were asked about. No other runs."""
     is_answer: bool | None = None
-    """Of a run whose input may be an answer: whether that is what handlers were asked about. It starts as nothing else."""
+    """For a run whose input may be an answer: whether handlers were asked about it as one. It starts only as that."""
 
     def header(self, name: str) -> str | None:
         """The value of a header; None if it was not sent."""
@@ -82,7 +82,7 @@ class Call[B, Q]:
 
 
 def uuid_of(value: str, name: str) -> str:
-    """An id as it is kept, which a client may write in capitals.
+    """A UUID in the form in which it is kept; clients may write it in capitals.
 
     Raises:
         HttpError: it is no UUID; `name` is what the client calls it.
@@ -93,17 +93,17 @@ def uuid_of(value: str, name: str) -> str:
 
 
 def id_of(value: str) -> str:
-    """An id of any form as it is kept: of a UUID, which a client may write in capitals, `uuid_of`."""
+    """An id of any kind in the form in which it is kept: for a UUID, as `uuid_of`."""
     return value.lower() if is_uuid(value) else value
 
 
 def is_served(thread_id: str) -> bool:
-    """Whether clients can name a thread that is called so: an id that they write in capitals is another one's."""
+    """Whether clients can name a thread with this id: one that has capitals stands for another id."""
     return is_uuid(thread_id) and thread_id == thread_id.lower()
 
 
 def place_name(field: str, said: str) -> str:
-    """What somebody calls a place in a thread.
+    """The name that a client gives for a place in a thread.
 
     Raises:
         HttpError: no database could hold it.

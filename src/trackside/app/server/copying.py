@@ -1,4 +1,4 @@
-"""Checkpoints of whole threads: copied to another one, or all or all but the latest removed, by whatever keeps them."""
+"""Checkpoints of whole threads: copied to another thread, or all or all but the latest removed, by what keeps them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from trackside.harness.steady import finish
 
 
 async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thread_id: str, copy_id: str) -> bool:
-    """Copy the checkpoints of a thread, or nothing of them; False where the store does it with the thread.
+    """Copy all checkpoints of a thread, or none; False where the store copies them with the thread.
 
-    Without a `keeper` there may be some, too, of graphs that ran on it before an agent that keeps none.
+    Without a `keeper` there may be some, too, from graphs that ran on the thread before an agent that keeps none.
 
     Raises:
-        HttpError: its agent keeps them itself, where nobody here knows.
+        HttpError: its agent keeps them itself, in a place that is not known here.
     """
     saver = _saver(parts, keeper, "copied")
     if saver is None:
@@ -32,14 +32,14 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thre
             await saver.acopy_thread(thread_id, copy_id)
         except NotImplementedError:
             await _copy_each(saver, thread_id, copy_id)
-    except BaseException:  # also a cancel: nobody else knows of what is there by now
+    except BaseException:  # also a cancel: nobody else knows of what has been copied by now
         await finish(lambda: saver.adelete_thread(copy_id), name=f"uncopied-{copy_id}")
         raise
     return True
 
 
 async def forget_checkpoints(parts: ServerParts, keeper: object, thread_id: str) -> None:
-    """Remove what was put of a thread after it was gone, where its checkpoints are kept outside of the store."""
+    """Remove what was put for a thread after it was gone, where its checkpoints are kept outside of the store."""
     saver = parts.checkpointer
     if saver is not None and lacks_checkpointer(keeper) and not hasattr(saver, "agather"):
         await finish(lambda: saver.adelete_thread(thread_id), name=f"forgotten-{thread_id}")
@@ -56,10 +56,10 @@ def check_prunable(parts: ServerParts, keepers: Iterable[KeepsThreads | None]) -
 
 
 async def keep_latest(parts: ServerParts, keeper: KeepsThreads | None, thread_id: str) -> None:
-    """Remove all checkpoints of a thread but its latest ones; `keeper` as for `copy_checkpoints`.
+    """Remove all checkpoints of a thread except its latest ones; `keeper` as for `copy_checkpoints`.
 
     Raises:
-        HttpError: what keeps them cannot do that, or its agent keeps them itself; nothing is removed.
+        HttpError: what keeps them cannot do that, or the thread's agent keeps them itself; nothing is removed.
     """
     saver = _saver(parts, keeper, "pruned")
     if keeper is None and (saver is None or await saver.aget_tuple({"configurable": {"thread_id": thread_id}}) is None):
@@ -81,7 +81,7 @@ def _saver(parts: ServerParts, keeper: KeepsThreads | None, what: str) -> Any:
 
 
 async def _copy_each(saver: Any, thread_id: str, copy_id: str) -> None:
-    """Copy checkpoint by checkpoint, oldest first, each with the writes that wait at it."""
+    """Copy checkpoint by checkpoint, oldest first, each with its pending writes."""
     found = [one async for one in saver.alist({"configurable": {"thread_id": thread_id}})]
     for one in reversed(found):
         place = one.config["configurable"]

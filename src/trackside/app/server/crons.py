@@ -1,8 +1,8 @@
-"""Starts the runs of crons when they are due: each of them once, whoever else does the same, and whatever dies in between.
+"""Starts the runs of crons when they are due: each once, whichever processes do the same, and whatever dies meanwhile.
 
-A run is asked for under a key made of its cron and its time, so that it is the same run however often it is asked for; only
-then the cron goes on to its next time, if it still is as it was seen. Whoever comes between the two, or after a process
-that was killed there, finds the run that there is.
+A run is asked for under a key made of its cron and its time, so that it is the same run however often it is asked for;
+only then does the cron go on to its next time, if it still is as it was seen. A process that comes between the two, or
+after one that was killed there, finds the existing run.
 
 A server that was away for hours starts one run of a cron for all that it has missed.
 """
@@ -35,22 +35,22 @@ logger = logging.getLogger("trackside.crons")
 
 _LOOK_EVERY: Final = 30.0
 _LATE: Final = timedelta(seconds=_LOOK_EVERY)
-"""How long after a cron's end a run is still started that was due before."""
+"""How long after a cron's end a run that was due before the end is still started."""
 _OFF_DUTY: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 _PATIENCE: Final = 600.0
 _JUMP: Final = 60.0
 _AT_ONCE: Final = 100
 _LEFT_ALONE: Final = timedelta(seconds=60)
-"""How long a run is due until another process than the one on duty starts it, which may not know what the cron asks for."""
+"""How long a run is due until another process than the one on duty, which may not know what is asked, starts it."""
 
 
 class _NotKnownHereError(Exception):
-    """A cron of a fleet asks for what this process does not know: another one may, which has a newer version."""
+    """A cron of a fleet asks for what this process does not know: another one, with a newer version, may know it."""
 
 
 class _Left(NamedTuple):
-    """A cron that is left to others, as it was then; why, and since when."""
+    """A cron that is left to other processes, as it was at that time; why, and since when."""
 
     cron: Cron
     why: str
@@ -62,19 +62,19 @@ class CronScheduler:
 
     Args:
         crons: those of the store.
-        manager: what runs are started with.
+        manager: starts the runs.
         clock: where the time comes from.
         look_every: seconds after which it looks at what other processes have changed, and at the clock, which may have
             been put forward or back.
-        on_duty: whether this process is the one that starts runs of crons now; it is asked every second while it is not.
-            Where nobody agrees on who is, all may do it.
-        agents_on_duty: which agents the process has that is on duty; asked when a run is due while that is another process.
-            Runs of other agents, which it cannot start, are started all the same, and others that it leaves alone. Without
-            it they are not.
-        configurable_headers: which headers graphs find in the configs of runs that are asked for, of which those of crons
-            have none.
-        keep_ends: sees that ends of runs are kept for whoever tells webhooks of them; awaited before a run with one is
-            started.
+        on_duty: whether this process is the one that starts runs of crons now; asked every second while it is not.
+            Without it, processes do not agree on one, and all of them may start runs.
+        agents_on_duty: which agents the process on duty has; asked when a run is due while another process is on duty.
+            This process then starts runs of agents that the other one lacks, and runs that the other one leaves alone.
+            Without it, this process starts neither.
+        configurable_headers: which headers of requests graphs find in the configs of runs; runs of crons have none of
+            them.
+        keep_ends: sees that ends of runs are kept for whatever calls webhooks; awaited before a run that has a webhook
+            is started.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class CronScheduler:
         self._unknown: dict[tuple[str, datetime | None], float] = {}
         self._gives_up_at = 0.0
         self._left: dict[str, _Left] = {}
-        """Crons that ask for what is not known here."""
+        """Crons that ask for something that is not known here."""
 
     @property
     def _is_server(self) -> bool:
-        """Whether this process has all agents that there are, as far as it is up to date; a worker may have a few."""
+        """Whether this process has all existing agents, if its version is up to date; a worker may have only a few."""
         return self._on_duty is None or self._agents_on_duty is not None
 
     def begin(self) -> None:
@@ -118,7 +118,7 @@ class CronScheduler:
             self._task = asyncio.create_task(self._keep_starting(), name="trackside-crons")
 
     async def aclose(self) -> None:
-        """Start no more; what is being started is waited for. May be called again."""
+        """Start no more runs, and wait for those that are being started. May be called again."""
         if self._task is not None:
             task, self._task = self._task, None
             self._crons.on_change.remove(self._changed.set)
@@ -137,7 +137,7 @@ class CronScheduler:
                 pause = 1.0
             except ClosedError:  # nothing can be started any more
                 return
-            except Exception as exc:  # whatever it is, the crons of everybody would stand still if this ended
+            except Exception as exc:  # whatever it is, everybody's crons would stand still if this task ended
                 logger.warning("crons wait %.0f s: %s", pause, exc, exc_info=not isinstance(exc, TracksideError))
                 await asyncio.sleep(pause)
                 seconds, pause = 0.0, min(2 * pause, _LONGEST_PAUSE)
@@ -148,7 +148,7 @@ class CronScheduler:
                 pass
 
     async def _look(self) -> float:
-        """Start what is due; how many seconds there is nothing to do then.
+        """Start what is due; returns for how many seconds there is nothing to do after that.
 
         Raises:
             ClosedError: the manager, or the store, is closed.
@@ -168,7 +168,7 @@ class CronScheduler:
         return min(self._look_every, max(0.0, (coming - self._clock.now()).total_seconds()))
 
     async def _stand_in(self) -> float:
-        """Start what is due and whoever is on duty has no agent for, or leaves alone; for how long there is no more to do.
+        """Start what is due if the process on duty lacks its agent or leaves it alone; returns as `_look` does.
 
         Raises:
             ClosedError, TracksideError: as above.
@@ -184,9 +184,9 @@ class CronScheduler:
         return _OFF_DUTY
 
     async def _start_due(self, agents: Collection[str], *, since: timedelta = timedelta()) -> datetime:
-        """Start what is due of these agents, and has been so for that long; by when it was due."""
+        """Start what is due of these agents, and has been due for that long; returns by what time it was due."""
         while due := await self._due(agents, by := self._clock.now() - since):
-            # Together, for one commit does for many. Never cancelled: what was begun for a time is finished.
+            # Together, because one commit does for many. Never cancelled: what was begun for a time is finished.
             self._starts = asyncio.gather(*(self._start(cron) for cron in due), return_exceptions=True)
             for failure in await outlived(self._starts):
                 if failure is not None:
@@ -194,7 +194,7 @@ class CronScheduler:
         return by
 
     async def _due(self, agents: Collection[str], by: datetime) -> list[Cron]:
-        """Those that are due by then and are not to be left alone here."""
+        """The crons that are due by then, without those that this process leaves to others."""
         due = await self._crons.due(by, agents, limit=_AT_ONCE + len(self._left))
         return [cron for cron in due if not self._is_left(cron)]
 
@@ -203,7 +203,7 @@ class CronScheduler:
         return left is not None and left.cron.updated_at == cron.updated_at
 
     def _lose_patience(self) -> list[_Left]:
-        """Leave crons to others no longer than a while: forget those of which it is over, to look at what is due anew."""
+        """Forget the crons that were left to others for long enough, so that this process looks at them again."""
         now = self._clock.monotonic()
         found = [left for left in self._left.values() if now - left.since >= _PATIENCE]
         for left in found:
@@ -211,7 +211,7 @@ class CronScheduler:
         return found
 
     async def _start(self, cron: Cron) -> None:
-        """Start the run that is due, unless that is done, and have the cron go on."""
+        """Start the run that is due, unless it was started already, and move the cron on."""
         due = cron.next_run_at
         assert due is not None
         end = cron.end_time
@@ -228,35 +228,35 @@ class CronScheduler:
             await self._disable(cron, reason)
 
     async def _reason_against(self, cron: Cron, due: datetime) -> Exception | None:
-        """Start a run, if it is not there; the reason why there can never be one, if that is so.
+        """Start a run, if it does not exist yet; returns the reason if there can never be one.
 
         Raises:
             ClosedError: the manager is closed.
             TracksideError: the store is away.
-            _NotKnownHereError: what the cron asks for another process may know.
+            _NotKnownHereError: another process may know what the cron asks for.
         """
         try:
             spec = self._spec(cron, due)
             if cron.payload.get("webhook") is not None:
                 await self._see_that_its_end_is_kept(cron)
             handle = await self._manager.start(spec)
-        except ThreadBusyError as exc:  # which is what it was asked to do then
+        except ThreadBusyError as exc:  # the cron asked for that on a busy thread
             logger.info("cron %s starts no run for %s: %s", cron.cron_id, due, exc)
         except (TracksideError, msgspec.ValidationError) as exc:
             if isinstance(exc, TracksideError) and (exc.retryable or exc.fault == "store" or type(exc) is ClosedError):
                 raise
             is_there = isinstance(exc, InvalidSpecError) and exc.details.get("field") == "idempotency_key"
-            return None if is_there else exc  # it is there, and the cron asks for something else since
+            return None if is_there else exc  # the run exists, and the cron has been changed since
         except _NotKnownHereError:
             raise
-        except Exception:  # a mistake of ours, or the agent's: that of one cron is not to keep all others waiting
+        except Exception:  # a mistake of ours, or the agent's: one cron's must not keep all others waiting
             logger.exception("cron %s starts no run for %s", cron.cron_id, due)
         else:
             logger.info("cron %s has run %s for %s", cron.cron_id, handle.run_id, due)
         return None
 
     async def _see_that_its_end_is_kept(self, cron: Cron) -> None:
-        """See that the webhook of a run can be told, also if what does that was deleted since the cron was made.
+        """See that the webhook of a run can be called, even if what does that was deleted since the cron was made.
 
         Raises:
             StorageError: the store is away.
@@ -271,13 +271,13 @@ class CronScheduler:
             logger.warning("cron %s starts a run whose end its webhook may not be told: %s", cron.cron_id, exc)
 
     def _spec(self, cron: Cron, due: datetime) -> RunSpec:
-        if self._manager.closing:  # what a newer version in its place asks for is none of its business any more
+        if self._manager.closing:  # what a newer version in its place asks for no longer concerns it
             raise ClosedError(what="run manager")
         owner = Principal(identity=cron.owner, permission=Permission.run)
         try:
             more: Any = {"modes": FOLLOWED_MODES, "unasked": self._headers}
             spec = spec_of(asked_of(cron), self._manager, owner, cron.thread_id, **more)
-            if self._on_duty is None:  # else another version of the agent may execute it, which knows better
+            if self._on_duty is None:  # else another version of the agent, which knows better, may execute it
                 check_spec(self._manager, spec)
         except (TracksideError, msgspec.ValidationError) as exc:
             if self._on_duty is None:
@@ -293,10 +293,10 @@ class CronScheduler:
         )
 
     async def _go_on(self, cron: Cron, when: datetime) -> None:
-        """Have a cron's next run be the first one after `when`, if the cron still is as it was."""
+        """Make the first time after `when` a cron's next one, if the cron still is as it was."""
         try:
             coming = await in_own_thread(next_run, cron.schedule, cron.timezone, cron.end_time, when)
-        except InvalidScheduleError as exc:  # a time zone that is not there any more
+        except InvalidScheduleError as exc:  # a time zone that no longer exists
             await self._disable(cron, exc)
         else:
             await self._crons.replace(cron, replace(cron, next_run_at=coming))
@@ -311,7 +311,7 @@ class CronScheduler:
     async def _give_up_unknown(self) -> None:
         """Disable crons of agents that are not here, and whose run no other process has started for a while.
 
-        Each server looks for them, on duty or not, as whoever is on duty may be a worker, which knows not of all agents.
+        Each server looks for them, on duty or not, because a worker may be on duty, which does not know of all agents.
         """
         now = self._clock.monotonic()
         if not self._is_server or now < self._gives_up_at:
@@ -327,14 +327,14 @@ class CronScheduler:
                 await self._disable(cron, f"for {minutes:.0f} minutes no server had an agent {cron.agent!r}")
 
     def _clock_was_put_back(self) -> bool:
-        """Whether it was since the last look; it may have been before the first one."""
+        """Whether the clock was put back since the last look; before the first look, it may have been."""
         before, self._offset = self._offset, self._clock.now().timestamp() - self._clock.monotonic()
         return before is None or self._offset < before - _JUMP
 
     async def _bring_forward(self) -> None:
-        """See that no cron waits for a time that was worked out by a clock which was ahead.
+        """See that no cron waits for a time that was worked out by a clock that was ahead.
 
-        Runs that were started by that clock are not started again: they have their keys.
+        Runs that were started by that clock are not started again: their keys exist.
         """
         last: Cron | None = None
         while page := await self._crons.upcoming(last, limit=_AT_ONCE):

@@ -1,4 +1,4 @@
-"""The endpoints as one page: it asks nobody for anything, works without scripts, and is dark where its reader likes that."""
+"""The endpoints as one page: it loads nothing, works without scripts, and is dark where its reader prefers that."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode
 POLICY: Final = (
     f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What a browser lets this page do: look as it does."""
+"""What browsers let this page do: use its own style, and nothing else."""
 
 
 def page_of(endpoints: Sequence[Endpoint], *, root_path: str = "") -> str:

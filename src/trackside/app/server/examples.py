@@ -1,4 +1,4 @@
-"""One body for each kind of body that works, whatever agents are served and threads are there; NAME stands for an agent.
+"""One working body for each kind of body, whatever agents are served and threads exist; NAME stands for an agent.
 
 A test sends them all.
 """
@@ -62,5 +62,5 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
 
 
 def example_of(endpoint: Endpoint) -> Any:
-    """A body that this endpoint takes; None if there is none."""
+    """A body that this endpoint takes; None if there is no example."""
     return _EXAMPLES.get(endpoint.body)

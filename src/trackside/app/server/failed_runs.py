@@ -1,4 +1,4 @@
-"""Says in the server's log that a run has failed, and where: whoever wrote the agent sits before it. A flood is counted."""
+"""Says in the server's log that a run has failed, and where: the agent's author reads that log. A flood is counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FailedRuns(Recurrences[_Kind]):
     """Notes how runs end, for the log. Two failures are of one kind if the same type was raised in the same place."""
 
     def note(self, run_id: str, agent: str | None, end: Mapping[str, Any]) -> None:
-        """Say it if a run has failed, or count it; its last event says `end`."""
+        """Log it if a run has failed, or count it; its last event says `end`."""
         if "error_type" not in end or end.get("status", RunStatus.error) != RunStatus.error:
             return
         kind = agent or "?", str(end["error_type"]), place_in(str(end.get("traceback") or ""))
@@ -49,7 +49,7 @@ def _said(run_id: str, kind: _Kind, end: Mapping[str, Any]) -> str:
 
 
 def place_in(trace: str) -> str:
-    """The innermost place of a formatted traceback that is nobody's library, else the innermost; empty if there is none."""
+    """The innermost place of a formatted traceback outside libraries, else the innermost; empty if there is none."""
     frames = [(found["path"], found["line"]) for found in _FRAME.finditer(trace)]
     own = [one for one in frames if not _LIBRARY.search(one[0]) and not one[0].startswith(_MACHINERY)]
     path, line = (own or frames or [("", "")])[-1]

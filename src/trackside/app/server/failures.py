@@ -1,4 +1,4 @@
-"""What a request failed with, as clients expect it: a status, one sentence under `detail`, and a `code` to look it up by."""
+"""Why a request failed, as clients expect it: a status, one sentence under `detail`, and a `code` to look it up by."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ logger = logging.getLogger("trackside.server")
 
 
 class HttpError(TracksideError):
-    """{detail}"""  # noqa: D415  # the sentence is whoever's raises it
+    """{detail}"""  # noqa: D415  # the raiser brings the sentence
 
     def __init__(
         self, *, status: int, detail: str, headers: Mapping[str, str] | None = None, code: str | None = None
@@ -95,7 +95,7 @@ _NO_THREAD: Final = "can't start new thread"
 
 
 def status_of(kind: type[TracksideError], fault: Fault | None = None) -> int:
-    """The status for a kind of error; `fault` where one of them is somebody else's than the kind's is."""
+    """The status for a kind of error; `fault` says whose fault this one is, where that differs from its kind's."""
     for one in kind.__mro__:
         if (status := _STATUS.get(one)) is not None:
             return status
@@ -105,11 +105,11 @@ def status_of(kind: type[TracksideError], fault: Fault | None = None) -> int:
 
 
 def answer_of(exc: TracksideError) -> Failure:
-    """What a client is told of what was raised."""
+    """What a client is told about what was raised."""
     if isinstance(exc, HttpError):
         return Failure(**exc.details)
     status = status_of(type(exc), exc.fault)
-    # What is the server's own business is its log's: where its database is, nobody else has to know.
+    # The server's own business is for its log: nobody else has to know where its database is.
     if status >= 500 and isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
         return answer_without(exc)
@@ -122,9 +122,9 @@ def answer_of(exc: TracksideError) -> Failure:
 
 
 def answer_to_unexpected(exc: BaseException) -> Failure:
-    """What a client is told of what nobody has foreseen; whoever asks this says it in the log.
+    """What a client is told about an error that nobody has foreseen; the caller logs the error.
 
-    That something was short which all share is nobody's defect, and over soon: a client that tries again succeeds.
+    If a shared resource ran short, that is nobody's defect, and over soon: a client that tries again succeeds.
     """
     match exc:
         case MemoryError():
@@ -147,7 +147,7 @@ def _unfit(exc: TracksideError) -> Unfit:
 
 
 def answer_without(exc: StorageError) -> Failure:
-    """What a client is told where the database has failed. It is not said in the log: that is for whoever asks this."""
+    """What a client is told where the database has failed. This logs nothing: that is for the caller."""
     if status_of(type(exc), exc.fault) == 503:
         return Failure(503, _AWAY, {"Retry-After": "1"})
     return Failure(500, _DATABASE_FAILED)

@@ -1,4 +1,4 @@
-"""From a run that somebody names to what he gets of it: whether he may see it, where its output is, how it has ended."""
+"""From a run that a client names to what it gets: whether it may see the run, where the output is, how it ended."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from trackside.harness.types import CancelAction, CancelMode, RunRecord, ThreadS
 logger = logging.getLogger("trackside.server")
 
 _KEPT: Final = timedelta(minutes=10)
-"""What a run has said may be kept by others for so long after its end."""
+"""How long after a run's end other processes may keep what it has said."""
 FROM_THE_BEGINNING: Final = "-1"
 """The `Last-Event-ID` of a client that wants all that is kept."""
 LAG: Final = 1.0
-"""Seconds by which a mirror may be behind another one."""
+"""Seconds by which one mirror may be behind another."""
 _LONGEST_NUMBER: Final = 16
 _CANCELS: Final = ("cancel_on_disconnect", "1")
 
@@ -39,13 +39,13 @@ _CANCELS: Final = ("cancel_on_disconnect", "1")
 async def visible_run(
     parts: ServerParts, principal: Principal, run_id: str, thread_id: str | None = None, *, lingers: bool = False
 ) -> StoredRun:
-    """The run with this id, if it is of this thread and of a thread that this caller may see.
+    """The run with this id, if it is on this thread and on a thread that this caller may see.
 
     With `lingers` also one whose thread has ended with it: its followers may have been cut off just before its end, by a
-    server that is another one now.
+    server that another one has replaced since.
 
     Raises:
-        UnknownRunError: it is not, or there is none, or it is gone.
+        UnknownRunError: it is not on such a thread, or does not exist, or is gone.
     """
     run = await parts.store.run(run_id, owner=principal.owner)
     if run is None and lingers:
@@ -56,7 +56,7 @@ async def visible_run(
 
 
 async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | None) -> StoredRun | None:
-    """The run with this id if its thread was its own and has gone with it; None if it was rolled back."""
+    """The run with this id, if its thread was its own and has gone with it; None also if the run was rolled back."""
     run = await parts.store.run(run_id, owner=owner, removed=True)
     thread = None if run is None else await parts.store.thread(run.thread_id, owner=owner, removed=True)
     if thread is None or not thread.ends:
@@ -65,9 +65,10 @@ async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | N
 
 
 def mirror_of(parts: ServerParts, run: RunRecord | StoredRun) -> Mirror | None:
-    """Have what a run says here, that another process executes; None if that is not so, or nothing is kept of it any more.
+    """Bring here what another process's run says; None if no other process executes it, or nothing of it is kept any
+    more.
 
-    It has to be closed. Made before the run's `reader_of`.
+    The caller must close the mirror, and make it before the run's `reader_of`.
     """
     mirrors, ended_at = parts.mirrors, run.ended_at
     if mirrors is None or parts.manager.has(run.run_id):
@@ -78,10 +79,10 @@ def mirror_of(parts: ServerParts, run: RunRecord | StoredRun) -> Mirror | None:
 
 
 def reader_of(parts: ServerParts, run_id: str) -> Reader:
-    """Go along what a run says; if that does not come here there is nothing, and the reader is at the end.
+    """A reader of what a run says; if that does not come here, there is nothing to read, and the reader is at the end.
 
     Raises:
-        WaitsForItselfError: it is a run that asks, which has to end before this one begins.
+        WaitsForItselfError: the caller is a run that has to end before this one begins.
     """
     parts.manager.check_turn(run_id)
     streams = parts.streams
@@ -90,7 +91,7 @@ def reader_of(parts: ServerParts, run_id: str) -> Reader:
 
 
 async def hear(mirror: Mirror, reader: Reader, last_event_id: str | None) -> None:
-    """Wait a moment until a mirror has what was said of a run before, and the event that a client has seen last."""
+    """Wait a moment until a mirror has what the run has said so far, and the event that a client has seen last."""
     await mirror.catch_up()
     if last_event_id is None or last_event_id == FROM_THE_BEGINNING:
         return
@@ -100,7 +101,7 @@ async def hear(mirror: Mirror, reader: Reader, last_event_id: str | None) -> Non
 
 
 async def learn(parts: ServerParts, run: StoredRun, reader: Reader) -> None:
-    """See that a reader knows what a run was asked to say, also if it has not begun, or too long ago for that to be kept."""
+    """See that a reader knows what a run was asked to say, also if the run has not begun, or its start is not kept."""
     if reader.modes is None:
         request = await parts.store.request_of(run.run_id) or {}
         modes = request.get("stream_mode") or ("values",)
@@ -110,7 +111,7 @@ async def learn(parts: ServerParts, run: StoredRun, reader: Reader) -> None:
 
 @asynccontextmanager
 async def heard_thread(parts: ServerParts, thread: StoredThread) -> AsyncGenerator[None]:
-    """Have what all runs of a thread say here, from what is kept on, as far as others execute them."""
+    """Within the block, bring here what other processes' runs of a thread say, starting with what is kept."""
     if parts.mirrors is None:
         yield
         return
@@ -121,10 +122,10 @@ async def heard_thread(parts: ServerParts, thread: StoredThread) -> AsyncGenerat
 
 
 def resume(reader: Reader, last_event_id: str | None, *, past: bool = True, unsure: bool = False) -> bool:
-    """Put a reader behind the event that a client has seen last; whether that leaves nothing out that came before.
+    """Put a reader behind the event that a client has seen last; returns whether the reader gets all that is kept.
 
-    Without one it begins with all that is kept, or (not `past`) with what comes from now on. If it is `unsure` what the run
-    has said, an id that is not known may be right.
+    Without such an event, it begins with all that is kept, or (not `past`) with what comes from now on. If it is
+    `unsure` what the run has said, an unknown id may be right.
 
     Raises:
         HttpError: the run never said anything with this id.
@@ -138,7 +139,7 @@ def resume(reader: Reader, last_event_id: str | None, *, past: bool = True, unsu
     if not (at.isdecimal() and number.isdecimal()) or len(last_event_id) > 40:
         detail = f"Last-Event-ID is the id of an event, or -1 for all that is kept, and not {last_event_id!r:.80}"
         raise HttpError(status=422, detail=detail)
-    unsure = unsure or (reader.is_over and not reader.has_said_anything)  # it said that elsewhere, or too long ago
+    unsure = unsure or (reader.is_over and not reader.has_said_anything)  # the run said it elsewhere, or too long ago
     if reader.knows(last_event_id) is False and not unsure:
         raise HttpError(status=422, detail=f"Last-Event-ID: the run has said nothing with the id {last_event_id!r}")
     reader.seen = int(number)
@@ -146,17 +147,17 @@ def resume(reader: Reader, last_event_id: str | None, *, past: bool = True, unsu
 
 
 async def end_of(parts: ServerParts, run_id: str) -> ToldEnd | None:
-    """How a run has ended that this process does not execute, as soon as it has; None if the store is closed before."""
+    """How a run of another process has ended, as soon as it has; None if the store is closed before."""
     return await RunEnds(parts.store).end_of(run_id)
 
 
 async def final_body(
     parts: ServerParts, run: RunRecord | StoredRun, caller: Caller, *, handle: RunHandle | None = None
 ) -> bytes:
-    """What somebody (`caller`) gets who waits for a run, wherever it is executed, and if it has ended long ago.
+    """What a `caller` who waits for a run gets, wherever the run is executed, and even if it ended long ago.
 
-    Of a run that goes on as another attempt it is what that gives. A `handle` is that of who has started the run, and knows
-    its result for as long as it is there.
+    If the run goes on as another attempt, that is the attempt's result. The `handle` is that of whoever started the
+    run, and knows its result for as long as it exists.
 
     Raises:
         UnknownRunError: it was removed meanwhile.
@@ -168,19 +169,19 @@ async def final_body(
         again = await next_attempt(parts, run.run_id)
         if again is None:
             return body
-        if parts.manager.closing:  # whoever is asked next waits for it
+        if parts.manager.closing:  # the server that is asked next waits for it
             raise ClosedError(what="run manager")
         run, handle = again, None
 
 
 async def next_attempt(parts: ServerParts, run_id: str) -> StoredRun | None:
-    """The run as which one goes on that has ended; None: it has not ended, or that is all of it."""
+    """The run that goes on for a run that has ended; None: the run has not ended, or no other goes on for it."""
     again = named_in(await said_last(parts, run_id))
     return None if again is None else await parts.store.run(again, removed=True)
 
 
 async def said_last(parts: ServerParts, run_id: str) -> Mapping[str, Any]:
-    """What the event says that ends a run, as it was said live or else as the log has it; nothing if it has not ended."""
+    """What the event that ends a run says, as it was said live or else as the log has it; empty if it has not ended."""
     says = parts.streams.end_of(run_id)
     if says is None:
         ends = await parts.store.events(run_id=run_id, types=TERMINAL_EVENTS, limit=1)
@@ -191,7 +192,7 @@ async def said_last(parts: ServerParts, run_id: str) -> Mapping[str, Any]:
 async def cancelled(
     parts: ServerParts, run: StoredRun, *, action: CancelAction | str = CancelAction.interrupt
 ) -> StoredRun:
-    """Cancel a run, or the last attempt as which it goes on; which one that is. One that has ended is left alone."""
+    """Cancel a run, or the last attempt that goes on for it; returns that one. A run that has ended is left alone."""
     return await stopped(
         run, lambda one: next_attempt(parts, one.run_id), lambda one: parts.manager.cancel(one.run_id, action=action)
     )
@@ -206,7 +207,7 @@ async def _body_of_one(
             result = await (parts.manager.result(run_id) if handle is None else handle.result())
             return await body_of(parts, result, run.agent or "", caller)
         except NoResultHereError:  # another process goes on with it
-            if parts.manager.closing:  # and is asked next
+            if parts.manager.closing:  # that process is asked next
                 raise ClosedError(what="run manager") from None
     if (mirror := mirror_of(parts, run)) is not None:
         with mirror:
@@ -224,13 +225,13 @@ async def _body_of_one(
 
 
 async def _body_heard(parts: ServerParts, run_id: str) -> bytes | None:
-    """Wait for the end of a run that another process executes; what somebody gets, if what was heard of it is enough."""
+    """Wait for the end of another process's run; returns the answer's body, if what was heard of the run suffices."""
     await parts.streams.read(run_id).wait_for_end()
     return body_heard(parts, run_id)
 
 
 def first_frame(run: RunRecord | StoredRun, *, resumable: bool = False) -> bytes:
-    """What a run's stream says first; with an id, so that a client that gets no further begins anew."""
+    """What a run's stream says first; if resumable, with an id, so that a client that gets no further begins anew."""
     frame_id = f"{int(run.created_at.timestamp() * 1000)}-0" if resumable else None
     return event_frame("metadata", {"run_id": run.run_id, "attempt": run.attempt}, frame_id)
 
@@ -255,8 +256,9 @@ def stream_again(
     past: bool = True,
     cancels: bool = False,
 ) -> str:
-    """Where a client goes on whose stream is cut off, below what he follows: with the same of it and, where he has no ids
-    (not `past`), with what comes then. He goes there without saying again what he wants, or that his going `cancels` it.
+    """Where a client whose stream is cut off goes on, below what it follows: with the same selection and, where it has
+    no ids (not `past`), with what comes then. It need not say again what it wants, or that its leaving `cancels` the
+    run.
     """
     asked = [("stream_mode", mode) for mode in sorted(set(modes or ()))]
     asked += [("namespace", namespace) for namespace in namespaces or ()]
@@ -273,8 +275,8 @@ def join_again(*, cancels: bool) -> str:
 
 
 def cancelling(parts: ServerParts, run_id: str) -> Any:
-    """Cancels a run, or the attempt as which it goes on, because the client who wanted it has gone, whoever executes it; one
-    that is over is left alone.
+    """Cancels a run, or the attempt that goes on for it, because the client who wanted it has gone, whichever process
+    executes it; a run that is over is left alone.
     """
 
     async def cancel() -> None:
@@ -284,7 +286,7 @@ def cancelling(parts: ServerParts, run_id: str) -> Any:
                 await cancelled(parts, run)
         except UnknownRunError:
             pass
-        except TracksideError as exc:  # nobody is there any more who could be told
+        except TracksideError as exc:  # there is nobody left to tell
             logger.warning("run %s goes on, though its client has gone: %s", run_id, exc)
 
     return cancel

@@ -1,5 +1,5 @@
-"""What stands in front of an app: it knows which requests are being answered, says what became of each, and ends those that
-would go on for ever when the server stops.
+"""Stands in front of an app: knows which requests are being answered, says what became of each, and, when the server
+stops, ends those that would go on for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _EVENTS = b"text/event-stream"
 _EVENT_ENDS = (b"\r\n\r\n", b"\n\n")
 _LONGEST_END = max(map(len, _EVENT_ENDS))
 END_MEANS_OVER: Final = "trackside.end_means_over"
-"""In the scope of a stream whose proper end says that there is no more to come: clients come back if it is cut off."""
+"""In the scope of a stream whose proper end means that no more will come: if it is cut off, its clients come back."""
 
 type Note = Callable[[Mapping[str, Any]], None]
 
@@ -26,7 +26,7 @@ class Front:
 
     Args:
         app: what answers.
-        note: is told of each request that has been answered; nobody if left out.
+        note: is told of each request that has been answered; optional.
     """
 
     def __init__(self, app: Any, *, note: Note | None = None) -> None:
@@ -41,7 +41,7 @@ class Front:
         return self._ending
 
     def begin_ending(self) -> None:
-        """Have clients connect anew, to whoever is there next, for what they ask after the next answer."""
+        """From now on, have clients open new connections after each answer, to whichever server comes next."""
         self._ending = True
 
     def end_streams(self) -> None:
@@ -92,7 +92,7 @@ class _Answering:
         if message["type"] == "http.response.body":
             body = message.get("body", b"")
             self.sent += len(body)
-            self._is_between = bytes(body[-_LONGEST_END:]).endswith(_EVENT_ENDS)  # an app of the user's may send a view
+            self._is_between = bytes(body[-_LONGEST_END:]).endswith(_EVENT_ENDS)  # the user's app may send a memoryview
             self.done = not message.get("more_body", False)
         elif message["type"] == "http.response.start":
             self.status = message["status"]
@@ -106,9 +106,9 @@ class _Answering:
         return self._send(message)
 
     async def cut_off(self, scope: Scope, receive: Receive) -> None:
-        """End the answer in the middle: a stream between two events, one that has not begun with a sentence, another not at
-        all, so that the client sees that it is not whole. Nor a stream in the middle of an event, or whose
-        `END_MEANS_OVER`.
+        """End the answer in the middle. A stream ends properly between two events, and an answer that has not begun
+        says why. Nothing else is ended, so that the client sees that it is not whole: no other answer, no stream in the
+        middle of an event, and none whose `END_MEANS_OVER`.
         """
         self.task.uncancel()
         if self.status == 0:
@@ -142,7 +142,7 @@ class _Answering:
 
 
 def _add_run(facts: dict[str, Any], location: str) -> None:
-    """The ids out of `…/threads/ID/runs/ID`, where a request made a run."""
+    """Add the ids from `…/threads/ID/runs/ID`, if a request made a run."""
     parts = location.split("/")
     if len(parts) >= 2 and parts[-2] == "runs":
         facts["run_id"] = parts[-1]

@@ -1,5 +1,5 @@
-"""HTTP/1.1 as uvicorn speaks it, within bounds that neither it nor httptools has: how large the head of a request is, what
-comes behind its body, and how long it takes to come. And with its body also where a client offers another protocol.
+"""HTTP/1.1 as uvicorn speaks it, with bounds that neither it nor httptools has: on the size of a request's head, on
+what comes behind its body, and on the time that it takes. A request that offers another protocol also keeps its body.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MOST_HEAD_BYTES: Final = 65_536
 MOST_HEADERS: Final = 100
 MOST_URL_BYTES: Final = 16_384
 HEAD_SECONDS: Final = 20.0
-"""How long the head of a request may take, and a client that has connected to say anything."""
+"""How long the head of a request may take, and how long a connected client may say nothing."""
 WHOLE_SECONDS: Final = 90.0
-"""How long a whole request may take; longer than whoever reads its body waits for it, who can say so. Where a guest reads
-it, how long nothing of it may come.
+"""How long a whole request may take; longer than the reader of its body waits, since that can tell the client why.
+Where a guest reads the body, how long nothing of it may come.
 """
 
 _TOO_LONG_URL: Final = (414, f"the URL is longer than {MOST_URL_BYTES:,} bytes")
-_NO_PROXY: Final = (501, "this is not a proxy: CONNECT leads nowhere")  # what comes behind one is no request
+_NO_PROXY: Final = (501, "this is not a proxy: CONNECT leads nowhere")  # what comes behind a CONNECT is no request
 _TOO_LARGE_HEAD: Final = (431, f"the headers are larger than {MOST_HEAD_BYTES:,} bytes")
 _TOO_MANY_HEADERS: Final = (431, f"there are more than {MOST_HEADERS} headers")
 
@@ -34,11 +34,11 @@ _TOO_MANY_HEADERS: Final = (431, f"there are more than {MOST_HEADERS} headers")
 class GuardedProtocol(HttpToolsProtocol):
     """One connection.
 
-    A request that comes whole, as nearly all do, costs it no timer. One that does not has a time to be whole in, however
-    often something of it comes; while a guest reads its body, what counts is that something of that comes.
+    A request that comes whole, as nearly all do, costs no timer. Any other has a time within which it must be whole,
+    however often a piece of it comes; while a guest reads its body, it is enough that pieces of the body come.
 
-    One that offers another protocol than WebSockets, as `Upgrade: h2c` does, is answered over HTTP/1.1. httptools takes its
-    body for that protocol, so it is read again without the offer.
+    A request that offers a protocol other than WebSockets, as `Upgrade: h2c` does, is answered over HTTP/1.1. httptools
+    takes its body for that protocol, so its head is read again without the offer.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -85,7 +85,7 @@ class GuardedProtocol(HttpToolsProtocol):
         elif not self._has_moved:  # extensions of a chunk, or trailers, which nobody here asks for
             self._bytes_beside += len(data)
             if self._bytes_beside > MOST_HEAD_BYTES:
-                self.transport.close()  # there may be an answer already: another one would be to nothing
+                self.transport.close()  # there may be an answer already; a second one would answer nothing
                 return
         if self._deadline is None:
             self._wait_for_the_rest()
@@ -98,7 +98,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is a trailer, and no header of a request that is being answered
+        if self._in_head:  # else it is a trailer, and not a header of the request that is being answered
             super().on_header(name, value)
 
     @override
@@ -138,7 +138,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         super().handle_websocket_upgrade()
         socket = self.transport.get_protocol()
-        if not getattr(socket, "handshake_initiated", True):  # it says nothing, and fails where it is to be closed
+        if not getattr(socket, "handshake_initiated", True):  # it answers nothing, and fails when it is closed
             self.connections.discard(socket)
             self.connections.add(self)
             self.transport.set_protocol(self)
@@ -149,7 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return self.parser.get_method() == b"GET" and super()._should_upgrade()  # RFC 6455, 4.1: it has to be GET
 
     def _left_by_parser(self, data: bytes | memoryview) -> memoryview | None:
-        """What is still to be parsed: what comes behind the head of a request that is read again; None if all is."""
+        """Parse this; returns what must still be parsed, behind a head that is read again; None if nothing must."""
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as exc:
@@ -175,13 +175,13 @@ class GuardedProtocol(HttpToolsProtocol):
             return _TOO_MANY_HEADERS
         if self._head_bytes > MOST_HEAD_BYTES:
             return _TOO_LARGE_HEAD
-        if not self._in_head:  # it may have come whole, in one piece that is larger
+        if not self._in_head:  # it may have come whole, in one larger piece
             size = sum([len(name) + len(value) for name, value in self.headers])
             return _TOO_LARGE_HEAD if size > MOST_HEAD_BYTES else None
         return None
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Say why, and go: what else comes cannot be told apart from a request any more."""
+        """Say why, and close: what else comes can no longer be told apart from a request."""
         body = json_bytes(Failure(status, detail).problem)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
@@ -211,10 +211,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _left_for_a_piece(self) -> float:
-        """How long more of a body may still take that is read piece by piece; nothing for others, and behind an answer."""
+        """How long the next piece of a body that is read by piece may still take; 0 for others and behind an answer."""
         if not self._body_time.is_by_piece or self.cycle.response_complete:
             return 0.0
-        if self.flow.read_paused:  # who reads it takes no more of it for now
+        if self.flow.read_paused:  # its reader takes no more of it for now
             return WHOLE_SECONDS
         return self._came_at + WHOLE_SECONDS - self.loop.time()
 

@@ -1,4 +1,4 @@
-"""What stands before all endpoints, from the outside in: headers, browsers, who asks."""
+"""What stands before all endpoints, from the outside in: security headers, checks of browsers, authentication."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOOPBACK_ORIGIN: Final = (
 
 
 class Sharing(CORSMiddleware):
-    """Starlette's, which reads all headers of a request; most come from no page, and need not wait 10 µs for that."""
+    """Starlette's, which reads all headers of a request; most requests come from no page, and are spared the 10 µs."""
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +45,7 @@ class Sharing(CORSMiddleware):
 def middleware_of(
     parts: ServerParts, endpoints: Iterable[Endpoint], before: Sequence[Middleware] = ()
 ) -> list[Middleware]:
-    """The middleware of a server with these parts, the outermost first; `before` stands before it is asked who asks."""
+    """The middleware of a server with these parts, the outermost first; `before` comes before the authentication."""
     options = parts.options
     rate = None if options.rate is None else Rate(options.rate)
     found = [Middleware(SecureHeaders)]
@@ -60,7 +60,7 @@ def middleware_of(
 
 
 def _sharing(options: ServerOptions, *, asks_nobody: bool) -> Middleware:
-    """What browsers are told about pages of other origins: those of this machine are let in where nobody is asked."""
+    """What browsers are told about pages of other origins: without authentication, those of this machine are let in."""
     return Middleware(
         Sharing,
         allow_origins=[ANY] if ANY in options.origins else list(options.origins),

@@ -1,6 +1,7 @@
-"""Somebody else's ASGI app behind ours: it gets what is not ours, from those whom we let in, and lives as long as we do.
+"""Somebody else's ASGI app behind ours: it gets the requests that are not ours, from clients that we let in, and lives
+as long as we do.
 
-Its middleware stands before ours, too, as it does where LangGraph's server has such an app.
+Its middleware stands before our endpoints, too, as in LangGraph's server.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from trackside.app.server.responses import Receive, Scope, Send
 from trackside.harness.errors import TracksideError
 
 _STATE: Final = "state"
-_PATIENCE: Final = 5.0  # seconds in which a client has to take what there was of an answer that we have cut off
+_PATIENCE: Final = 5.0  # seconds in which a client must take the rest of an answer that we have cut off
 _OURS: Final = "trackside.behind_guest"
-"""In the scope of a request in a guest's middleware: what is behind that instead of the guest's own routes."""
+"""In the scope of a request in a guest's middleware: what is behind that middleware, instead of the guest's routes."""
 _KNOWN: Final = "trackside.introduced"
-"""In the same: what `user` and `auth` were before it, and what we have made of each since. Else it is that middleware's."""
+"""There, too: what `user` and `auth` were before it, and what we made of each since. Any other value is its own."""
 _NOTHING: Final = object()
-"""What they are where nobody has said anything; None is what middleware may say of somebody who has not signed in."""
+"""Their value where nobody has set them; None is what middleware may say of somebody who has not signed in."""
 
 
 class GuestError(TracksideError, code="guest-app"):
@@ -34,8 +35,8 @@ class GuestError(TracksideError, code="guest-app"):
 
 
 class Introducing:
-    """An ASGI middleware that says who asks as Starlette's authentication does: `request.user` and `request.auth`. What a
-    guest's middleware has said of that holds, whether it stands before this one or behind.
+    """An ASGI middleware that says who asks as Starlette's authentication does, in `request.user` and `request.auth`.
+    What a guest's middleware has set there holds, whether that middleware stands before this one or behind it.
     """
 
     def __init__(self, app: Any) -> None:
@@ -57,7 +58,7 @@ def _said_in(scope: Scope) -> dict[str, list[Any]]:
 
 
 class _Unknown(UnauthenticatedUser):
-    """Who asks where nobody is asked who he is."""
+    """The caller of a server without authentication."""
 
     @property
     @override
@@ -72,8 +73,8 @@ def _user_of(principal: Principal) -> Any:
 
 
 class Guest:
-    """An ASGI app, with what its lifespan has made for it. The middleware of one of Starlette's or FastAPI's stands where
-    `before` says, and there alone.
+    """An ASGI app, with the state that its lifespan has made. If it is a Starlette or FastAPI app, its middleware
+    stands where `before` puts it, and nowhere else.
     """
 
     def __init__(self, app: Any, state: dict[str, Any]) -> None:
@@ -84,7 +85,7 @@ class Guest:
             self._bare = _open(app)
 
     def before(self, app: Any) -> Any:
-        """An app with the guest's middleware before it, but for what that middleware asks itself."""
+        """An app with the guest's middleware before it, except for the requests that this middleware makes itself."""
 
         async def with_middleware(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":
@@ -93,7 +94,7 @@ class Guest:
             scope[_STATE] = {**scope.get(_STATE, {}), **self._made}
             passage = _Passage(app, scope, send)
             token = guest_asking.set(self)
-            try:  # what it asks itself it would ask without end
+            try:  # else the requests that it makes itself would have no end
                 await passage.through(self._bare if token.old_value is self else self._app, receive)
             finally:
                 guest_asking.reset(token)
@@ -103,7 +104,7 @@ class Guest:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (time := scope.get(BODY_TIME)) is not None:
             time.is_by_piece = True
-        scope.pop("router", None)  # ours, in which `request.url_for` would look for its routes
+        scope.pop("router", None)  # ours: `request.url_for` would look for the guest's routes in it
         if self._has_middleware:
             await self._app.router(scope, receive, send)
             return
@@ -112,8 +113,9 @@ class Guest:
 
 
 def _open(app: Any) -> Any:
-    """Have what a request says of itself be behind the middleware of an app, else its routes. What its middleware is made of
-    is made once: what sees the lifespan sees the requests. Returns the same app without that middleware.
+    """Put the app that a request names in its scope, else the app's own routes, behind the app's middleware. Its
+    middleware is made once, so what sees the lifespan also sees the requests. Returns the same app without that
+    middleware.
     """
     routes, middleware = app.router, app.user_middleware
 
@@ -138,7 +140,7 @@ def _open(app: Any) -> Any:
 class _Passage:
     """A request on its way through a guest's middleware to us, and the answer on its way back.
 
-    Middleware that puts answers together anew, as `BaseHTTPMiddleware` does in a task of its own, would end in order what we
+    Middleware that reassembles answers, as `BaseHTTPMiddleware` does in a task of its own, would properly end what we
     have cut off, or wait for ever for a client that takes nothing.
     """
 
@@ -152,7 +154,7 @@ class _Passage:
         self._timer: asyncio.TimerHandle | None = None
 
     async def through(self, guest: Any, receive: Receive) -> None:
-        """Have it answered."""
+        """Have the request answered."""
         self._scope[_OURS] = self._answer
         self._scope[_KNOWN] = _said_in(self._scope)
         try:
@@ -174,14 +176,14 @@ class _Passage:
             self._is_sending = False
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope is not self._scope:  # which is that of those around us, who read in it what we have found out
+        if scope is not self._scope:  # the apps around us have that one, and read in it what we have found out
             self._scope.update(scope)
         is_begun = False
 
         def noting(message: Any) -> Awaitable[None]:
             nonlocal is_begun
             is_begun = message["type"].startswith("http.") and not _is_last(message)
-            if message["type"] == "http.response.start":  # of which middleware makes what it likes
+            if message["type"] == "http.response.start":  # middleware changes these in place as it likes
                 message["headers"] = list(message.get("headers", ()))
             sent: Awaitable[None] = send(message)
             return sent
@@ -213,7 +215,7 @@ def made(app: Any, state: dict[str, Any], *, name: str) -> Guest:
     """
     try:
         return Guest(app, state)
-    except Exception as exc:  # of what makes its middleware
+    except Exception as exc:  # from whatever makes its middleware
         raise GuestError(name=name, why=f"its middleware cannot be made: {type(exc).__name__}: {exc}") from exc
 
 
@@ -222,7 +224,7 @@ async def living(app: Any, *, name: str) -> AsyncGenerator[Guest]:
     """Run the lifespan of an app, if it has one, around the block.
 
     Raises:
-        GuestError: it says that it could not start, and what went wrong is in the log; or its middleware cannot be made.
+        GuestError: it says that it could not start, and the log says what went wrong; or its middleware cannot be made.
     """
     from uvicorn import Config
     from uvicorn.lifespan.on import LifespanOn
