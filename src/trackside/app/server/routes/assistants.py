@@ -180,7 +180,7 @@ async def _subgraphs(call: Call[None, SubgraphQuery], namespace: str | None) -> 
 
 
 def _all(call: Call[Any, Any]) -> list[Assistant]:
-    """Those that are there for whoever asks."""
+    """The assistants that are there for the caller."""
     every = [_assistant(call, name) for name in call.parts.manager.agents]
     return [one for one in every if fits(call, one.metadata)]
 

@@ -60,7 +60,7 @@ async def create_cron(call: Call[CronCreate, None]) -> Any:
 
     Each thread is removed when its run has ended, unless `on_run_completed` is `keep`.
     """
-    on = await on_thread(call, "create_run", None)  # which each of its runs makes
+    on = await on_thread(call, "create_run", None)  # each of the cron's runs makes a thread
     call = replace(call, body=on.body)
     if call.handlers is not None:
         call = await ask(call, "crons", "create")
@@ -76,15 +76,15 @@ async def create_cron(call: Call[CronCreate, None]) -> Any:
 )
 async def create_cron_for_thread(call: Call[CronCreate, None]) -> Any:
     """Create a cron that starts its runs on an existing thread."""
-    on = await on_thread(call, "create_run", call.thread_id)  # which its runs are started with
+    on = await on_thread(call, "create_run", call.thread_id)  # the cron's runs are started there
     thread = await call.parts.store.threads_of(on.principal.owner).get(call.thread_id)
     call = replace(call, body=on.body)
     if call.handlers is not None:
         call = await ask(call, "crons", "create", thread_id=UUID(thread.thread_id))
     is_his = thread.owner == call.principal.identity
-    if not is_his and (on.principal.sees_all or thread.owner is None):  # an admin may use what is nobody's, too
+    if not is_his and (on.principal.sees_all or thread.owner is None):  # an admin may also use what is nobody's
         return await _create(call, thread.thread_id, call.principal.identity, is_shared=True)
-    # Runs of a thread are its owner's, whoever asks for them.
+    # A thread's runs belong to its owner, whoever asks for them.
     return await _create(call, thread.thread_id, thread.owner)
 
 
@@ -95,7 +95,7 @@ async def update_cron(call: Call[CronUpdate, None]) -> Any:
     If the cron is enabled afterwards, the server checks that its runs can be started. You can always disable a cron.
     """
     crons = call.parts.store.crons
-    while True:  # the scheduler, or somebody else, may change it meanwhile
+    while True:  # the scheduler, or another client, may change it meanwhile
         cron = await crons.get(call.cron_id, owner=call.principal.owner)
         if cron is None:
             raise _unknown(call.cron_id)
@@ -178,9 +178,10 @@ async def _create(
 
 
 async def _decided(call: Call[CronUpdate, None], changed: Cron, before: Cron) -> Cron:
-    """The cron with what a handler changes of the runs that it starts, of that which is new in them.
+    """The cron, with the handler's changes to what is new in the runs that it starts.
 
-    What is as it was the handler has seen before: made of it once more it would be something else, or another one's.
+    The handler has already seen what is as it was; if it changed that again, that would become something else, or
+    another user's.
 
     Raises:
         HttpError: it may not start them.
@@ -196,7 +197,7 @@ async def _decided(call: Call[CronUpdate, None], changed: Cron, before: Cron) ->
 
 
 async def _changed(call: Call[CronUpdate, None], cron: Cron) -> Cron:
-    """The cron as it is to be, with the time of its next run."""
+    """The cron as the request changes it, with the time of its next run."""
     now = datetime.now(UTC)
     changed = replace(with_changes(cron, call.body), updated_at=now)
     _check_end(changed)
@@ -244,16 +245,16 @@ async def _expect_runs(parts: ServerParts, cron: Cron) -> None:
 
 
 def _without_headers(parts: ServerParts, cron: Cron) -> Cron:
-    """The cron without what counts for nothing, as whoever looks at it, or starts its runs, is to see it."""
+    """The cron without what counts for nothing, for whoever looks at it or starts its runs."""
     config, agent = cron.payload.get("config"), parts.manager.agents.get(cron.agent)
-    if not isinstance(config, dict):  # there is none, or one of another version's
+    if not isinstance(config, dict):  # there is none, or it is from another version
         return cron
     kept = unasked_config(agent, config, parts.options.configurable_headers)
     return cron if kept is config else replace(cron, payload={**cron.payload, "config": kept})
 
 
 def _asked(cron: Cron) -> RunCreate:
-    """What is asked for each time.
+    """What the cron asks for each time.
 
     Raises:
         HttpError: another version has stored what this one does not know.
@@ -268,7 +269,7 @@ async def _found(call: Call[Any, None], **page: Any) -> CronPage:
     wanted: CronCount = call.body
     agent = wanted.assistant_id
     if agent is not None:
-        agent = agent_of(agent, call.parts.manager.agents) or agent  # the cron may be there still, and its agent not
+        agent = agent_of(agent, call.parts.manager.agents) or agent  # the cron may still exist without its agent
     return await call.parts.store.crons.search(
         owner=call.principal.owner,
         agent=agent,

@@ -84,7 +84,7 @@ async def follow_log(call: Call[None, FollowQuery]) -> Any:
 
 
 def _place(call: Call[None, FollowQuery]) -> int | None:
-    """The position to go on behind; None: from now on. What the browser remembers is newer than what the page said."""
+    """The position to go on behind; None: from now on. What the browser remembers is newer than what the page named."""
     last = call.header("last-event-id")
     if not last:
         return call.query.after
@@ -94,7 +94,8 @@ def _place(call: Call[None, FollowQuery]) -> int | None:
 
 
 async def _see_that_it_is_his(call: Call[None, Any], query: EventQuery | FollowQuery) -> None:
-    """That he may see the run and the thread which he names, those that were removed among them: the log keeps their events.
+    """See that the caller may see the run and the thread that it names, also if they were removed: the log keeps their
+    events.
 
     Raises:
         UnknownRunError, UnknownThreadError: it is somebody else's, or there is none.

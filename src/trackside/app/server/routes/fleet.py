@@ -31,7 +31,7 @@ async def list_workers(call: Call[None, None]) -> Any:
     store, now = call.parts.store, datetime.now(UTC)
     ours = store.worker_ids
     found = sorted(await store.fleet.workers(), key=lambda worker: (worker.started_at, worker.worker_id))
-    # Of its places a worker itself tells how many are taken; others have none to tell of.
+    # A worker tells itself how many of its places are taken; other processes have none to tell of.
     running = await store.running_by_process() if any(worker.kind == INLINE for worker in found) else {}
     found = [replace(one, running=running.get(one.worker_id, 0)) if one.kind == INLINE else one for one in found]
     return [_worker(worker, now, store.lease_seconds, is_this=worker.worker_id in ours) for worker in found]
@@ -39,7 +39,7 @@ async def list_workers(call: Call[None, None]) -> Any:
 
 def _worker(worker: StoredWorker, now: datetime, lease_seconds: float, *, is_this: bool) -> WorkerInfo:
     fields = {name: getattr(worker, name) for name in _STORED}
-    # A lease goes on for so many seconds from when it was renewed.
+    # A lease lasts `lease_seconds` from when it was renewed.
     silent = timedelta(seconds=max(0.0, lease_seconds - worker.seconds_left))
     seen = min(now, max(worker.started_at, now - silent))
     return convert({**fields, "last_seen_at": seen, "is_this": is_this}, WorkerInfo)

@@ -85,7 +85,7 @@ async def info(call: Call[None, None]) -> Any:
         stream_namespaces=True,
         strict_resume=True,
     )
-    langgraph = await asyncio.to_thread(_langgraph)  # it is looked up on the disk, once
+    langgraph = await asyncio.to_thread(_langgraph)  # this looks it up on the disk, once
     return Info(version=__version__, langgraph_py_version=langgraph, flags=flags, host=Host("trackside"))
 
 

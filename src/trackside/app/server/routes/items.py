@@ -111,8 +111,8 @@ async def list_namespaces(call: Call[NamespaceSearch, None]) -> Any:
 
 
 def _check_namespace(call: Call[Any, Any], labels: Sequence[str], field: str = "namespace") -> None:
-    """See that somebody asks for what is his: his name is the first label that is no kind. Behind that of somebody else it
-    would be below what that one looks through.
+    """See that callers ask for what is theirs: their name is the first label that is no kind. Behind somebody else's
+    name, the item would be below what that user looks through.
 
     Raises:
         HttpError: it is not.
@@ -127,5 +127,5 @@ def _check_namespace(call: Call[Any, Any], labels: Sequence[str], field: str = "
 
 
 def label_of(identity: str) -> str:
-    """The label that stands for somebody, and for nobody else: a label has no dot, and "*" would be any one."""
+    """The label that stands for this user, and for nobody else: a label has no dot, and "*" would be any label."""
     return identity.replace("%", "%25").replace(".", "%2E").replace("*", "%2A")

@@ -61,7 +61,7 @@ async def list_recorded_runs(call: Call[None, RunQuery]) -> Any:
     """
     query = call.query
     found, continues = await _runs_of(call)
-    # Pages of newer runs come from the near end on: what there is too much of is the newest.
+    # Pages of newer runs begin at the near end: the one too many is the newest.
     page = found[: query.limit] if query.after is None else found[-query.limit :]
     more: dict[str, str] = {}
     if page and (query.after is not None or (continues is None and len(found) > len(page))):
@@ -73,7 +73,7 @@ async def list_recorded_runs(call: Call[None, RunQuery]) -> Any:
 
 
 async def _runs_of(call: Call[None, RunQuery]) -> tuple[Sequence[StoredRun], str | None]:
-    """One run more than asked for, if there is one, and where a search goes on."""
+    """The runs, with one more than asked for if there is one, and where a search goes on."""
     query, store = call.query, call.parts.store
     filters: RunFilters = {
         "status": query.status,
@@ -220,7 +220,7 @@ async def get_metrics(call: Call[None, None]) -> Any:
 
 
 async def _running_by_agent(call: Call[None, None]) -> Mapping[str, int]:
-    """What a handler has decided on is which agents are there, and not whose runs are."""
+    """How many runs go on: a handler has decided which agents are there for the caller, and not whose runs are."""
     if call.principal.may(Permission.admin):
         return call.parts.manager.stats().running_by_agent
     return (await call.parts.store.live_counts(owner=call.principal.identity)).running_by_agent

@@ -77,8 +77,8 @@ async def _chosen(call: Call[CancelMany, Any]) -> Sequence[StoredRun]:
     """The runs that are meant.
 
     Raises:
-        HttpError: nobody can be meant.
-        UnknownRunError: one that is named is not there.
+        HttpError: no run can be meant.
+        UnknownRunError: one that is named does not exist.
     """
     body, parts = call.body, call.parts
     if body.status is not None:

@@ -35,7 +35,7 @@ routes = Routes("Runs")
 
 
 def _joining(call: Call[None, Any]) -> Action:
-    """Who looks on reads; whose going cancels the run does more than that."""
+    """Looking on is reading; a client whose leaving cancels the run does more than that."""
     return "update" if call.query.cancel_on_disconnect else "read"
 
 
@@ -172,10 +172,10 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
 
 
 def _expect_allowed(call: Call[None, Any]) -> None:
-    """See that who may only look on does not cancel the run by going.
+    """See that a caller who may only look on does not cancel the run by leaving.
 
     Raises:
-        HttpError: he would.
+        HttpError: the caller would.
     """
     if call.query.cancel_on_disconnect and not call.principal.may(Permission.run):
         raise HttpError(status=403, detail=f"cancel_on_disconnect needs the permission {Permission.run.value!r}")

@@ -59,5 +59,5 @@ async def retry_runs(call: Call[RetryMany, None]) -> Any:
         else:
             became.append(RetriedRun(run_id=run_id, new_run_id=run.handle.run_id))
     if denied is not None and all(one.error == became[0].error for one in became):
-        raise denied  # who may start none of them may not do this at all
+        raise denied  # a caller who may start none of them may not do this at all
     return became

@@ -139,7 +139,7 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
     run_id = handle.run_id
     resumable = bool(call.body.stream_resumable)
     mirror = mirror_of(parts, handle.record)
-    # Without ids nobody knows what a client has had that was cut off: it goes on with what comes then.
+    # Without ids, nobody knows what a client that was cut off has had: it goes on with what comes then.
     then = stream_again(namespaces=call.query.namespace, past=resumable, cancels=_cancels_again(call))
     return RunEvents(
         run_id=run_id,
@@ -176,5 +176,5 @@ def _cancels(call: CreateCall) -> bool:
 
 
 def _cancels_again(call: CreateCall) -> bool:
-    """Whether `Location` says so, too. Where handlers decide, that is more than to start a run and to read."""
+    """Whether `Location` says so, too. Where handlers decide, that is more than starting a run and reading."""
     return _cancels(call) and call.handlers is None

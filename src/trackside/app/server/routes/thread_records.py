@@ -25,7 +25,7 @@ type ListCall = Call[None, ThreadRecordQuery]
 
 _PAGE: Final = 500
 _MOST_PAGES: Final = 10
-"""So many pages of threads one request looks through for those that a handler wants."""
+"""How many pages of threads one request looks through for those that a handler wants."""
 
 
 @routes.get(
@@ -54,12 +54,12 @@ async def list_recorded_threads(call: ListCall) -> Any:
 
 
 def _is_searched(query: ThreadRecordQuery) -> bool:
-    """Whether a search, which is quicker, finds what is asked for of the threads that a handler wants."""
+    """Whether a search, which is quicker, can find what is asked for among the threads that a handler wants."""
     return _not_searched(query) is None and (query.before is None or query.before.isdecimal())
 
 
 def _not_searched(query: ThreadRecordQuery) -> str | None:
-    """What is asked for that no search by metadata knows, by the first of its names."""
+    """The first name of something that is asked for and that no search by metadata knows; None if there is none."""
     names = ("since", "until", "thread_id", "id_prefix", "after", "removed")
     return next((name for name in names if getattr(query, name) not in (None, False)), None)
 
@@ -67,14 +67,14 @@ def _not_searched(query: ThreadRecordQuery) -> str | None:
 async def _listed(call: ListCall) -> tuple[Sequence[StoredThread], str | None]:
     query = call.query
     found = await _read(call, after=query.after, before=query.before, limit=query.limit + 1)
-    # As with runs: pages of newer ones come from the near end on.
+    # As with runs: pages of newer ones begin at the near end.
     page = found[: query.limit] if query.after is None else found[-query.limit :]
     has_more = len(found) > len(page) or (query.after is not None and bool(page))
     return page, page[-1].cursor if has_more else None
 
 
 async def _looked_through(call: ListCall) -> tuple[Sequence[StoredThread], str | None]:
-    """A page of the threads that a handler wants, among so many; where it is not full for that reason, others may follow."""
+    """A page of the threads that a handler wants, from `_MOST_PAGES`; if these do not fill it, more may follow."""
     query = call.query
     before, after, is_last = query.before, query.after, False
     found: list[StoredThread] = []
@@ -115,10 +115,10 @@ async def _read(call: ListCall, *, after: str | None, before: str | None, limit:
 
 
 async def _with_metadata(call: ListCall, metadata: JsonObject) -> tuple[Sequence[StoredThread], str | None]:
-    """A page of the threads with these metadata. They are found by a search, whose pages are counted off.
+    """A page of the threads with these metadata. A search finds them, whose pages go by offset.
 
     Raises:
-        HttpError: something is asked for besides that a search does not look at.
+        HttpError: the request also asks for something that a search does not look at.
     """
     query = call.query
     if (name := _not_searched(query)) is not None:

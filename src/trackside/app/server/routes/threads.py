@@ -50,7 +50,7 @@ from trackside.harness.steady import finish
 routes = Routes("Threads")
 
 MOST_LOOKED_AT: Final = 1_000
-"""The states of so many threads are looked at for a search by values that their agents keep."""
+"""How many threads' states one search by values that agents keep looks at."""
 
 _OF_STATE: Final = frozenset({"values", "interrupts"})
 
@@ -202,19 +202,19 @@ async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
 
 
 def _check_keeper(call: Call[Any, Any], thread: StoredThread, remembered: Collection[str]) -> None:
-    """See that it is known here what keeps a thread: its agent is, or it is among those that are `remembered` in the store.
+    """See that it is known here what keeps a thread: its agent is known, or the thread is `remembered` in the store.
 
     Raises:
-        HttpError: it is not, though the store may have all checkpoints that there are.
+        HttpError: it is not known, though the store may have all existing checkpoints.
     """
     if thread.thread_id not in remembered:
         check_served(thread, call.parts.manager)
 
 
 async def _keep_latest(call: Call[ThreadPrune, None], threads: Threads, named: Sequence[str]) -> int:
-    """Of each of these threads that has no run when its turn comes, remove all but its latest state; how many they are.
+    """Remove all but the latest state of each of these threads that has no run when its turn comes; returns how many.
 
-    Those of which nobody here knows what keeps them are left as they are.
+    Threads whose keeper is not known here stay as they are.
     """
     page = await threads.search(ThreadQuery(ids=named, limit=len(named)))
     remembered = await threads.remembered([thread.thread_id for thread in page.threads])
@@ -235,7 +235,7 @@ async def _keep_latest(call: Call[ThreadPrune, None], threads: Threads, named: S
 
 
 async def _prunable(call: Call[ThreadPrune, None], ids: Iterable[str]) -> AsyncIterator[tuple[str | None, str]]:
-    """Whose threads are looked at for these, and each of them: all are looked at first, before one goes."""
+    """These threads, each with the owner that it is looked up for: all are looked at before the first one goes."""
     for thread_id in ids:
         with suppress(UnknownThreadError):
             yield (await on_thread(call, "delete", thread_id)).principal.owner, thread_id
@@ -279,7 +279,7 @@ async def _shown(call: Call[Any, Any], thread: StoredThread) -> Thread:
 
 
 async def _changed(call: Call[Any, Any], thread: StoredThread) -> Any:
-    headers = {"Content-Location": f"/threads/{thread.thread_id}"}  # behind whatever prefix clients have in their URL
+    headers = {"Content-Location": f"/threads/{thread.thread_id}"}  # clients put the prefix of their URL before it
     if call.wants_little:
         return empty(headers=headers)
     return json_reply(await _shown(call, thread), headers=headers)
@@ -287,7 +287,7 @@ async def _changed(call: Call[Any, Any], thread: StoredThread) -> Any:
 
 @contextmanager
 def _as_clients_name_agents() -> Generator[None]:
-    """Where the store takes no agent of such a name, it is said of what a client has named it with."""
+    """Where the store refuses an agent's name, say so of the field in which the client named the agent."""
     try:
         yield
     except InvalidQueryError as exc:
@@ -297,7 +297,7 @@ def _as_clients_name_agents() -> Generator[None]:
 
 
 def _query(call: Call[Any, Any], asked: ThreadCount) -> ThreadQuery:
-    """What is looked for in the store. Which agent a thread had last is in a column, whatever clients call it."""
+    """What to look for in the store. The agent that a thread had last is in a column, whatever clients call it."""
     metadata = dict(asked.metadata or {})
     named: set[str] = set()
     if isinstance(metadata.get(GRAPH), str):
@@ -367,13 +367,13 @@ def _steps(supersteps: list[Superstep] | None) -> list[list[StateUpdate]]:
 
 
 async def _as_it_was_left(call: Call[Any, Any], thread: StoredThread) -> StoredThread:
-    """A thread that was just made: it waits where its checkpoints were there before it and say so, as those of LangGraph's
-    own savers.
+    """A thread that was just made, which waits if its checkpoints existed before it and say so, as with LangGraph's own
+    savers.
     """
     states = StatesOfThread.of(call, thread)
     try:
         waits = bool((await states.state()).next)
-    except TracksideError:  # what cannot be shown keeps no thread from being made
+    except TracksideError:  # a state that cannot be shown keeps no thread from being made
         return thread
     if not waits:
         return thread

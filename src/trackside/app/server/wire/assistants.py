@@ -37,7 +37,7 @@ type Offset = Annotated[int, Meta(ge=0)]
 
 
 SYSTEM: Final = {"created_by": "system"}
-"""The metadata of all assistants, as LangGraph's servers say it of those that nobody has made."""
+"""The metadata of all assistants, as LangGraph's servers have it for assistants that nobody has made."""
 
 
 class Assistant(Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ class Schemas(Struct, kw_only=True):
 
 
 def is_meant(assistant: Assistant, by: AssistantFilter | VersionSearch) -> bool:
-    """Whether a filter means this one."""
+    """Whether a filter means this assistant."""
     wanted: Mapping[str, Any] = by.metadata or {}
     if any(key not in assistant.metadata or assistant.metadata[key] != value for key, value in wanted.items()):
         return False

@@ -68,8 +68,8 @@ class CronOptions(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 SHARED: Final = "shared_thread"
-"""In the payload of a cron whose thread is not its owner's: an authorization handler lets him use it, or the thread is
-nobody's, and he an admin.
+"""In the payload of a cron whose thread is not its owner's: an authorization handler lets the owner use it, or the
+thread is nobody's, and the owner an admin.
 """
 _NAMES: Final = CronOptions.__struct_fields__
 _HANDLED: Final = ("input", "config", "context")
@@ -120,7 +120,7 @@ class CronSearch(CronCount, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def order(self) -> CronOrder:
-        """What they are sorted by."""
+        """What the crons are sorted by."""
         return _ORDERS[self.sort_by or "created_at"]
 
 
@@ -167,10 +167,10 @@ def cron_on_wire(cron: Cron) -> CronInfo:
 
 
 def utc_of(when: datetime | None) -> datetime | None:
-    """When a cron ends, in UTC; a time without an offset is there already.
+    """When a cron ends, in UTC; a time without an offset is in UTC already.
 
     Raises:
-        InvalidScheduleError: in UTC there is no such time.
+        InvalidScheduleError: there is no such time in UTC.
     """
     if when is None or when.tzinfo is None:
         return None if when is None else when.replace(tzinfo=UTC)
@@ -182,7 +182,7 @@ def utc_of(when: datetime | None) -> datetime | None:
 
 
 def payload_of(asked: CronCreate, thread_id: str | None, *, is_shared: bool = False) -> JsonObject:
-    """What is stored of what is asked for each time; `is_shared` if the thread is somebody else's, and he may use it."""
+    """What is stored of what a cron asks for; `is_shared` if it may use a thread that is somebody else's."""
     payload = _options(asked, (*_NAMES, "assistant_id", "multitask_strategy", "checkpoint_during"))
     if thread_id is None:
         return payload
@@ -190,7 +190,7 @@ def payload_of(asked: CronCreate, thread_id: str | None, *, is_shared: bool = Fa
 
 
 def with_changes(cron: Cron, changes: CronUpdate) -> Cron:
-    """A cron that asks for something else, or at other times; when it is due is to be worked out."""
+    """A cron that asks for something else, or at other times; the caller works out when it is due."""
     changed = replace(
         cron,
         payload={**cron.payload, **_options(changes, _NAMES)},
@@ -205,7 +205,7 @@ def with_changes(cron: Cron, changes: CronUpdate) -> Cron:
 
 
 def with_run(cron: Cron, before: Cron, asked: RunCreate) -> Cron:
-    """A changed cron with what an authorization handler has made of what is new in it. What it made of the rest is there."""
+    """A changed cron with what a handler made of what is new in it; what it made of the rest is there."""
     made = _options(asked, _HANDLED)
     new = {name for name in _HANDLED if cron.payload.get(name) != before.payload.get(name)}
     payload = {name: value for name, value in cron.payload.items() if name not in new}
@@ -216,13 +216,13 @@ def with_run(cron: Cron, before: Cron, asked: RunCreate) -> Cron:
 
 
 def is_more_than_switched(cron: Cron, before: Cron) -> bool:
-    """Whether its runs get something else than they did, which an authorization handler may change."""
+    """Whether a cron's runs get something other than before, which an authorization handler may change."""
     was, now = ([one.metadata, *(one.payload.get(name) for name in _HANDLED)] for one in (before, cron))
     return was != now
 
 
 def asked_of(cron: Cron) -> RunCreate:
-    """What a client would ask for who starts a run of a cron.
+    """What a client that starts a cron's run itself would ask for.
 
     Raises:
         msgspec.ValidationError: another version has stored what this one does not know.
@@ -235,7 +235,7 @@ def asked_of(cron: Cron) -> RunCreate:
 
 
 def _options(said: Struct, names: tuple[str, ...]) -> JsonObject:
-    """Those that were said, as JSON."""
+    """The options that were given, as JSON."""
     named = {name: getattr(said, name) for name in names}
     options: JsonObject = whole({name: value for name, value in named.items() if value is not None})
     return options

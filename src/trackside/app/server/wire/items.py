@@ -97,7 +97,7 @@ def item_on_wire(item: Item) -> ItemInfo:
 
 
 def found_on_wire(item: Item) -> FoundItem:
-    """An item as those see it who have searched for it."""
+    """An item as clients that searched for it see it."""
     return FoundItem(**_fields(item))
 
 

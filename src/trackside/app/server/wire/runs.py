@@ -28,7 +28,7 @@ type StreamMode = Literal[
     "lifecycle",
 ]
 STREAM_MODES: Final[frozenset[str]] = frozenset(get_args(StreamMode.__value__))
-"""What clients may ask for, of which each agent has some."""
+"""The modes that clients may ask for; each agent has some of them."""
 
 
 class CheckpointRef(Struct, forbid_unknown_fields=True):
@@ -89,7 +89,7 @@ class BatchedRun(RunCreate, forbid_unknown_fields=True):
 
 
 _BATCH: Final = Meta(max_length=1_000)
-"""How many runs may be asked for at once: all of them are looked at in one turn of the event loop."""
+"""How many runs may be asked for at once: one turn of the event loop looks at all of them."""
 
 type Batch = Annotated[list[dict[str, Any]], _BATCH]
 """Several runs that are asked for at once, in whatever case their fields are."""
@@ -183,7 +183,7 @@ class CancelManyQuery(Struct, forbid_unknown_fields=True):
 
 
 MOST_IDS: Final = 10_000
-"""So many runs or threads one request may name."""
+"""How many runs or threads one request may name."""
 
 
 class CancelMany(Struct, forbid_unknown_fields=True):
@@ -225,7 +225,7 @@ _ASKED: Final = (
 
 
 def status_of(status: RunStatus) -> str:
-    """The word that clients know for a run's status: one that waits for a human has succeeded, its thread says more."""
+    """The word that clients know for a run's status: one that waits for a human has succeeded; its thread says more."""
     return _ON_THE_WIRE.get(status, status.value)
 
 
@@ -280,8 +280,8 @@ def request_shown(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def said_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was asked for, as the body says it that starts one; what was not said is left out."""
-    # As an input, 0 and false are as good as any, though Python has them for the same.
+    """What a run was asked for, as a body that starts one says it; what was not said is left out."""
+    # As inputs, 0 and false are as good as any, though they are equal in Python.
     values = {name: asked.get(name) for name in _ASKED}
     return {name: said for name, said in values.items() if said is not None and (said is not False or name == "input")}
 

@@ -22,7 +22,7 @@ class ThreadTask(Struct, kw_only=True):
 
     id: str
     name: str
-    path: Annotated[list[Any], Meta(extra_json_schema={"items": {}})]  # which makers of clients ask for
+    path: Annotated[list[Any], Meta(extra_json_schema={"items": {}})]  # client generators ask for `items`
     error: str | None
     interrupts: list[JsonObject]
     checkpoint: JsonObject | None

@@ -131,7 +131,7 @@ def stats_on_wire(stats: Stats) -> RunStats:
 
 
 def bucket_on_wire(bucket: TimeBucket) -> Bucket:
-    """The same of a time."""
+    """Totals of a stretch of time as they are said."""
     return Bucket(**_parts(bucket), start=bucket.start, width=bucket.width / timedelta(seconds=1))
 
 

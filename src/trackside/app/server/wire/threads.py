@@ -192,7 +192,7 @@ def agent_meant(metadata: Mapping[str, Any] | None, agents: Collection[str]) -> 
 
 
 def agents_saying(metadata: Mapping[str, Any], agents: Collection[str]) -> dict[str, list[str]]:
-    """Of these metadata those that a thread has by its agent, and which agents say them."""
+    """Those of these metadata that a thread has because of its agent, and which agents give them."""
     said: dict[str, list[str]] = {}
     if GRAPH in metadata:
         said[GRAPH] = [metadata[GRAPH]] if isinstance(metadata[GRAPH], str) else []
@@ -205,7 +205,7 @@ _STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(-?\d{1,9})\]")
 
 
 class JsonPath:
-    """Where something is in a thread, as `values.messages[-1].content`.
+    """The path of something in a thread, as `values.messages[-1].content`.
 
     Raises:
         HttpError: it is no path.
@@ -227,7 +227,7 @@ class JsonPath:
 
     @property
     def field(self) -> str:
-        """The field of the thread in which it is."""
+        """The field of the thread that it is in."""
         return str(self._steps[0])
 
     def of(self, thread: JsonObject) -> Json:
@@ -245,7 +245,7 @@ class JsonPath:
 
 
 def with_extracts(thread: Thread, whole: Thread, paths: Mapping[str, JsonPath]) -> Thread:
-    """The thread with what is wanted of the whole one."""
+    """The thread, with what these paths name in the whole one."""
     fields = msgspec.to_builtins(whole)
     thread.extracted = {name: path.of(fields) for name, path in paths.items()}
     return thread
