@@ -1,7 +1,7 @@
 """Whether a server can do its work, and why not: load balancers ask every second, people when something is wrong.
 
-A server of a fleet whose engine is cut off is ready, and says that it is degraded. What it lets in is in the database, where
-workers find it; and its neighbours, to whom requests would go instead, have the same engine.
+A server of a fleet whose engine is cut off is ready, and says that it is degraded. The runs that it lets in are in the
+database, where workers find them; and its neighbours, to which requests would go instead, have the same engine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BEHIND: Final = 60.0  # seconds that an observer may be behind
 _LITTLE_SPACE: Final = 256 * 1_048_576
 _NO_SPACE: Final = 16 * 1_048_576
 INLINE: Final = "inline"
-"""What the engine of a server is called that executes what it lets in."""
+"""What the engine of a server that executes the runs that it lets in is called."""
 
 _NO_RUN: Final = "00000000-0000-0000-0000-000000000000"
 
@@ -68,7 +68,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class _Seen(NamedTuple):
-    """What the writer had done at the last look, since when that is so while requests wait, and whether they fail."""
+    """What the writer had done at the last look, since when it is stuck while writes wait, and whether they fail."""
 
     took: int
     failed: int
@@ -77,7 +77,7 @@ class _Seen(NamedTuple):
 
 
 class Health:
-    """Looks at a server, at most once in a second."""
+    """Looks at a server, at most once a second."""
 
     def __init__(self) -> None:
         self._ending: str | None = None
@@ -117,16 +117,16 @@ class Health:
         for finding, is_reason in await in_own_thread(_space, folders):
             (reasons if is_reason else warnings).append(finding)
         engine = _engine(vitals.engine())
-        if self._ending is not None:  # last: it may begin while all else is looked at
+        if self._ending is not None:  # last: the end may begin during the other looks
             reasons.insert(0, Finding("closing", self._ending))
         return Readiness("unready" if reasons else "ready", reasons, warnings, [*_cut_off(engine)], engine)
 
     def _unwritable(self, stats: WriterStats) -> Iterator[Finding]:
-        """What the writer says of the database: nobody writes only to see whether it can be done."""
+        """What the writer says of the database: nobody writes only to see whether writing works."""
         now, before = asyncio.get_running_loop().time(), self._writer
         took, failed = stats.batches_total - stats.failures_total, stats.failures_total
         moves = before is None or took > before.took
-        # The next one that does not fail says that it is over: this process renews its lease every few seconds.
+        # The next write that succeeds says that this is over: this process renews its lease every few seconds.
         fails = before is not None and not moves and (before.fails or failed > before.failed)
         since = now if before is None or moves or not stats.pending else before.since
         self._writer = _Seen(took, failed, since, fails)
@@ -169,7 +169,7 @@ async def _unreadable(store: Store) -> list[Finding]:
             await store.run(_NO_RUN)
     except TimeoutError:
         return [Finding("database", f"it does not answer within {_PATIENCE:g} s")]
-    except TracksideError as exc:  # whose text has the address of the database, which is not for everybody
+    except TracksideError as exc:  # its text has the database's address, which is not for everybody
         return [Finding("database", f"it cannot be read ({type(exc).__name__}); the log says more")]
     return []
 
@@ -183,13 +183,13 @@ def _unfinished(vitals: Vitals) -> Iterator[Finding]:
 
 
 def _space(folders: Sequence[str]) -> list[tuple[Finding, bool]]:
-    """Where there is little left, and whether that is a reason."""
+    """Where there is little space left, and whether that is a reason to be unready."""
     found: dict[int | str, tuple[Finding, bool]] = {}
     for folder in folders:
         there = nearest_place(Path(folder))
         try:
             free, disk = shutil.disk_usage(there).free, there.stat().st_dev
-        except OSError as exc:  # it is gone meanwhile, or its disk is: that is no reason to answer nobody
+        except OSError as exc:  # the folder or its disk has gone: that is no reason to answer nobody
             found[folder] = Finding("disk", f"how much is free cannot be seen: {exc.strerror}"), False
             continue
         if free < _LITTLE_SPACE:

@@ -13,11 +13,11 @@ import uvicorn
 from trackside.app.server.guarded_protocol import GuardedProtocol
 
 _KEEP_ALIVE: Final = 75
-"""Seconds that an idle connection stays open: longer than clients and proxies keep theirs, so that these close it. Whoever
-sends a request just when the other side closes does not know what became of it."""
+"""Seconds that an idle connection stays open: longer than clients and proxies keep theirs, so that they close it. A
+client that sends a request just when the server closes the connection does not know what became of the request."""
 _MOST_CONNECTIONS: Final = 10_000
-"""Beyond so many clients get 503. Each takes about 10 KB, and a descriptor: `ulimit -n` may be the nearer bound."""
-_LAST_WORDS: Final = 0.5  # seconds that cut off answers have to end
+"""With more, clients get 503. Each takes about 10 KB, and a descriptor: `ulimit -n` may be the nearer bound."""
+_LAST_WORDS: Final = 0.5  # seconds within which answers that are cut off must end
 _CLOCK: Final = 1.0  # seconds; how often `Date` changes
 
 
@@ -38,7 +38,7 @@ class _Connections(set[Any]):
         if not self:
             self._gone.set()
 
-    remove = discard  # what a WebSocket calls
+    remove = discard  # the name that WebSockets call
 
     async def wait_gone(self) -> None:
         await self._gone.wait()
@@ -60,7 +60,7 @@ class HttpServer:
                 ws="auto" if websockets else "none",
                 lifespan="off",  # whoever opens the app closes it
                 log_config=None,
-                log_level="error",  # what nonsense clients send is not this program's trouble
+                log_level="error",  # nonsense that clients send is not this program's trouble
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
@@ -96,27 +96,27 @@ class HttpServer:
         await self.finish(0.0)
 
     def stop_accepting(self) -> None:
-        """Take no more connections; those that are there go on, others wait in the sockets for whoever takes them next."""
+        """Take no more connections; open ones go on, and new ones wait in the sockets for whichever process is next."""
         for one in self._accepting:
             one.close()
 
     async def stop_accepting_for_good(self) -> None:
-        """Take who waits in the sockets, close these, and have who was taken answered as the others are."""
+        """Take the connections that wait in the sockets, close these, and answer those clients like the others."""
         self.stop_accepting()
         taken = [connection for one in self._sockets for connection in _close_behind_the_last(one)]
         await asyncio.gather(*[self._take(connection) for connection in taken])
 
     def close_after_answers(self) -> None:
-        """Have the connections on which something is being answered closed behind it; idle ones take another request."""
+        """Have each connection close behind the answer that is under way on it; idle ones take another request."""
         for connection in self._connections:
             cycle = getattr(connection, "cycle", None)  # a WebSocket has none, and is closed by `finish`
             if cycle is not None and not cycle.response_complete:
                 cycle.keep_alive = False
-                if cycle.response_started:  # without saying that the connection is closed behind it
+                if cycle.response_started:  # its head did not say that the connection closes behind it
                     _end_in_one(connection.transport)
 
     async def finish(self, seconds: float) -> bool:
-        """Close idle connections now, the others after their answers, and cut off what is left; whether nothing was."""
+        """Close idle connections now, others after their answers, and cut off the rest; returns whether all ended."""
         state = self._server.server_state
         for connection in list(state.connections):
             connection.shutdown()
@@ -131,7 +131,7 @@ class HttpServer:
         return False
 
     async def wait_until_idle(self, seconds: float) -> bool:
-        """Until nobody is connected, or so long; whether nobody is."""
+        """Wait until nobody is connected, at most so long; returns whether nobody is."""
         try:
             async with asyncio.timeout(seconds):
                 await self._connections.wait_gone()
@@ -156,8 +156,9 @@ class HttpServer:
 
 
 def _close_behind_the_last(listening: socket.socket) -> list[socket.socket]:
-    """Take the connections that wait in a socket, and close it as soon as there is none. Closing it resets those that wait,
-    with what they ask, and a balancer does not know then whether that was done; in a turn of the event loop others come.
+    """Take the connections that wait in a socket, and close it as soon as none waits. Closing it resets those that
+    wait, with their requests, and a balancer then does not know whether these were done; new ones come in any turn of
+    the event loop.
     """
     taken = []
     listening.setblocking(False)
@@ -167,14 +168,14 @@ def _close_behind_the_last(listening: socket.socket) -> list[socket.socket]:
                 taken.append(listening.accept()[0])
             except ConnectionAbortedError:  # its client has gone again
                 continue
-            except OSError:  # nobody waits, or there is no descriptor left for who does
+            except OSError:  # none waits, or there is no descriptor left for one that does
                 return taken
 
 
 def _end_in_one(transport: asyncio.BaseTransport) -> None:
-    """Have the end of an answer and that of its connection come in one packet, where the system can do that, as Linux: in
-    between a client would send its next request into a connection that is being closed. What is sent until then may be 0.2 s
-    later.
+    """Have the ends of an answer and of its connection come in one packet, where the system can do that, as Linux can:
+    between the two, a client would send its next request into a connection that is being closed. What is sent until
+    then may come 0.2 s later.
     """
     if hasattr(socket, "TCP_CORK"):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)

@@ -1,4 +1,4 @@
-"""Answers requests of code in this process: by the same endpoints, behind the door at which others say who they are."""
+"""Answers requests of code in this process: by the same endpoints, but behind the authentication that others pass."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from trackside.harness.context import RunContext, bind_run, current_run
 logger = logging.getLogger("trackside.server")
 
 _WAITED: Final = ("/wait", "/stream", "/join")
-"""Ends of the paths at which somebody waits for a run: one that is started there needs no place beside its starter's."""
+"""Ends of the paths at which a client waits for a run: a run started there needs no place beside its starter's."""
 _ROOM: Final = 1_048_576
-"""About so many bytes of an answer wait for a client who does not take them, as on a network; then the app waits."""
+"""About how many bytes of an answer wait for a client that does not take them, as on a network; then the app waits."""
 _EACH: Final = 1_000
 """Bytes that a message counts for besides its body."""
 _LOOK: Final = 5.0
-"""Seconds between two looks whether the loop of a client who takes nothing is still there."""
+"""Seconds between two checks that the loop of a client that takes nothing still exists."""
 _SAME: Final = {
     "type": "http",
     "asgi": {"version": "3.0"},
     "http_version": "1.1",
     "root_path": "",
-    "client": ("127.0.0.1", 0),  # as a guest finds in each request: it is of this machine
+    "client": ("127.0.0.1", 0),  # guests find one in each request: this one is of this machine
 }
 
 
 class Within:
     """The endpoints of an app for code of its own process, which may be on another event loop than the app's.
 
-    Nothing that is sent to the server gets here, whatever its address, headers or scope say: who asks is an argument.
+    No request that is sent to the server gets here, whatever its address, headers or scope say: the caller is an
+    argument.
     """
 
     def __init__(self, app: Starlette, loop: asyncio.AbstractEventLoop) -> None:
@@ -48,9 +49,9 @@ class Within:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def principal_of(self, run: RunContext) -> Principal:
-        """Who asks by the code of a run: on whose behalf that is, who may no more by it than run agents."""
+        """The caller for the code of a run: the run's owner, who may do no more by it than run agents."""
         if run.owner is None:
-            return ANYBODY  # a name that is known counts, also where it is an app around this one that asks for names
+            return ANYBODY  # where names are known they count, also if an app around this one asks for them
         user = user_in(run.config)
         known = user if isinstance(user, Mapping) and user.get("identity") == run.owner else {}
         said = {"identity": run.owner, "display_name": run.owner, "is_authenticated": True, "permissions": [], **known}
@@ -60,7 +61,7 @@ class Within:
         """The answer to a request, with a body that comes as the app says it.
 
         Raises:
-            httpx.RemoteProtocolError: there is none, as the server stops, or an app behind ours has failed.
+            httpx.RemoteProtocolError: there is none, because the server stops, or an app behind ours has failed.
         """
         exchange = _Exchange(await request.aread(), self._loop)
         scope = _SAME | {
@@ -98,7 +99,7 @@ class Within:
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         guest = guest_asking.get()
-        # A run is no run's but of one that waits for it, and nothing that a graph says within its nodes holds here.
+        # A run has a parent only if that one waits for it, and nothing that a graph sets within its nodes holds here.
         bind_run(current_run() if scope["path"].endswith(_WAITED) else None)
         guest_asking.set(guest)
         principal = scope["trackside.principal"]
@@ -106,7 +107,7 @@ class Within:
         asking.set(asked)
         try:
             await self.app.state.behind_door(scope, exchange.receive, exchange.send)
-        except Exception:  # of an app behind ours: its client learns only that there is no answer, as over a network
+        except Exception:  # from an app behind ours: the client learns only that there is no answer, as over a network
             logger.exception("%s %.200s failed", scope["method"], scope["path"])
         finally:
             asked.principal = None
@@ -114,19 +115,19 @@ class Within:
 
 
 class _Exchange(httpx.AsyncByteStream):
-    """A request and its answer: the app has one end of it, and the client the other, on its own event loop."""
+    """A request and its answer: the app has one end, and the client has the other, on its own event loop."""
 
     def __init__(self, body: bytes, apps: asyncio.AbstractEventLoop) -> None:
         self._body: bytes | None = body
         self._apps, self._clients = apps, asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._said: asyncio.Queue[Any] = asyncio.Queue()
-        # Of these the app's loop alone knows.
+        # Only the app's loop uses these.
         self._waiting = 0
         self._moved = asyncio.Event()
 
     async def receive(self) -> Any:
-        """For the app: the whole body, and then, as soon as it is so, that the client has gone."""
+        """For the app: the whole body, and then, once that happens, that the client has gone."""
         if self._body is None:
             await self._gone.wait()
             return {"type": "http.disconnect"}
@@ -136,7 +137,7 @@ class _Exchange(httpx.AsyncByteStream):
     async def send(self, message: Any) -> None:
         """For the app: say the next part of the answer, as soon as there is room for it; None: nothing more comes.
 
-        What is said to a client who has gone is nobody's.
+        What is said to a client that has gone is dropped.
         """
         if message is not None:
             await self._wait_for_room()
@@ -145,7 +146,7 @@ class _Exchange(httpx.AsyncByteStream):
             self._waiting += _size(message)
         try:
             self._clients.call_soon_threadsafe(self._said.put_nowait, message)
-        except RuntimeError:  # the client's loop is closed, which was there for it alone
+        except RuntimeError:  # the client's loop, which served it alone, is closed
             self._leave()
 
     async def said(self) -> Any:
@@ -172,7 +173,7 @@ class _Exchange(httpx.AsyncByteStream):
             self._moved.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._moved.wait(), _LOOK)
-            if self._clients.is_closed():  # without a word
+            if self._clients.is_closed():  # without having said so
                 self._leave()
 
     def _tell(self, what: Callable[..., object], *args: Any) -> None:

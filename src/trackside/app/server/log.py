@@ -1,7 +1,7 @@
 """What a server says while it runs: a line for each request, and one for each thing that somebody should know.
 
-Lines go through structlog, in a thread of their own: whoever answers requests waits neither for their rendering nor for
-whoever reads them. What there is no room for is dropped and counted.
+Lines go through structlog, in a thread of their own: the event loop waits neither for their rendering nor for their
+reader. Lines for which there is no room are dropped and counted.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _MOST: Final = 20_000  # lines that may wait: those of some seconds of a busy se
 _TOGETHER: Final = 0.05  # seconds for which lines are collected: a thread that wakes for each costs more than the line
 _BATCH: Final = 1_000  # lines that are written at once
 _PATIENCE: Final = 2.0  # seconds that closing waits for whoever reads
-_EXCEPTION: Final = "exception"  # the fact that has several lines
+_EXCEPTION: Final = "exception"  # the one fact that may have several lines
 _LOGGERS: Final = ("trackside", "uvicorn.error")
-_CUT_OFF: Final = "ASGI callable returned without completing response."  # which the line of its request says, too
+_CUT_OFF: Final = "ASGI callable returned without completing response."  # the line of its request says so, too
 
 
 class _Line(NamedTuple):
@@ -42,13 +42,13 @@ class _Line(NamedTuple):
 class ServerLog:
     """Writes lines while its `with` block goes on: for people on a terminal, else as JSON.
 
-    Meanwhile warnings of Trackside's own parts come here, too.
+    Within the block, warnings of Trackside's own parts come here, too.
     """
 
     def __init__(self, file: TextIO, *, as_json: bool | None = None) -> None:
-        self._fd, self._file = file.fileno(), file  # which stays open as long as it is written to
+        self._fd, self._file = file.fileno(), file  # kept, so that it stays open while this writes to it
         self._as_json = not file.isatty() if as_json is None else as_json
-        # Not a deque and an event: a signal's handler may say something while this thread is about to.
+        # Not a deque and an event: a signal handler may say something while its thread is doing so.
         self._lines: SimpleQueue[_Line | None] = SimpleQueue()
         self._dropped = 0
         self._thread = threading.Thread(target=self._write_lines, name="trackside-server-log", daemon=True)
@@ -92,7 +92,7 @@ class ServerLog:
             written.truncate()
 
     def _next_lines(self) -> list[_Line | None]:
-        """Some lines, at least one; None, the last one of all, says that there is no more."""
+        """Some lines, at least one; a None, which comes last of all, says that there are no more."""
         lines = [self._lines.get()]
         if self._lines.empty():
             time.sleep(_TOGETHER)
@@ -111,7 +111,7 @@ class _Warnings(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg == _CUT_OFF:  # streams are, so that clients come back
+        if record.msg == _CUT_OFF:  # streams are cut off, so that clients come back
             return
         facts: dict[str, Any] = {"logger": record.name}
         if record.exc_info and record.exc_info[1] is not None:
@@ -144,7 +144,7 @@ def _for_people() -> Any:
 
 
 def _visible(name: str, value: Any) -> Any:
-    """A text without what would steer the terminal or look like a line of its own: paths and names are their senders'."""
+    """A text without what would steer the terminal or look like another line: senders choose paths and names."""
     if not isinstance(value, str) or value.isprintable():
         return value
     lines = value.split("\n") if name == _EXCEPTION else [value]
@@ -154,7 +154,7 @@ def _visible(name: str, value: Any) -> Any:
 def _json(line: Any, **options: Any) -> bytes:
     try:
         return msgspec.json.encode(line, enc_hook=str)
-    except UnicodeEncodeError:  # half a character is in what somebody says, which must not end the log
+    except UnicodeEncodeError:  # a text has half a character, which must not end the log
         return with_whole_characters(json.dumps(line, default=str, ensure_ascii=False)).encode()
 
 
@@ -167,5 +167,5 @@ def _write(fd: int, data: bytes) -> None:
     try:
         while data:
             data = data[os.write(fd, data) :]
-    except OSError:  # nobody reads any more; a server is there for others
+    except OSError:  # nobody reads the log any more; the server goes on for its clients
         return

@@ -1,8 +1,8 @@
-"""The log as server-sent events: each reader follows the store, and each event is encoded once however many read it.
+"""The log as server-sent events: each reader follows the store, and each event is encoded once, however many read it.
 
-A reader is a cursor in the store and what its connection has not taken yet, which the server bounds; nothing waits for it
-anywhere else. One that is behind reads pages of its own, and one that takes nothing at all for a while is let go: it comes
-back with the id of the last event that it has, and misses none.
+A reader is a cursor in the store, and what its connection has not taken yet, which the server bounds; nothing waits for
+the reader anywhere else. A reader that is behind reads pages of its own. One that takes nothing at all for a while is
+disconnected: it comes back with the id of the last event that it has, and misses none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger("trackside.server")
 
 
 class EventFrames:
-    """The latest events as they go to readers, so that each is encoded once.
+    """The latest events as readers get them, so that each is encoded once.
 
     Args:
         count: how many are kept at most.
@@ -38,7 +38,7 @@ class EventFrames:
 
     def of(self, stored: StoredEvent) -> bytes:
         """The whole server-sent event. Its id is the event's position."""
-        key = stored.position, stored.event.event_id  # a database that loses commits gives positions again
+        key = stored.position, stored.event.event_id  # a database that loses commits reuses positions
         frame = self._frames.get(key)
         if frame is not None:
             return frame
@@ -58,21 +58,21 @@ class EventFrames:
 class LogEvents:
     """The answer that follows the log until the client goes, or the store is closed.
 
-    What it says first, and with every heartbeat, is its position alone: no event, but where a client resumes that has seen
-    none since. That the database is away for now is a comment.
+    First, and with every heartbeat, it says its position alone: that is no event, but it is where a client that has
+    seen no event since resumes. A comment says that the database is away for now.
     """
 
     follower: Follower
     frames: EventFrames
     heartbeat: float
     patience: float
-    """Seconds after which a reader is let go that takes nothing."""
+    """Seconds after which a reader that takes nothing is disconnected."""
     headers: Mapping[str, str] = field(default_factory=dict)
     beat: bytes = b": heartbeat\r\n"
     """What a heartbeat says, before the position."""
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
     _said: int = 0
-    """How many times something was sent: whether anything was since it was looked at last."""
+    """How many times something was sent, by which the heartbeat knows whether anything was since it last looked."""
     _outage: StorageError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +105,7 @@ class LogEvents:
         await self._send(send, last, more=False)
 
     async def _beat(self, send: Send) -> None:
-        """Say that the connection lives whenever nothing else was said."""
+        """Say that the connection is alive whenever nothing else was said."""
         while True:
             said = self._said
             await asyncio.sleep(self.heartbeat)

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes, of a server as of a worker: what the observer shows that counts."""
+"""What Prometheus scrapes from servers and workers: what the observer that counts shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Renders(Protocol):
 
 
 def scraped(observers: Iterable[Any], accept: str) -> Reply:
-    """What the first of these shows that counts; if none does, what to do about it."""
+    """What the first of these that counts shows; if none does, what to do about it."""
     for configured in observers:
         observer = getattr(configured, "observer", configured)
         if isinstance(observer, Renders):

@@ -61,12 +61,12 @@ def misfit(exc: msgspec.ValidationError, kind: Any, given: Any, whole: str = "th
 
 
 def unknown_field(what: str, name: str, known: Iterable[str], where: str = "") -> str:
-    """The sentence about a name that there is not."""
+    """The sentence about a name that does not exist."""
     return f"there is no {what} {name[:80]!r}{where}{_choice(name, known)}"
 
 
 def _choice(wrong: Any, known: Iterable[str]) -> str:
-    """What might have been meant, and what there is."""
+    """What might have been meant, and which names exist."""
     listed = list(known)
     if not listed:
         return ""
@@ -106,7 +106,7 @@ def _parts(kind: inspect.Type) -> Sequence[inspect.Type]:
 
 
 def _types_at(types: Sequence[inspect.Type], steps: Sequence[str]) -> Iterator[inspect.Type]:
-    """The types of what is at a place, in whichever of these it is."""
+    """The types of the value at a place, in any of these types that have the place."""
     if not steps:
         yield from types
         return

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the endpoints, made of the same list that answers requests: it cannot say anything else."""
+"""The OpenAPI document of the endpoints, made from the same list that answers requests: it cannot say anything else."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def document(endpoints: Sequence[Endpoint], *, root_path: str = "") -> JsonObjec
                 "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a JWT."},
             },
         },
-        # A server on loopback may ask nobody who he is.
+        # A server on loopback may have no authentication.
         "security": [{"key": []}, {"bearer": []}, {}],
     }
 
 
 def groups_of(endpoints: Iterable[Endpoint]) -> dict[str, str]:
-    """The groups of endpoints, in their order, and what they are about."""
+    """The groups of endpoints, in their order, and what each is about."""
     found: dict[str, str] = {}
     for endpoint in endpoints:
         about = inspect.cleandoc(sys.modules[endpoint.handler.__module__].__doc__ or "") if not endpoint.refuses else ""
@@ -99,7 +99,7 @@ class _Schemas:
         return self._schemas[self._kinds.index(kind)]
 
     def part_of(self, kind: Any) -> JsonObject:
-        """The schema of a type, or of a list of it, of which any fields may be left out: clients select some."""
+        """The schema of a type, or of a list of it, without required fields: clients select some."""
         schema = self.of(kind)
         if schema.get("type") == "array":
             return {**schema, "items": self._without_needs(schema["items"])}
@@ -168,7 +168,7 @@ def _parameters(endpoint: Endpoint, schemas: _Schemas) -> Iterable[JsonObject]:
 
 
 def _without_null(schema: Mapping[str, Any]) -> JsonObject:
-    """What can stand in a query, where there is no null."""
+    """The schema of what can stand in a query, which has no null."""
     if "anyOf" not in schema:
         return dict(schema)
     rest = {name: value for name, value in schema.items() if name not in {"anyOf", "default"}}
@@ -192,7 +192,7 @@ _ERRORS: Final = {
 
 
 _STATES: Final = ("/threads/{thread_id}/state", "/threads/{thread_id}/history")
-"""What the agent of a thread is asked for, which may not be there."""
+"""Paths at which a thread's agent is asked, which may not be there."""
 
 
 def _errors_of(endpoint: Endpoint) -> list[int]:
@@ -242,5 +242,5 @@ def _has_field(kind: Any, name: str) -> bool:
 
 
 def _unwrapped(text: str) -> str:
-    """Paragraphs without the breaks of their lines."""
+    """Paragraphs without their line breaks."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))

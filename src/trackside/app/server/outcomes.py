@@ -1,4 +1,4 @@
-"""How runs end, as clients hear it: what their streams say last, and what those get who wait for them."""
+"""How runs end, as clients hear it: what their streams say last, and what clients that wait for them get."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOTHING = b"null"
 
 
 class RunEnd(NamedTuple):
-    """How a run ended. `error_type` and `error` are there if it failed, `retried_as` if another run goes on for it."""
+    """How a run ended. `error_type` and `error` are set if it failed, `retried_as` if another run goes on for it."""
 
     status: RunStatus
     error: str | None = None
@@ -37,7 +37,7 @@ class RunEnd(NamedTuple):
 
     @classmethod
     def said(cls, says: Mapping[str, Any]) -> RunEnd:
-        """The end of a run by what its last event says."""
+        """The end of a run, by what its last event says."""
         return cls(
             RunStatus(says.get("status", RunStatus.cancelled)),
             says.get("error"),
@@ -48,7 +48,7 @@ class RunEnd(NamedTuple):
 
     @classmethod
     def stored(cls, run: StoredRun) -> RunEnd:
-        """The end of a run by what the log has of it."""
+        """The end of a run, by what the log has of it."""
         return cls(run.status, run.error, run.error_type)
 
     @property
@@ -58,7 +58,7 @@ class RunEnd(NamedTuple):
             return None
         kind = self.error_type or ("TimeoutError" if self.status is RunStatus.timeout else "Error")
         message = self.error
-        if message is not None and message.startswith(f"{kind}: "):  # so that it says something alone, as `KeyError`
+        if message is not None and message.startswith(f"{kind}: "):  # so that it can stand alone, as for `KeyError`
             message = message.removeprefix(f"{kind}: ")
         return {"error": kind, "message": message}
 
@@ -83,8 +83,8 @@ def gap_said(gap: StreamGap) -> dict[str, Any]:
 
 
 async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Caller) -> bytes:
-    """What somebody gets who has waited for a run of this process: its values, or what went wrong. Clients look into it,
-    so it is an object also where nothing came of the run.
+    """What a client that has waited for a run of this process gets: its values, or what went wrong. Clients look into
+    it, so it is an object even where nothing came of the run.
 
     Raises:
         HttpError: another process has ended the run, and what it gave back has gone with the thread.
@@ -107,7 +107,7 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Cal
 
 
 async def _failure_of(parts: ServerParts, result: RunResult, says: Mapping[str, Any] | None) -> RunEnd:
-    """As what a run has failed: by what was said of it here, or by the log, where others have ended it."""
+    """How a run has failed: by what was said of it here, or by the log, if another process has ended it."""
     if says is not None:
         return RunEnd(result.status, result.error, says.get("error_type"))
     run = await parts.store.run(result.run_id, removed=True)
@@ -117,7 +117,7 @@ async def _failure_of(parts: ServerParts, result: RunResult, says: Mapping[str, 
 
 
 def body_heard(parts: ServerParts, run_id: str) -> bytes | None:
-    """What somebody gets who has waited for a run, if all of it was said live: what went wrong, or its values."""
+    """What a client that has waited for a run gets, if all of it was said live: what went wrong, or its values."""
     says, values = parts.streams.end_of(run_id), parts.streams.values(run_id)
     if says is None:
         return None
@@ -130,11 +130,11 @@ def body_heard(parts: ServerParts, run_id: str) -> bytes | None:
 
 
 async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> bytes:
-    """What somebody gets who asks for a run that has ended some time ago, or elsewhere: its values if they are kept here,
+    """What a client that asks for a run that ended some time ago, or elsewhere, gets: its values if they are kept here,
     else the thread's as they are now, or what went wrong.
 
     Raises:
-        HttpError: they have gone with the thread; nobody is told that there were none.
+        HttpError: the values have gone with the thread; no client is told that there were none.
     """
     end = RunEnd.stored(run)
     if end.failure is not None:
@@ -149,7 +149,7 @@ async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> b
 async def thread_values(
     agents: Mapping[str, Any], store: Store, checkpointer: Any, *, agent: str, thread_id: str, caller: Caller
 ) -> Any:
-    """What an agent gives back of its thread's state as it is now, with the questions that are open. Agents that are made
+    """What an agent gives back of its thread's current state, with the questions that are open. Agents that are made
     for each call are made for the caller.
     """
     known = agents.get(agent)
@@ -168,11 +168,11 @@ async def _values_now(parts: ServerParts, run: RunResult | StoredRun, agent: str
 
 
 async def _values_left(parts: ServerParts, run: RunResult | StoredRun, agent: str, caller: Caller) -> Any:
-    """The values of a run that none were heard of here, as its thread has them, with the questions that are open.
+    """The values of a run of which none were heard here, as its thread has them, with the questions that are open.
 
     Raises:
-        HttpError: they have gone with the thread; nobody is told that there were none, unless that is known, and what the
-            run has asked.
+        HttpError: the values have gone with the thread; no client is told that there were none, unless that is known,
+            and what the run has asked.
     """
     values = await _values_now(parts, run, agent, caller)
     if values is None and run.status in _GIVES and await parts.store.thread(run.thread_id) is None:

@@ -1,7 +1,8 @@
-"""The client of a stream: what is sent to him, whether he takes it, and whether he is still there.
+"""The client of a stream: what is sent to it, whether it takes that, and whether it is still there.
 
-One that takes nothing at all for a while is let go: his stream is cut off, and he comes back with the id of what he had. So
-it is when the server stops: after a proper end he would not come back, or only to a run that has not ended meanwhile.
+A client that takes nothing at all for a while is disconnected: its stream is cut off, and it comes back with the id of
+what it had. Streams are also cut off when the server stops: after a proper end a client would not come back, or only to
+a run that has not ended meanwhile.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ HEADERS: Final = (
 HEARTBEAT: Final = b": heartbeat\r\n\r\n"
 CLOSES: Final = b": the server closes this stream; the run may go on\r\n\r\n"
 _AT_ONCE: Final = 262_144
-"""Bytes of one `send`: what a client that reads slowly has waiting for him besides what the system buffers."""
+"""Bytes of one `send`: what waits for a slow client besides what the system buffers."""
 PORTION: Final = 2 * _AT_ONCE
-"""About so much of a ring is taken for one client before it is sent, by the sizes that are counted there, which is the data
-twice. So what he has not taken stays where all readers share it.
+"""About how much of a ring is taken for one client before it is sent, in the sizes that the ring counts, which count
+the data twice. So what the client has not taken stays where all readers share it.
 """
 
 
@@ -37,15 +38,17 @@ class SlowReaderError(Exception):
 
 
 class Outlet:
-    """Where the events of one client go. While it `is_open` it sees that the client takes them, and that it hears something.
+    """Where the events of one client go. While it `is_open`, it sees that the client takes them, and that it hears
+    something.
 
-    One timer for each client does both, and none for each event: a run may say thousands of them to a thousand clients.
+    One timer for each client does both, and none for each event: a run may say thousands of events to a thousand
+    clients.
 
     Args:
         scope: of the request.
         send: of the request.
-        patience: seconds that a client may take nothing.
-        heartbeat: about so many seconds after it was told something it is told that the connection lives.
+        patience: seconds for which a client may take nothing.
+        heartbeat: about how many seconds after it last heard something a client hears that the connection is alive.
     """
 
     __slots__ = (
@@ -78,8 +81,8 @@ class Outlet:
 
     @contextmanager
     def is_open(self, nudge: Callable[[], object], *, lasts: Callable[[], object] | None = None) -> Generator[None]:
-        """Look after the client; `nudge` is called when it has been told nothing for a while, `lasts` once it is there that
-        long.
+        """Look after the client within the block; calls `nudge` when the client has been told nothing for a while, and
+        `lasts` once the client has stayed that long.
         """
         self._nudge, self._lasts = nudge, lasts
         self._look_later()
@@ -96,7 +99,7 @@ class Outlet:
         )
 
     async def write(self, pieces: Sequence[bytes], *, last: bool = False) -> None:
-        """Send what is there, in pieces that a connection can take; `last` if there is no more, here or elsewhere.
+        """Send what is there, in portions that a connection can take; `last` if there is no more, here or elsewhere.
 
         Raises:
             SlowReaderError: the client does not take it.
@@ -133,7 +136,7 @@ class Outlet:
 
 
 def _bodies(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces one after another, as much together as one `send` takes, so that nobody holds all of them joined."""
+    """The pieces one after another, joined up to what one `send` takes, so that nothing holds all of them joined."""
     some: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -150,7 +153,7 @@ def _bodies(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _nothing() -> None:
-    """Nobody waits, or not yet."""
+    """Do nothing: nobody waits, or not yet."""
 
 
 class Departure:

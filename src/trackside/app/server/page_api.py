@@ -1,7 +1,7 @@
-"""Asks endpoints from within the server, in the name of whoever asks: pages show what the API answers, and nothing else.
+"""Asks endpoints from within the server, in the caller's name: pages show what the API answers, and nothing else.
 
 What an endpoint needs is checked as if it had been asked over HTTP: the permission, the types of query and body, ownership,
-the authorization handlers. So whoever writes a page cannot show more than the one who looks at it may see.
+the authorization handlers. So no page can show its reader more than the reader may see.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Api:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
     ) -> Answered:
-        """What an endpoint answers to whoever asks.
+        """What an endpoint answers the caller.
 
         Args:
             call: the request that this is done for.
             handler: the endpoint's function.
             path: the parameters of its path; those of the call if left out.
-            query: its query parameters, as texts or as what they mean; what is None is left out.
+            query: its query parameters, as texts or as the values that they stand for; None is left out.
             body: its body, as JSON has it.
 
         Raises:
-            HttpError: he may not, or something does not fit, or whatever else is said with a status.
+            HttpError: the caller may not, or something does not fit, or the endpoint answers with such a status.
             TracksideError: what the endpoint refuses.
         """
         endpoint = self._endpoints[handler]
@@ -86,7 +86,7 @@ def _fitted(given: Any, kind: Any, where: str) -> Any:
 
 
 def _read(reply: Reply, endpoint: Endpoint) -> Answered:
-    if reply.status >= 400 and reply.status not in endpoint.answers:  # that it is not ready is an answer, too
+    if reply.status >= 400 and reply.status not in endpoint.answers:  # "not ready" is an answer, too
         said = msgspec.json.decode(reply.body, type=Problem)
         raise HttpError(status=reply.status, detail=said.detail, headers=reply.headers, code=said.code)
     kind = endpoint.answers.get(reply.status)

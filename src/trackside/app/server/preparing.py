@@ -23,10 +23,10 @@ from trackside.harness.types import OF_USERS, USER, USER_ID
 
 
 def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping[str, Any] | None:
-    """A run's config with who asks in it, and nobody else whom a client has put there.
+    """A run's config with the caller in it, and without any other user whom a client has put there.
 
     Raises:
-        HttpError: the config is not of the form that it has.
+        HttpError: the config does not have the form of one.
     """
     configurable = (config or {}).get("configurable") or {}
     if not isinstance(configurable, Mapping):
@@ -38,15 +38,15 @@ def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping
 
 
 def with_headers(config: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """A run's config with what the headers of its request say to its graph, whatever the client has configured."""
+    """A run's config with what its request's headers say to its graph, in place of what the client has configured."""
     own = (config or {}).get("configurable") or {}
-    if not headers or not isinstance(own, Mapping):  # which `with_user` refuses
+    if not headers or not isinstance(own, Mapping):  # `with_user` refuses that
         return config
     return {**(config or {}), "configurable": {**own, **headers}}
 
 
 def without_headers(config: Mapping[str, Any] | None, is_header: Callable[[str], bool]) -> Mapping[str, Any] | None:
-    """A run's config without what the client has configured under the names of headers, which counts for nothing."""
+    """A run's config without what the client has configured under the names of headers: that counts for nothing."""
     own = (config or {}).get("configurable") or {}
     if not isinstance(own, Mapping) or not any(map(is_header, own)):
         return config
@@ -54,7 +54,7 @@ def without_headers(config: Mapping[str, Any] | None, is_header: Callable[[str],
 
 
 def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """A run's config with who asked for it before, whom nobody else gets to see."""
+    """A run's config with the user who asked for the run before, whom nobody else gets to see."""
     configurable = (before or {}).get("configurable") or {}
     user = {key: value for key, value in configurable.items() if key.startswith(OF_USERS)}
     if not user:
@@ -64,10 +64,10 @@ def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | N
 
 
 def check_config(manager: RunManager, assistant: str, config: Any, principal: Principal) -> None:
-    """See that whoever asks for a run configures no more of its agent than he may. An admin may all of it.
+    """See that the caller configures no more of a run's agent than the caller may. An admin may configure all of it.
 
     Raises:
-        HttpError: he does.
+        HttpError: the caller does.
     """
     if not isinstance(config, Mapping) or principal.may(Permission.admin):
         return
@@ -79,20 +79,20 @@ def check_config(manager: RunManager, assistant: str, config: Any, principal: Pr
 
 
 def user_in(config: Mapping[str, Any] | None) -> Any:
-    """Who has asked for a run, as its config has him; None: nobody is known."""
+    """The user who asked for a run, as its config has it; None: nobody is known."""
     return ((config or {}).get("configurable") or {}).get(USER)
 
 
 def caller_of_request(request: Mapping[str, Any] | None, items: Any) -> Caller:
-    """Who has asked for a run, by what is kept of his request, where nobody asks now."""
+    """The caller who asked for a run, by what is kept of the request, for use when nobody is asking now."""
     return Caller(user=user_in((request or {}).get("config")), items=items)
 
 
 async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> RunSpec:
-    """The run as it can be let in, after a look whether the checkpoint is there that it names.
+    """The run as it can be let in, after a check that the checkpoint that it names exists.
 
     Raises:
-        UnknownThreadError: there is no such thread for whoever asks.
+        UnknownThreadError: there is no such thread for the caller.
         UnknownCheckpointError: the thread has no such checkpoint.
         HttpError: the agent does not stream what is wanted, or keeps no checkpoints.
         InvalidSpecError: the agent knows already that it would refuse the run.
@@ -126,11 +126,11 @@ def check_spec(manager: RunManager, spec: RunSpec) -> None:
 async def _placed(
     parts: ServerParts, principal: Principal, spec: RunSpec, configurable: dict[str, Any]
 ) -> dict[str, Any]:
-    """The config of a run that names a checkpoint, which is there."""
+    """The config of a run that names a checkpoint, after a check that it exists."""
     agent, thread_id = parts.manager.agents[spec.agent], spec.thread_id
     checkpoint_id = configurable["checkpoint_id"]
     if not isinstance(agent, KeepsThreads):
-        if checkpoint_id != thread_id:  # by which its one state goes
+        if checkpoint_id != thread_id:  # the name of its one state
             why = f"the agent {spec.agent!r} keeps no checkpoints: a run goes on from what its thread is now"
             raise HttpError(status=422, detail=f"checkpoint_id = {checkpoint_id!r:.120}: {why}")
         return {key: value for key, value in configurable.items() if key not in PLACE}

@@ -13,7 +13,7 @@ from trackside.harness.context import keep_to_run
 
 
 class Permission(StrEnum):
-    """What a request needs. Each includes those before it; `public` nobody needs to be known for."""
+    """What a request needs. Each includes those before it; for `public`, nobody needs to be known."""
 
     public = "public"
     read = "read"
@@ -30,24 +30,24 @@ _INCLUDES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Whoever asks. `identity` is the name by which what he makes is his; None where nobody is asked who he is."""
+    """The caller. `identity` is the name by which the caller owns things; None on a server without authentication."""
 
     identity: str | None
     permission: Permission
     user: Mapping[str, Any] = field(default_factory=dict)
-    """What the user's own function says of him, for agents that are made for each call."""
+    """What the project's own function says of the caller, for agents that are made for each call."""
     said: Any = field(default=None, repr=False, compare=False)
-    """What that function returned, secrets and all, for the handlers that stand beside it. It is kept nowhere."""
+    """What that function returned, secrets and all, for the handlers of the same `Auth`. It is kept nowhere."""
     sees_all: bool = False
     """A handler has decided on what the request is about, instead of whose it is."""
 
     def may(self, needed: Permission) -> bool:
-        """Whether he may do what needs this."""
+        """Whether the caller may do what needs this."""
         return needed is Permission.public or needed in _INCLUDES.get(self.permission, ())
 
     @property
     def owner(self) -> str | None:
-        """Whose threads are all that he may see; None: everybody's."""
+        """The owner whose threads are all that the caller may see; None: everybody's."""
         return None if self.sees_all or self.permission is Permission.admin else self.identity
 
 
@@ -55,41 +55,41 @@ ANYBODY = Principal(identity=None, permission=Permission.admin)
 """Who asks a server without authentication."""
 
 NOBODY = Principal(identity=None, permission=Permission.public)
-"""Who asks without having said who he is."""
+"""A caller who has not said who they are."""
 
 OURS: Final = "trackside.app"
-"""In the scope of a request: the app that answers. Under `app` there may be one that is served with it."""
+"""In the scope of a request: the app that answers. Under `app` there may be another app that is served with it."""
 
 WITHIN: Final = "trackside.within"
-"""In the scope of a request of code in this process (`in_process`), which has no key that could be looked at again."""
+"""In the scope of a request of code in this process (`in_process`), which has no key that could be checked again."""
 
 
 @dataclass(slots=True)
 class Asking:
-    """A request while it is answered: by which app, and who asks."""
+    """A request while it is answered: which app answers, and who asks."""
 
     app: Any
     principal: Principal | None
-    """None once it has been answered: what it has left behind, as a task, goes on in nobody's name."""
+    """None once the request has been answered: a task, say, that it has left behind goes on in nobody's name."""
     is_somebodys: bool
-    """Who asks had to be known, by this server or by an app around it. So that counts for what is left behind, too."""
+    """Whether this server or an app around it had to know the caller; that counts for what is left behind, too."""
 
 
 asking: Final[ContextVar[Asking | None]] = ContextVar("trackside_asking", default=None)
-"""The request that the calling code belongs to, if it is no run's."""
+"""The request that the calling code belongs to, if that code is no run's."""
 
 keep_to_run(asking, None)
 
 guest_asking: Final[ContextVar[object]] = ContextVar("trackside_guest_asking", default=None)
-"""The guest whose middleware the calling code is, or answers a request of; None: it has to do with none."""
+"""The guest whose middleware the calling code is, or whose request it answers; None: it has to do with no guest."""
 
 keep_to_run(guest_asking, None)
 
 
 @contextmanager
 def from_elsewhere() -> Generator[None]:
-    """Around a request that was sent to the server: it belongs to no other one, and to no guest, whatever its context says.
-    Servers may begin it in that of an earlier one on the same connection, as uvicorn does.
+    """Around a request that was sent to the server: it belongs to no other request and no guest, whatever its context
+    says. Servers may begin it in the context of an earlier request on the same connection, as uvicorn does.
     """
     asked, guest = asking.set(None), guest_asking.set(None)
     try:

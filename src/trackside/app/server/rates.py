@@ -1,4 +1,4 @@
-"""How often a client may ask, and how many streams he may follow at once."""
+"""How often a client may ask, and how many streams it may follow at once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Final
 from trackside.app.server.failures import HttpError
 
 _CLIENTS: Final = 10_000
-"""Whose requests are counted at once; of who asked longest ago it is forgotten first."""
+"""How many clients' requests are counted at once; those of the client that asked longest ago are forgotten first."""
 
 
 class Rate:
-    """So many requests of a client in a moving window, as `100/second`.
+    """At most so many requests of a client in a moving window, as `100/second`.
 
-    The notation is that of the library `limits`. Its window in memory is not used: that starts a thread each 10 ms in which
-    somebody asks, never forgets a client, and goes by a clock that is set now and then.
+    The notation is that of the library `limits`. Its in-memory window is not used: that starts a thread for each 10 ms
+    in which somebody asks, never forgets a client, and goes by a clock that is set now and then.
 
     Raises:
         ValueError: it is no rate.
@@ -60,7 +60,7 @@ class Rate:
 
 
 class OpenStreams:
-    """Counts the streams that each client follows; he may have `most` at once, None: as many as he likes."""
+    """Counts the streams that each client follows; it may have `most` at once, None: as many as it likes."""
 
     def __init__(self, most: int | None) -> None:
         self._most = most

@@ -20,14 +20,14 @@ _TEXT: Final = b"text/plain"
 _FORMS: Final = (_FORM, b"multipart/form-data", _TEXT)
 _MOST_FIELDS: Final = 2_000
 _UNREAD: Final = frozenset({413, 415})
-"""With what a body is refused before it has been read."""
+"""Statuses that refuse a body before it has been read."""
 _PATIENCE: Final = 5.0  # seconds
 BODY_TIME: Final = "trackside.body_time"
 """In the scope of a request from a connection of ours: how long its body may take."""
 
 
 class BodyTime:
-    """How long the body of one request may take: a time for all of it, unless whoever reads it goes by its pieces."""
+    """How long the body of one request may take: a time for all of it, unless its reader takes it piece by piece."""
 
     __slots__ = ("is_by_piece",)
 
@@ -56,8 +56,8 @@ class BodyReader:
         """The body of this request.
 
         Raises:
-            HttpError: it is of another kind (415), too large (413), too slow (408), or does not fit (422); or the client has
-                gone.
+            HttpError: it is of another kind (415), too large (413), too slow (408), or does not fit (422); or the client
+                has gone.
         """
         try:
             _check_head(scope, self._most_bytes, is_form=self._is_form)
@@ -77,7 +77,7 @@ class BodyReader:
 
 
 def query_of(scope: Scope, kind: Any) -> Any:
-    """The query parameters of a request; one that is there several times is a list where the field is one.
+    """The query parameters of a request; one that comes several times is a list if its field is one.
 
     A list of words that the server knows may also come as one JSON array, as `@langchain/langgraph-sdk` 1.11 sends it.
 
@@ -91,11 +91,11 @@ def query_of(scope: Scope, kind: Any) -> Any:
 def _check_head(scope: Scope, most_bytes: int, *, is_form: bool) -> None:
     """See that a body is of a kind that is read here, and says of itself that it is not too large.
 
-    JSON may be called a text beside an API key, as `langgraph-nextjs-api-passthrough` sends it: a page of elsewhere has to
-    ask whether it may send that header (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+    JSON may be labelled as text beside an API key, as `langgraph-nextjs-api-passthrough` sends it: a page of another
+    origin has to ask before it may send that header (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
 
     Raises:
-        HttpError: it is compressed, or what pages of elsewhere may send without being asked (415), or too large (413).
+        HttpError: it is compressed, or what pages of other origins may send without asking (415), or too large (413).
     """
     refused = _FORMS[1:] if is_form else _FORMS
     for name, value in scope["headers"]:
@@ -135,8 +135,8 @@ async def _whole(receive: Receive, most_bytes: int) -> bytes:
 
 
 async def _pass_over(scope: Scope, receive: Receive, most: int) -> None:
-    """Let a client that is refused send the rest, within bounds: it looks for an answer only then, and if the connection is
-    closed before, its system throws the answer away. One that asks first whether to send is told no.
+    """Let a client that is refused send the rest, within bounds: only then does it look for an answer, and if the
+    connection closes before, its system throws the answer away. A client that asks first whether to send is told no.
     """
     if any(name == b"expect" for name, _ in scope["headers"]):
         return
@@ -155,15 +155,15 @@ def _too_large(most_bytes: int) -> HttpError:
 
 
 def _untyped(body: bytes) -> Any:
-    """What was sent, of whatever type, to say what of it does not fit."""
+    """What was sent, whatever its type, to say which part of it does not fit."""
     try:
         return msgspec.json.decode(body or b"{}")
-    except (msgspec.MsgspecError, ValueError, RecursionError):  # it is no JSON behind where that was found
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # behind the place of the misfit, it is no JSON
         return {}
 
 
 def _form_of(body: bytes, kind: Any) -> Any:
-    """The fields of a form, as `query_of` those of a query.
+    """The fields of a form, as `query_of` reads those of a query.
 
     Raises:
         HttpError: it is no form, or a field does not fit, or is not known.
@@ -176,7 +176,7 @@ def _form_of(body: bytes, kind: Any) -> Any:
 
 
 def _named_values(given: Iterable[tuple[str, str]], kind: Any, what: str, whole: str) -> Any:
-    """A `msgspec.Struct` of texts under names, as `query_of` has them.
+    """A `msgspec.Struct` made of named texts, by the rules of `query_of`.
 
     Args:
         given: the names and texts.
@@ -203,9 +203,9 @@ def _named_values(given: Iterable[tuple[str, str]], kind: Any, what: str, whole:
         raise HttpError(status=422, detail=misfit(exc, kind, values, whole)) from exc
 
 
-@functools.cache  # a look at the types takes as long as all else that is done with a query
+@functools.cache  # inspecting the types takes as long as all else that is done with a query
 def _items_among(kind: Any) -> Mapping[str, Any]:
-    """What the items of a field are that is a list, and None of any other, by the names of a struct's fields."""
+    """The type of the items of each field that is a list, and None for any other, by the names of a struct's fields."""
     return {field.encode_name: _items_of(field.type) for field in msgspec.structs.fields(kind)}
 
 
@@ -217,7 +217,7 @@ def _items_of(kind: Any) -> Any:
 
 
 def _words(value: str) -> list[str]:
-    """The words that a value stands for: itself, or those in it if it is a JSON array, which is no word that there is."""
+    """The words that a value stands for: itself, or those in it if it is a JSON array, which is no known word."""
     if not value.startswith("["):
         return [value]
     try:

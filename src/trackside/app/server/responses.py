@@ -1,4 +1,4 @@
-"""Answers as ASGI sends them, and headers as it has them. The smallest that do: a server spends most of its time here."""
+"""Answers and headers as ASGI sends them. The smallest that will do: a server spends most of its time here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ type Receive = Any
 type Send = Any
 
 NORMAL: Final = 1000
-"""Why a WebSocket is closed: there is nothing more to say (RFC 6455, 7.4.1)."""
+"""The code of a WebSocket that closes because there is nothing more to say (RFC 6455, 7.4.1)."""
 POLICY_VIOLATION: Final = 1008
-"""The same: whoever asks may not."""
+"""The code of one that closes because the client may not do this."""
 
 _JSON = (b"content-type", b"application/json")
 CODES: Final[Mapping[int, str]] = {
@@ -38,11 +38,11 @@ CODES: Final[Mapping[int, str]] = {
     501: "not-implemented",
     503: "unavailable",
 }
-"""What a failure is looked up by that is no error of a kind of its own, by its status."""
+"""The codes of failures that have no kind of error of their own, by status."""
 
 
 type Unfit = tuple[str, str] | None
-"""Which field of what was asked for does not fit, and why; None where it is about something else."""
+"""Which field of the request does not fit, and why; None where the failure is about something else."""
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,7 +63,7 @@ class Failure(NamedTuple):
     detail: str
     headers: Mapping[str, str] = MappingProxyType({})
     code: str | None = None
-    """What it is explained under; None: under its status."""
+    """The code that it is explained under; None: the one for its status."""
     unfit: Unfit = None
 
     @property
@@ -104,14 +104,14 @@ class Reply:
         headers = [kind, (b"content-length", b"%d" % len(self.body))]
         if self.headers:
             headers += encoded_headers(self.headers)
-        if self.status == 204:  # no content, and so none of its kind
+        if self.status == 204:  # no content, and so no content type and length
             headers = headers[2:]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
 
 def json_reply(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
-    """A JSON body. What JSON lacks is in its canonical form."""
+    """A JSON body. Values that JSON lacks are in their canonical form."""
     return Reply(json_bytes(value), status=status, headers=headers)
 
 
@@ -134,7 +134,7 @@ def failure_reply(failure: Failure) -> Reply:
 
 
 def failure(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Reply:
-    """The same, of what has no code but that of its status."""
+    """The same, for a failure that has only the code of its status."""
     return failure_reply(Failure(status, detail, headers or {}))
 
 
@@ -145,7 +145,7 @@ async def close_socket(receive: Receive, send: Send, code: int) -> None:
 
 
 def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Headers as ASGI has them. Whatever is in a value, it ends no line: what comes after it would be another header."""
+    """Headers as ASGI has them. Nothing in a value ends a line, because what follows would become another header."""
     return [(name.lower().encode("latin-1"), _value_of(value)) for name, value in headers.items()]
 
 

@@ -1,4 +1,4 @@
-"""From a run that has ended to another attempt at it, as somebody wants it who may start runs on its thread."""
+"""From a run that has ended to another attempt at it, for a caller who may start runs on its thread."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ class _Ended(NamedTuple):
 async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, part: str = "") -> Started:
     """Start once more what a run was asked for, as another attempt of it: on its thread, or on a new one if that has gone.
 
-    Whoever may run agents does that in his own name. An admin does it on behalf of who had asked for it.
+    A caller who may run agents does that in their own name. An admin does it on behalf of whoever had asked for the
+    run.
 
     Args:
         call: the request.
         run_id: the run.
-        key: what the client calls the request, so that it finds the new run if it makes it again.
-        part: which of several runs it is that are wanted once more with one key.
+        key: what the client calls the request, so that it finds the new run if it sends the request again.
+        part: which one of the runs that are retried with one key this is.
 
     Raises:
-        UnknownRunError: there is no such run for whoever asks.
+        UnknownRunError: there is no such run for the caller.
         HttpError: it has not ended, or nobody knows what it was asked for.
-        AskedSinceError: it has brought an answer, and something else is asked by now.
+        AskedSinceError: it brought an answer, and by now something else is asked.
         TracksideError: the run is not let in.
     """
     readable = await on_run(call, "read", run_id)
@@ -93,7 +94,7 @@ async def _ended(call: Call[Any, Any], run_id: str) -> _Ended:
 
 
 def _as_asked(spec: RunSpec) -> RunCreate:
-    """What handlers get to see, as if a client had asked for it."""
+    """What handlers get to see of the run, as if a client had asked for it."""
     asked = {
         "assistant_id": spec.agent,
         "input": spec.input,

@@ -27,11 +27,11 @@ __all__ = ["EVENT_STREAM", "PROBES", "Call", "Endpoint", "Routes", "all_endpoint
 
 EVENT_STREAM = "text/event-stream"
 PROBES = frozenset({"/health/live", "/health/ready", "/ok"})
-"""What tells whether a server answers: whoever looks after it is told so however often others have asked."""
+"""Paths that tell whether a server answers: whatever looks after it is told so, however often others have asked."""
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 type Failing = Callable[[Failure], Answer]
-"""What makes an answer of what went wrong."""
+"""Makes an answer out of what went wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Endpoint:
     handler: Handler
     needs: Permission
     about: About | Operation | Inside | None = None
-    """What handlers have to decide on; None: nothing, and where there are handlers nobody gets in unless it is public."""
+    """What handlers decide on; None: nothing, and where there are handlers, nobody gets in unless it is public."""
     group: str
     summary: str
     body: Any = None
@@ -75,17 +75,17 @@ class Endpoint:
         return self.needs is not Permission.public or self.refuses is not None
 
     def expect_allowed(self, principal: Principal) -> None:
-        """See that somebody has the permission that it needs.
+        """See that the caller has the permission that the endpoint needs.
 
         Raises:
-            HttpError: he has not.
+            HttpError: the caller has not.
         """
         if not principal.may(self.needs):
             raise HttpError(status=403, detail=f"this needs the permission {self.needs.value!r}")
 
 
 class Options(TypedDict, total=False):
-    """What of an `Endpoint` is said only where it is not as usual."""
+    """The fields of an `Endpoint` that are given only where they are not as usual."""
 
     about: About | Operation | Inside | None
     body: Any
@@ -109,7 +109,7 @@ class Routes:
     def add(
         self, method: str, path: str, needs: Permission, **options: Unpack[Options]
     ) -> Callable[[Handler], Handler]:
-        """Have a function answer; its docstring's first line is the summary."""
+        """Register the function that answers; its docstring's first line is the summary."""
 
         def register(handler: Handler) -> Handler:
             summary = (inspect.getdoc(handler) or "").partition("\n")[0]

@@ -1,6 +1,6 @@
 """What the log says of how runs end, for mirrors of runs that other processes execute (`streams.ends.EndLog`).
 
-A harness that is somebody else's may have written it, so what it says is told as clients know it.
+Somebody else's harness may have written it, so this tells it in the form that clients know.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KINDS: Final[Mapping[str, type]] = {"error": str, "error_type": str, "interrupt
 
 
 class RunEnds:
-    """Follows the log of a store: all who ask share one reader, which is idle while nobody does."""
+    """Follows the log of a store: all callers share one reader, which is idle while nobody asks."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -53,14 +53,14 @@ class RunEnds:
     async def runs_on(self, thread_id: str, run_ids: set[str]) -> set[str]:
         """Those of these runs that are of the thread that has this id now, also if they were rolled back or deleted since.
 
-        No run of an earlier one is there: its id was free for another one only once they had gone.
+        No run of an earlier thread is among them: its id became free for another thread only once its runs had gone.
         """
         found = [await self._store.run(run_id, removed=True) for run_id in run_ids]
         return {run.run_id for run in found if run is not None and run.thread_id == thread_id}
 
 
 def end_said(event: RunLifecycleEvent) -> dict[str, Any]:
-    """What the event says that ends a run, and always the run's status, which may follow from the event's type alone.
+    """What the event that ends a run says, and always the run's status, which may follow from the event's type alone.
 
     A value of the wrong kind counts as absent, as for the run's row.
     """

@@ -1,7 +1,7 @@
 """A run as server-sent events for one client: written as they come, one `send` for all that is there.
 
-Nothing is kept for him: what he has not taken is in the ring that all readers share, and if that overtakes him, he is told
-so (`gap`).
+Nothing is kept for the client: what it has not taken is in the ring that all readers share, and if that overtakes the
+client, the client is told so (`gap`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _SAID_ELSEWHERE: Final = "what the run said is not kept here, or did not arrive;
 class RunEvents:
     """The answer that streams a run, from where its reader is.
 
-    `first` is what it says before anything else. `ended` finds out how the run has ended where that is not known here, if
-    need be by waiting for it.
+    `first` is what it says before anything else. `ended` finds out how the run has ended where that is not known here,
+    by waiting for the end if need be.
     """
 
     run_id: str
@@ -34,7 +34,7 @@ class RunEvents:
     modes: Collection[str] | None = None
     """Which parts are wanted; None: all that the run was asked to say."""
     namespaces: Collection[str] | None = None
-    """Of which agents inside; `""` is the one that runs. None: of all."""
+    """The agents inside whose parts are wanted; `""` is the one that runs. None: all."""
     resumable: bool = False
     """Whether parts have ids, also if the run does not say so."""
     first: Sequence[bytes] = ()
@@ -86,7 +86,7 @@ class RunEvents:
         await self._leave()
 
     def _watch(self, receive: Receive) -> None:
-        """See from now on whether the client goes: most streams are over by now, and who went before has missed nothing."""
+        """Watch for the client to go from now on: most streams are over, and one that went before missed nothing."""
         self._departure = self._departure or Departure(receive, self.reader.rouse)
 
     async def _leave(self) -> None:
@@ -113,7 +113,7 @@ class RunEvents:
 
     async def _write_end(self, outlet: Outlet, receive: Receive, pending: list[bytes]) -> None:
         """Say how the run has ended; where that is not known here, wait until it is, or the client has gone. If this process
-        ends before, the stream is cut off.
+        ends first, the stream is cut off.
         """
         stands = self.reader.standing
         if stands.end is not None:

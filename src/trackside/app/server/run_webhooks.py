@@ -1,7 +1,7 @@
 """Tells the addresses that runs were asked for with (`webhook`) how these ended: after the end is stored, at least once.
 
-One durable subscription feeds all of them. It is made when the first such run is asked for, in whichever process, and from
-then on any process that serves, and has the packages for it, feeds it: so a receiver is told though the process that
+One durable subscription feeds all of them. It is made when the first such run is asked for, in whichever process; from
+then on, any process that serves and has the packages for it feeds it: so a receiver is told even if the process that
 executed the run is gone. Servers whose clients never name an address pay nothing.
 """
 
@@ -49,14 +49,14 @@ logger = logging.getLogger("trackside.server")
 MOST_RECEIVERS: Final = 64
 """Addresses whose connections are kept."""
 _AT_ONCE: Final = 8
-"""Requests to one origin at once, whatever their paths: a slow server must not have all places. One that has taken none of
-so many in a row has two until it takes one: one for addresses that have failed, and one for others."""
+"""Requests to one origin at once, whatever their paths: a slow server must not have all places. An origin that has
+taken none of so many in a row has two until it takes one: one for addresses that have failed, and one for others."""
 _FIRST_ASKED_WITHIN: Final = timedelta(minutes=10)
 """How long a run's end waits for the place of addresses that have not failed; from then on waiting counts as trying."""
 _MOST_IN_HAND: Final = 10_000
-"""Ends that wait to be told, most of them to servers that are away: those of others come only behind so many."""
+"""Ends that may wait to be told, most of them to servers that are away: only behind so many do those of others wait."""
 _MOST_FAILING: Final = 1_000
-"""Origins, and addresses, of which it is known how often they failed."""
+"""How many origins, and how many addresses, have their failures counted."""
 _FULL_PAUSE: Final = 0.25
 _IN_HAND_SECONDS: Final = 1.0
 """How long closing waits for receivers that have not answered: the next server tells them again."""
@@ -65,13 +65,13 @@ _PRIVATE_BY: Final = "server.private_webhooks = true"
 _NEEDS: Final = "webhook needs a package that is not installed here: pip install 'trackside[webhook]'"
 
 LOOK_EVERY: Final = 10.0
-"""Seconds after which a process looks again whether any run was asked for with a receiver: before the lease of one ends that
-was asked and is killed.
+"""Seconds after which a process looks again whether any run was asked for with a receiver: sooner than the lease ends
+of a process that was asked and then killed.
 """
 
 
 async def keep_ends(subscriptions: Subscriptions) -> None:
-    """See that the ends of runs that are let in from now on are there to be told, by whichever process does.
+    """See that the ends of runs that are let in from now on are kept to be told, by whichever process tells them.
 
     Raises:
         StorageError: the subscription could not be made.
@@ -83,12 +83,12 @@ class RunWebhooks:
     """Tells receivers of the ends of runs. `begin` it; `expect` each address before its run is let in.
 
     Args:
-        store: the log with the ends, and what runs were asked for with.
-        manager: whose agents know what threads are.
-        streams: what runs have said last.
-        mirrors: what brings that from where they are executed, if not here.
-        checkpointer: what keeps threads of graphs that have none of their own.
-        secret: with which requests are signed as Standard Webhooks says; None: they are not.
+        store: has the log with the ends, and what runs were asked for with.
+        manager: its agents know what threads are.
+        streams: has what runs have said last.
+        mirrors: bring that from where runs are executed, if not here.
+        checkpointer: keeps threads of graphs that have no checkpointer of their own.
+        secret: signs requests as Standard Webhooks says; None: they are not signed.
         private: whether addresses on this machine and in private networks may be named, which any client could misuse.
     """
 
@@ -112,15 +112,15 @@ class RunWebhooks:
         self._looking: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Feed the receivers, as soon as any run was ever asked for with one, whichever process was asked."""
+        """Feed the receivers, as soon as any run has ever been asked for with one, in whichever process."""
         self._looking = asyncio.create_task(self._look(), name="trackside-run-webhooks")
 
     def stats(self) -> list[FeedStats]:
-        """How the subscription goes, as far as it is there. From any thread."""
+        """How the subscription stands, if it is fed here. May be called from any thread."""
         return self._dispatcher.stats() if self._dispatcher is not None and not self._dispatcher.failures else []
 
     async def aclose(self) -> None:
-        """Stop; what is not delivered is for whoever feeds next. May be called again."""
+        """Stop; whichever process feeds next delivers what is left. May be called again."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait((self._looking,))
@@ -139,19 +139,19 @@ class RunWebhooks:
         """
         self._receivers.poster_to(url)
         await self._receivers.let_idle_ones_go()  # another process may do all the telling
-        # Not in the context of whoever happens to ask: what is fed works for others, too (I21).
+        # Not in the context of the client that happens to ask: the feed works for others, too (I21).
         opening = asyncio.create_task(self._open(), name="trackside-run-webhooks-open", context=Context())
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
         await outlived(opening)
 
     async def _look(self) -> None:
-        """Feed the subscription once it is there. Another process may have made it, and may not live to feed it."""
+        """Feed the subscription once it exists. Another process may have made it, and may not live to feed it."""
         said = False
         while True:
             try:
                 if not self._is_fed and await self._is_there():
-                    await asyncio.to_thread(_poster_maker)  # who could only park what is to be told leaves it to others
+                    await asyncio.to_thread(_poster_maker)  # a process that could only park ends leaves them to others
                     await self._open()
                 said = False
             except TracksideError as exc:
@@ -175,10 +175,10 @@ class RunWebhooks:
         async with self._opening:
             if self._is_fed and await self._is_there():
                 return
-            if self._dispatcher is not None:  # somebody has deleted what it fed
+            if self._dispatcher is not None:  # somebody has deleted the subscription that it fed
                 await self._dispatcher.aclose()
                 self._dispatcher = None
-            # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
+            # Made here, so that a failure fails the request, not a task: the run's end comes after its beginning.
             await keep_ends(self._store.subscriptions)
             wanted = SubscriptionFilter.of(types=TERMINAL_EVENTS)
             policy = FeedPolicy.suiting(self._teller, grace=_IN_HAND_SECONDS, window=_MOST_IN_HAND)
@@ -189,20 +189,20 @@ class RunWebhooks:
 
 
 class _OurObserver(DurableObserver):
-    """The one that may have the name that is kept for it."""
+    """The only observer that may have the name that is reserved for it."""
 
     __slots__ = ()
     _taken: ClassVar[AbstractSet[str]] = frozenset()
 
 
 class RunEndTeller:
-    """The observer that is fed: it tells the receiver of a run, if it has one, how the run has ended."""
+    """The observer that is fed: it tells a run's receiver, if the run has one, how the run has ended."""
 
     delivery: ClassVar[Delivery] = Delivery.durable
     order: ClassVar[Order] = Order.none
     concurrency: ClassVar[int] = 32
     attempts: ClassVar[int] = 15
-    """In four to eight minutes, as chance makes the pauses, or in more where the receiver is slow or asks for that
+    """Within four to eight minutes, as the pauses are random, or longer where the receiver is slow or asks for that
     (`Retry-After`): receivers fail while they are deployed."""
 
     def __init__(
@@ -235,11 +235,12 @@ class RunEndTeller:
             await poster.post(event, await self._body(event, request))
 
     async def _body(self, event: RunLifecycleEvent, request: Mapping[str, Any] | None) -> bytes:
-        """The run as clients see it, who has asked for it, how it has ended, and what its thread is then, or, if that is not
-        known, now; nothing (`null`) where its agent cannot say that.
+        """The run as clients see it, who asked for it, how it ended, and the thread's values at that time, or, if those
+        are not known, now; nothing (`null`) where its agent cannot say them.
 
-        Of a run that is an attempt it says of which (`retry_of`), and of one that goes on, as which (`retried_as`): who does
-        not know would take what a later attempt makes good for the end of it all.
+        For a run that is an attempt, it says of which run (`retry_of`), and for one that goes on, as which
+        (`retried_as`): a receiver that did not know would take a failure that a later attempt makes good for the end of
+        it all.
         """
         run = await self._store.run(event.run_id, removed=True)
         if run is None:
@@ -247,7 +248,7 @@ class RunEndTeller:
         says: dict[str, Any] = msgspec.to_builtins(run_on_wire(run, request))
         says |= {"run_started_at": run.started_at, "run_ended_at": run.ended_at, "webhook_sent_at": datetime.now(UTC)}
         caller = caller_of_request(request, self._store.items)
-        if caller.user is not None:  # by the signature, which is the same for all, nobody is told apart
+        if caller.user is not None:  # the signature, which is the same for all, tells no users apart
             says["user_id"] = caller.user["identity"]
         end = RunEnd.said(end_said(event))
         if end.failure is not None:
@@ -266,22 +267,22 @@ class RunEndTeller:
             return await thread_values(
                 agents, self._store, self._checkpointer, agent=run.agent or "", thread_id=thread_id, caller=caller
             )
-        except StorageError:  # which has them, and comes back
+        except StorageError:  # the store has them, and comes back
             raise
-        except TracksideError as exc:  # the receiver waits for how the run has ended, and would wait for ever
+        except TracksideError as exc:  # the receiver waits to hear how the run ended, else for ever
             logger.warning("the webhook of run %s is sent without values: %s", run.run_id, exc, exc_info=exc.__cause__)
             return None
 
     async def _said(self, run: StoredRun) -> bytes | None:
-        """The newest values that a run has said, as far as that is known here, or comes here."""
+        """The newest values that a run has said, if they are known here, or come here."""
         if self._mirrors is not None:
-            with self._mirrors.run(run.thread_id, run.run_id):  # which ends soon, as the run has
+            with self._mirrors.run(run.thread_id, run.run_id):  # this ends soon, as the run has ended
                 await self._streams.read(run.run_id).wait_for_end()
         return self._streams.values(run.run_id)
 
 
 class Receivers:
-    """Who is told: connections to each address, and how many requests are under way to it."""
+    """The receivers: connections to each address, and how many requests to it are under way."""
 
     def __init__(self, secret: str | None, *, private: bool) -> None:
         self._secret = secret
@@ -290,16 +291,16 @@ class Receivers:
         self._under_way: Counter[str] = Counter()
         self._failures = Failures()
         self._failed = Failures()
-        """Of single addresses: others of the same server may be somebody else's."""
+        """Failures of single addresses: others at the same server may be somebody else's."""
 
     def __len__(self) -> int:
         return len(self._posters)
 
     def poster_to(self, url: str) -> Poster:
-        """Who posts to an address.
+        """What posts to an address.
 
         Raises:
-            HttpError: nobody may, or can.
+            HttpError: nothing may post there, or nothing can.
         """
         if (poster := self._posters.get(url)) is not None:
             self._posters.move_to_end(url)
@@ -314,11 +315,11 @@ class Receivers:
 
     @asynccontextmanager
     async def place_at(self, url: str, event: RunLifecycleEvent) -> AsyncGenerator[Poster]:
-        """Who posts to an address, for one request.
+        """What posts to an address, for one request.
 
         Raises:
-            DeliveryError: there are too many at once, or the address is not allowed any more; and what the request fails
-                with, as a failure that concerns this event alone: other runs have other receivers.
+            DeliveryError: there are too many at once, or the address is not allowed any more; or the request failed, as
+                a failure that concerns this event alone: other runs have other receivers.
         """
         origin, has_failed = _origin_of(url), self._failed[url] > 0
         in_a_row = self._failures[origin]
@@ -326,7 +327,7 @@ class Receivers:
         if in_a_row >= _AT_ONCE and any((self._failed[one] > 0) is has_failed for one in under_way):
             why = f"its server has taken none of the last {in_a_row}, and is asked one by one"
             may_wait = not has_failed and datetime.now(UTC) - event.occurred_at < _FIRST_ASKED_WITHIN
-            raise _refused(event, why, retryable=True, held_back=may_wait)  # what only waits would do so for ever
+            raise _refused(event, why, retryable=True, held_back=may_wait)  # else an event might wait for ever
         if len(under_way) >= _AT_ONCE:
             raise _refused(event, "it is busy", retryable=True, held_back=True, retry_after=_FULL_PAUSE)
         self._under_way[url] += 1
@@ -340,7 +341,7 @@ class Receivers:
                 self._failures.add(origin)
                 self._failed.add(url)
             else:
-                self._has_answered(url, origin)  # with no, to this event, and is there
+                self._has_answered(url, origin)  # it refused this event, but it is there
             named = {name: exc.details[name] for name in ("receiver", "what", "why", "retryable", "retry_after")}
             raise DeliveryError(**named) from exc
         finally:
@@ -360,18 +361,19 @@ class Receivers:
             await poster.aclose()
 
     async def let_idle_ones_go(self) -> None:
-        """Close connections to addresses that nothing is being sent to, those first that were named longest ago."""
+        """Close connections to addresses that nothing is being sent to, first those that were named longest ago."""
         while len(self._posters) > MOST_RECEIVERS:
             url = next((url for url in self._posters if url not in self._under_way), None)
             if url is None:
                 return
-            await self._posters.pop(url).aclose()  # others may do the same meanwhile
+            await self._posters.pop(url).aclose()  # another task may do the same meanwhile
 
 
 class Failures:
-    """How many requests in a row somebody has not taken; of those who failed longest ago that is forgotten.
+    """How many requests in a row each receiver has not taken; the counts of those that failed longest ago are
+    forgotten.
 
-    They are known by their hashes: an address may be as long as a request.
+    Receivers are known by their hashes: an address may be as long as a request.
     """
 
     def __init__(self) -> None:
@@ -381,13 +383,13 @@ class Failures:
         return self._in_a_row.get(hash(who), 0)
 
     def add(self, who: str) -> None:
-        """It has failed once more."""
+        """Note that it has failed once more."""
         self._in_a_row[hash(who)] = self._in_a_row.pop(hash(who), 0) + 1
         if len(self._in_a_row) > _MOST_FAILING:
             self._in_a_row.popitem(last=False)
 
     def end(self, who: str) -> None:
-        """It has answered."""
+        """Note that it has answered."""
         self._in_a_row.pop(hash(who), None)
 
 
@@ -405,7 +407,7 @@ def _poster_maker() -> Callable[..., Poster]:
 
 
 def _origin_of(url: str) -> str:
-    """The server that an address is of; the address itself, if it is none: whoever posts to it says what is wrong."""
+    """The server that an address is at; the text itself if it is no address: what posts to it says what is wrong."""
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme)

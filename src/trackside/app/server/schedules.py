@@ -1,4 +1,4 @@
-"""When runs are due that are to be started again and again: pure, but for the time zones that it reads from disk."""
+"""When runs that are started again and again are due: pure, except that it reads time zones from disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RANGES: Final = {
     "month": (1, 12),
     "day of the week": (0, 7),
 }
-_NUMBERS: Final = re.compile(r"(?<![\w/#])\d+")  # not how often, and not the how manieth
+_NUMBERS: Final = re.compile(r"(?<![\w/#])\d+")  # not how often (`/`), nor which one of the month (`#`)
 
 
 class InvalidScheduleError(TracksideError, ValueError):
@@ -34,15 +34,15 @@ class InvalidTimezoneError(InvalidScheduleError):
 class Schedule:
     """Times as cron has them: minute, hour, day of the month, month, day of the week, by the clocks of a place.
 
-    Where clocks are put forward, what is at a time that there is not comes right behind it; where they are put back, what
-    is at a fixed time comes once. So it is in Debian's cron.
+    Where clocks are put forward, a time that does not exist comes right after the gap; where they are put back, a fixed
+    time comes once. Debian's cron does the same.
 
     Args:
         expression: `30 9 * * MON-FRI`, say.
         timezone: an IANA name, `Europe/Berlin`; None: UTC.
 
     Raises:
-        InvalidScheduleError: there is no such time, or place.
+        InvalidScheduleError: there is no such time, or no such place.
     """
 
     def __init__(self, expression: str, timezone: str | None = None) -> None:
@@ -60,14 +60,14 @@ class Schedule:
     def after(self, when: datetime) -> datetime | None:
         """The first of its times that is later than `when`, in UTC; None if none is in the next 50 years."""
         for found in CronSim(self._expression, when.astimezone(self._zone)):
-            # In an hour that there is twice it begins with the first one, whichever `when` is in.
+            # In an hour that comes twice, `CronSim` begins with the first one, whichever `when` is in.
             if (time := found.astimezone(UTC)) > when:
                 return time
         return None
 
 
 def _out_of_range(expression: str) -> str | None:
-    """The first number that its field does not have; None if there is none."""
+    """The first number that is out of its field's range; None if there is none."""
     for (name, (least, most)), field in zip(_RANGES.items(), expression.split(), strict=True):
         for number in _NUMBERS.findall(field):
             if not least <= int(number) <= most:
@@ -78,15 +78,15 @@ def _out_of_range(expression: str) -> str | None:
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as exc:  # not there; no name of a file; that of a folder
+    except (KeyError, ValueError, OSError) as exc:  # there is none; no name of a file; the name of a folder
         why = "they have IANA names, such as 'Europe/Berlin'"
         raise InvalidTimezoneError(field="timezone", value=name, why=why) from exc
 
 
 def next_run(schedule: str, timezone: str | None, end_time: datetime | None, when: datetime) -> datetime | None:
-    """When the first run after `when` is due; None: never, for there is an end before.
+    """When the first run after `when` is due; None: never, because the end comes before.
 
-    It may read files.
+    This may read files.
 
     Raises:
         InvalidScheduleError: there is no such time, or place.

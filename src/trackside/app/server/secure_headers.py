@@ -1,4 +1,4 @@
-"""Headers that keep browsers from making more of an answer than it is."""
+"""Headers that keep browsers from treating an answer as more than it is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trackside.app.server.responses import Receive, Scope, Send
 _ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),  # threads are somebody's own
+    (b"cache-control", b"no-store"),  # threads are private
 )
 _OF_DATA: Final = (*_ALWAYS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"))
 _OF_PAGES: Final = (*_ALWAYS, (b"x-frame-options", b"SAMEORIGIN"))
 
 
 class SecureHeaders:
-    """An ASGI middleware that adds what an answer does not say itself. Pages say what they load; data load nothing."""
+    """An ASGI middleware that adds the headers that an answer lacks. Pages say what they load; data load nothing."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""Sockets that a server takes connections on: bound here, or handed over by whoever started the process.
+"""Sockets that a server takes connections on: bound here, or handed over by whatever started the process.
 
-What systemd's socket activation hands over and what a server keeps for itself when it begins anew look the same:
+What systemd's socket activation hands over and what a server keeps for itself when it restarts look the same:
 `LISTEN_FDS` sockets from descriptor 3 on, meant for the process `LISTEN_PID`.
 """
 
@@ -18,10 +18,10 @@ from trackside.harness.types import JsonObject
 _FIRST_HANDED_OVER: Final = 3
 _UNIX: Final = getattr(socket, "AF_UNIX", None)
 _BACKLOG: Final = 2_048
-"""Connections that wait while the server is busy, or begins anew; the system may allow fewer."""
+"""How many connections may wait while the server is busy, or restarts; the system may allow fewer."""
 _TAKES_NOTHING: Final = 60_000
-"""Milliseconds after which the system cuts a client off that takes nothing of what there is for it. It would not do to close
-such a connection: it would stay, with what waits there, for as long as the client likes."""
+"""Milliseconds after which the system cuts off a client that takes nothing of what there is for it. Closing such a
+connection would not do: it would stay, with what waits there, for as long as the client likes."""
 
 
 class AddressError(TracksideError, OSError, code="address-not-usable"):
@@ -29,12 +29,12 @@ class AddressError(TracksideError, OSError, code="address-not-usable"):
 
 
 def listen_at(host: str, port: int) -> list[socket.socket]:
-    """Sockets bound to every address that the host means, all on the same port; 0 is any that is free.
+    """Sockets bound to every address that the host means, all on the same port; 0 is any free port.
 
-    Connections that come from now on wait until somebody takes them.
+    Connections that come from now on wait until a server takes them.
 
     Raises:
-        AddressError: there is no such host, or its port is taken or not for this user.
+        AddressError: there is no such host, or its port is taken or not allowed for this user.
     """
     bound: list[socket.socket] = []
     try:
@@ -50,12 +50,12 @@ def listen_at(host: str, port: int) -> list[socket.socket]:
 
 
 def address_of(host: str, port: int) -> str:
-    """Both as they are written in a URL."""
+    """Host and port as they are written in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def place_of(listening: socket.socket) -> JsonObject:
-    """Where this socket is reached: `{"url", "host", "port"}`; one with a path, as systemd may open it, has a URL alone."""
+    """Where this socket is reached: `{"url", "host", "port"}`; one with a path, as systemd may open, has only a URL."""
     bound = listening.getsockname()
     if isinstance(bound, tuple):
         host, port = bound[:2]
@@ -69,7 +69,7 @@ def hosts_of(sockets: Iterable[socket.socket]) -> list[str]:
 
 
 def handed_over(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets that this process was started with; none, usually. Processes that it starts learn nothing of them."""
+    """The sockets that this process was started with, usually none. Processes that it starts do not learn of them."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdigit():
@@ -82,8 +82,8 @@ def handed_over(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def hand_over(sockets: Sequence[socket.socket], environ: MutableMapping[str, str]) -> None:
-    """Have what replaces this process by `exec` find the sockets. Nothing else of this process may be in use any more."""
-    # First out of the way: one may stand where another has to be.
+    """Have what replaces this process by `exec` find the sockets. Nothing else of this process may still be in use."""
+    # First move them out of the way: one may have the descriptor that another needs.
     beyond = _FIRST_HANDED_OVER + len(sockets)
     kept = [_above(one.fileno(), beyond) for one in sockets]
     for fd, there in zip(kept, range(_FIRST_HANDED_OVER, beyond), strict=True):
@@ -119,7 +119,7 @@ def _bind(family: socket.AddressFamily, address: tuple[str | int, ...]) -> socke
 
 
 def _let_go_of_who_takes_nothing(listening: socket.socket) -> None:
-    """Connections have this of the socket that they came to; where the system lacks it, they end when their clients do."""
+    """Connections inherit this from the socket; where the system lacks it, they end when their clients do."""
     if hasattr(socket, "TCP_USER_TIMEOUT") and listening.family in {socket.AF_INET, socket.AF_INET6}:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TAKES_NOTHING)
 

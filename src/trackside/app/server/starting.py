@@ -39,7 +39,7 @@ _COMMAND: Final = ("resume", "update", "goto")
 _KEPT: Final = ("webhook", "feedback_keys", "stream_resumable")
 DEFAULT_MODES: Final = ("values",)
 FOLLOWED_MODES: Final = ("values", "updates", "messages-tuple", "custom")
-"""What a run says that is started for nobody yet, so that whoever joins it later finds what clients usually want."""
+"""What a run that nobody follows yet says, so that clients that join it later find what they usually want."""
 
 LENIENT_RESUME: Final = (
     "strict_resume = false is not supported: an answer that fits no open question is not passed over, but fails its run"
@@ -59,7 +59,7 @@ def agent_named(assistant: str, manager: RunManager, handlers: Handlers | None =
 
 
 def no_assistant(assistant: str, known: Iterable[str], handlers: Handlers | None) -> str:
-    """That there is no such assistant, and which there are: not where a handler decides on who may know that."""
+    """The sentence that there is no such assistant, and which exist, unless a handler decides on who may know that."""
     why = f"there is no assistant {assistant!r:.120}"
     if handlers is not None and handlers.decide_on("assistants", "search"):
         return why
@@ -86,16 +86,16 @@ async def started(
     modes: tuple[str, ...] | None = None,
     by_command: bool = False,
 ) -> Started:
-    """Let the run in that a request asks for.
+    """Let in the run that a request asks for.
 
-    With the header `Idempotency-Key` a request that is made again, since nobody knows whether it arrived, finds the run
-    that it made before; the same key with another request is an error. Keys are each caller's own.
+    With the header `Idempotency-Key`, a request that is sent again, because nobody knows whether it arrived, finds the
+    run that it made before; the same key with another request is an error. Each caller has keys of its own.
 
     Args:
         call: the request.
         thread_id: the thread; None: one of the run's own.
         modes: what the run says if the request does not ask for anything.
-        by_command: whether it is a command of version 2 of the protocol: who gives one watches the thread.
+        by_command: whether it is a command of version 2 of the protocol: a client that sends one watches the thread.
 
     Raises:
         HttpError: an option is not supported, or does not fit.
@@ -119,10 +119,10 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None, part: str
         call: the request.
         spec: the run.
         key: the key; None: there is none.
-        part: which of several runs it is that are asked for with one key.
+        part: which one of the runs that are asked for with one key this is.
 
     Raises:
-        HttpError: the key can be none, or was there for another run.
+        HttpError: this cannot be a key, or it was used for another run.
         UnknownRunError: the run that the key names is gone.
         TracksideError: the run is not let in.
     """
@@ -133,7 +133,7 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None, part: str
     except InvalidSpecError as exc:
         if key is None or exc.details.get("field") != "idempotency_key":
             raise
-        # Whose run that is, and how keys are kept, is nobody's business here.
+        # The client must not learn whose run that is, or how keys are kept.
         why = f"Idempotency-Key {key!r:.120}: a run was started with it and asked for something else"
         raise HttpError(status=422, detail=why) from exc
     if handle.existing:
@@ -142,25 +142,26 @@ async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None, part: str
 
 
 def is_of_used_key(exc: HttpError) -> bool:
-    """Whether a run was not let in as its key was there for another one."""
+    """Whether a run was not let in because its key was used for another one."""
     cause = exc.__cause__
     return isinstance(cause, InvalidSpecError) and cause.details.get("field") == "idempotency_key"
 
 
 async def is_let_in(call: Call[Any, Any], key: str | None, part: str = "") -> bool:
-    """Whether a request with this key has let its run in, so that one that is made again finds it, whatever is so by now.
+    """Whether a request with this key has let its run in, so that the request sent again finds it, whatever holds by
+    now.
 
     Raises:
-        HttpError: the key can be none.
+        HttpError: this cannot be a key.
     """
     return key is not None and await call.parts.store.run_of_key(own_key(call.principal, key, part)) is not None
 
 
 def own_key(principal: Principal, key: str, part: str = "") -> str:
-    """A key that no other caller can have, whatever both are called: with the digest of a name that is too long for it.
+    """A key that no other caller can have, whatever their names: if a name is too long for it, its digest stands in it.
 
     Raises:
-        HttpError: it can be none.
+        HttpError: this cannot be a key.
     """
     identity = principal.identity or ""
     by_name = f"{len(identity)}/{identity}/{key}{part}"
@@ -175,7 +176,7 @@ def own_key(principal: Principal, key: str, part: str = "") -> str:
 
 
 async def expect_webhook(parts: ServerParts, url: str | None) -> None:
-    """See that a run may be asked for which tells this address of its end.
+    """See that a client may ask for a run that tells this address of its end.
 
     Raises:
         HttpError: it may not.
@@ -188,7 +189,7 @@ async def expect_webhook(parts: ServerParts, url: str | None) -> None:
 
 
 async def batched(call: Call[Batch, Any]) -> list[Started]:
-    """Let several runs in, after it is known of all that they fit. A key is for all of them, in this order.
+    """Let several runs in, once all of them are known to fit. A key is for all of them, in this order.
 
     Raises:
         HttpError: one of them does not fit, and none was let in.
@@ -208,14 +209,14 @@ async def batched(call: Call[Batch, Any]) -> list[Started]:
     for one in asked:
         await expect_webhook(call.parts, one.webhook)
     if key is not None:
-        own_key(call.principal, key, part_of(len(specs)))  # no shorter than theirs, of whom none is let in yet
+        own_key(call.principal, key, part_of(len(specs)))  # as long as any of theirs; none is let in yet
     runs = enumerate(zip(calls, specs, strict=True))
     handles = await asyncio.gather(*(let_in(one, spec, key, part_of(number)) for number, (one, spec) in runs))
     return [Started(handle, spec, spec.thread_ends) for handle, spec in zip(handles, specs, strict=True)]
 
 
 def part_of(which: int | str) -> str:
-    """Which of several runs a key is for that are asked for with one; headers, which are Latin-1, have no such key."""
+    """A key's suffix for one of several runs that share it; headers, which are Latin-1, cannot have such a key."""
     return f"→{which}"
 
 
@@ -240,16 +241,16 @@ def spec_of(
     headers: Mapping[str, str] | None = None,
     unasked: Sequence[str] = (),
 ) -> RunSpec:
-    """The run that is asked for; on no thread that is there already if it names none.
+    """The run that is asked for; if it names no thread, it is on none that exists already.
 
     Args:
         asked: what is asked for.
-        manager: what has the agents.
+        manager: has the agents.
         principal: who asks.
         thread_id: the thread; None: one of the run's own.
-        modes: what the run says if it is not said what is wanted of it.
+        modes: what the run says if the request does not say what it wants.
         headers: those of the request that a graph gets to see.
-        unasked: patterns of those that it has of requests, if there is none for this run: it has nothing by their names.
+        unasked: patterns of the headers that graphs see, for a run without a request: it has nothing under their names.
 
     Raises:
         HttpError: an option is not supported, or does not fit.
@@ -269,7 +270,7 @@ def spec_of(
     command = _command(asked)
     return RunSpec(
         agent,
-        # Pages answer by `submit({}, {command: {resume: …}})`, and CopilotKit's send the state of the thread along.
+        # Pages answer with `submit({}, {command: {resume: …}})`, and CopilotKit's also send the state of the thread.
         # LangGraph's server reads no input beside a command either.
         None if command else asked.input,
         thread_id=thread_id,
@@ -296,7 +297,7 @@ def spec_of(
 
 
 def _check_assistant(call: Call[RunCreate, Any]) -> None:
-    """See that the assistant is there that a request for a run names, and that it configures no more of it than it may."""
+    """See that the assistant named by a request for a run exists, and that the request configures only what it may."""
     agent_named(call.body.assistant_id, call.parts.manager, call.handlers)
     check_own_config(call, call.body.assistant_id)
 
@@ -304,7 +305,7 @@ def _check_assistant(call: Call[RunCreate, Any]) -> None:
 def check_own_config(call: Call[Any, Any], assistant: str) -> None:
     """See that a request for runs configures no more of an assistant than it may.
 
-    Where there are handlers they are asked after that, as what they put into a config is their project's.
+    Handlers are asked only after that, because what they put into a config is the project's own.
 
     Raises:
         HttpError: it does.
@@ -320,7 +321,7 @@ def _headers_of(call: Call[Any, Any]) -> dict[str, str]:
 def unasked_config(
     agent: object, config: Mapping[str, Any] | None, patterns: Sequence[str]
 ) -> Mapping[str, Any] | None:
-    """What is configured for a run that no request asks for, without what headers alone say to its agent, if it gets any."""
+    """The config of a run that no request asks for, without what only headers say to its agent, if it gets headers."""
     if completed_of(agent) is None:
         return config
     return without_headers(config, partial(is_said_by_headers, patterns=patterns))
@@ -329,7 +330,7 @@ def unasked_config(
 def _completed(
     agent: object, config: Mapping[str, Any] | None, context: Any, headers: Mapping[str, str], unasked: Sequence[str]
 ) -> tuple[Mapping[str, Any] | None, Any]:
-    """The config and the context, one by the other where the agent takes them for the same: a graph, which gets headers."""
+    """The config and the context, each from the other if the agent takes them for the same: a graph, with headers."""
     completed = completed_of(agent)
     if completed is None:
         return config, context
@@ -339,7 +340,7 @@ def _completed(
 
 
 def _options(asked: RunCreate) -> dict[str, Any] | None:
-    """What the server wants to know again of a request."""
+    """What the server will need again of a request."""
     options = {name: value for name in _KEPT if (value := getattr(asked, name))}
     return options or None
 
@@ -365,7 +366,7 @@ def _command(asked: RunCreate) -> dict[str, Any] | None:
 
 
 def _says_nothing(value: Any) -> bool:
-    """As clients fill in what they have nothing to say of, who send each part of a command."""
+    """Whether a value is what clients that send every part of a command fill in where they say nothing."""
     return value is None or value == []
 
 
@@ -378,7 +379,7 @@ def _config(asked: RunCreate, thread_id: str | None) -> dict[str, Any] | None:
         _expect_no_place(asked.checkpoint)
     config = asked.config or {}
     own = config.get("configurable") or {}
-    if not checkpoint_id or not isinstance(own, dict):  # which `with_user` refuses
+    if not checkpoint_id or not isinstance(own, dict):  # `with_user` refuses that
         return asked.config
     configurable = {**own, "checkpoint_id": checkpoint_id}
     if asked.checkpoint is not None and asked.checkpoint.checkpoint_ns:

@@ -1,4 +1,4 @@
-"""What a server says of itself that only whoever assembled it knows: its settings, its spool, what is wrong around it."""
+"""What a server says of itself that only its assembler knows: its settings, its spool, what is wrong around it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 from trackside.app.spool.standing import SpoolStanding
 
 PATIENCE: Final = 3.0
-"""Seconds that the look around may take."""
+"""Seconds that looking around may take."""
 
-_FRESH: Final = 2.0  # seconds for which what was found is good: however many pages ask, one looks
+_FRESH: Final = 2.0  # seconds for which findings are good: however many pages ask, one looks
 
 
 class Setting(NamedTuple):
@@ -71,7 +71,7 @@ class Looker:
         return Surroundings(None, [Found("warning", what, "this server", "trackside doctor")])
 
     def _alone(self, look: Callable[[], Surroundings]) -> Surroundings | None:
-        """What is found; None while a look goes on that nobody waits for any more."""
+        """What is found; None while a look that nobody waits for any more goes on."""
         if not self._busy.acquire(blocking=False):
             return None
         try:
@@ -82,7 +82,7 @@ class Looker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemSources:
-    """Where a server has from what it says of itself. Functions block, and are called in threads."""
+    """The sources of what a server says of itself. Functions block, and are called in threads."""
 
     database: str = ""
     """Its address, as it may be shown."""

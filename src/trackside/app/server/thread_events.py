@@ -22,7 +22,7 @@ _RUN_MODES: Final = "run_modes"
 _LIFECYCLE: Final = "lifecycle"
 _STATE_UPDATE: Final = "state_update"
 _MESSAGES: Final = frozenset({"messages", "messages-tuple"})
-"""The modes in which a message is said that comes alone: once in each."""
+"""The modes in which a message that comes alone is said: once in each."""
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -31,10 +31,10 @@ _encode = msgspec.json.Encoder().encode
 class ThreadEvents:
     """The answer that follows a thread until the client goes.
 
-    In mode `run_modes` it says what each run was asked to say, with the `metadata` of its start and its end before and
-    after; in `lifecycle` these alone; in `state_update` what others have changed of the thread's state. Each event has an
-    id. When the server stops, the connection is cut off, for a stream that ends properly is one to which clients do not
-    come back.
+    In mode `run_modes` it says what each run was asked to say, between the `metadata` of the run's start and of its
+    end; in `lifecycle` only these; in `state_update` what others have changed of the thread's state. Each event has an
+    id. When the server stops, the connection is cut off, because clients do not come back to a stream that ends
+    properly.
     """
 
     parts: ServerParts
@@ -43,9 +43,9 @@ class ThreadEvents:
     last_event_id: str | None
     headers: Mapping[str, str] = field(default_factory=dict)
     _asked: dict[str, Collection[str]] = field(default_factory=dict, init=False)
-    """What runs were asked to say that have not ended."""
+    """What runs that have not ended were asked to say."""
     _messages: dict[str, str] = field(default_factory=dict, init=False)
-    """In which mode messages are shown of runs of which that is not known."""
+    """The mode in which messages are shown, for runs of which it is unknown what they were asked to say."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, options = self.parts, self.parts.options
@@ -65,16 +65,16 @@ class ThreadEvents:
             with outlet.is_open(reader.nudge):
                 await self._write(outlet, reader, departure, first)
         except SlowReaderError:
-            pass  # said and counted; the connection is closed, as the answer is not whole
+            pass  # logged already; the connection is closed, as the answer is not whole
         finally:
             await departure.aclose()
 
     def _place(self, reader: FeedReader) -> list[bytes]:
-        """Put the reader where the client left; what to say first."""
+        """Put the reader where the client left off; returns what to say first."""
         last = self.last_event_id
         if last == FROM_THE_BEGINNING:
             reader.seen = reader.feed.first_kept - 1
-        elif last is not None and not reader.after_id(last):  # of one that was forgotten, or has not come here
+        elif last is not None and not reader.after_id(last):  # the event was forgotten, or has not come here
             return [event_frame("gap", {"after": last[:80], "resumes": id_of(reader.place)})]
         return []
 
@@ -97,7 +97,7 @@ class ThreadEvents:
                 pending = [HEARTBEAT]
 
     def _events(self, item: FeedItem, item_id: str) -> Sequence[bytes]:
-        """What one thing that happened is to this client."""
+        """The events that one item of the feed is to this client."""
         if item.kind == "state":
             return [sse_of("state_update", self._state(item), item_id)] if _STATE_UPDATE in self.modes else []
         if item.kind == "part":
@@ -118,8 +118,8 @@ class ThreadEvents:
         return self._end(item, item_id)
 
     def _was_asked(self, run_id: str, mode: str) -> bool:
-        """Whether a run was asked to say what is of this mode. Of one of which that is not known, as its start is not kept,
-        that is all, but messages in one mode: the one in which the first comes.
+        """Whether a run was asked to say parts of this mode. If that is not known, because its start is not kept, the
+        run counts as asked for all modes, but for messages in only one: the mode in which the first one comes.
         """
         asked = self._asked.get(run_id)
         if asked is None and (known := self.parts.streams.read_kept(run_id).modes) is not None:
@@ -129,7 +129,7 @@ class ThreadEvents:
         return mode not in _MESSAGES or self._messages.setdefault(run_id, mode) == mode
 
     def _state(self, item: FeedItem) -> bytes:
-        """A changed state in the form in which LangGraph's clients have it, without what is only said for other streams."""
+        """A changed state in the form that LangGraph's clients know, without what is only there for other streams."""
         state = _fields(item.what)
         state.pop("output", None)
         return _encode({"state": state, "thread_id": self.thread.thread_id})

@@ -1,7 +1,8 @@
-"""States of threads, whoever keeps them: agents that keep checkpoints, or the store, which knows what each thread is now.
+"""States of threads, whatever keeps them: agents that keep checkpoints, or the store, which knows each thread's current
+state.
 
-A thread of an agent that keeps no checkpoints has one state. It goes by the id of the thread where clients name
-checkpoints, so that those who look for one, as front ends do, find it.
+A thread of an agent that keeps no checkpoints has one state. Where clients name checkpoints, it goes by the id of the
+thread, so that clients that look for a checkpoint, as front ends do, find it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _START: Final = "__start__"
 
 @dataclass(frozen=True, slots=True)
 class StatesOfThread:
-    """The states of one thread, for one who may see it."""
+    """The states of one thread, for a caller who may see it."""
 
     parts: ServerParts
     thread: StoredThread
@@ -45,15 +46,15 @@ class StatesOfThread:
 
     @classmethod
     def of(cls, call: Call[Any, Any], thread: StoredThread) -> Self:
-        """For whoever asks."""
+        """The states of a thread, for the caller."""
         return cls(call.parts, thread, caller_of(call.parts, call.principal))
 
     async def state(self, at: CheckpointRef | None = None, *, subgraphs: bool = False) -> StateSnapshot:
         """The newest state, or that of a checkpoint.
 
-        While a run of the thread is not over, something is next in its newest state: where the agent has not said so itself,
-        because the run has not begun yet or keeps no checkpoints, it is that run. Clients that come back to a thread follow
-        it only if its state says that it goes on.
+        While a run of the thread is not over, something is next in its newest state: if the agent has not said so
+        itself, because the run has not begun yet or keeps no checkpoints, that run is next. Clients that come back to a
+        thread follow it only if its state says that it goes on.
 
         Raises:
             UnknownCheckpointError: the thread has no such checkpoint.
@@ -94,14 +95,14 @@ class StatesOfThread:
     async def update(self, change: StateUpdate, at: CheckpointRef | None = None) -> JsonObject:
         """Change the thread, and learn the new state's checkpoint.
 
-        What agents without checkpoints remember is changed key by key: those that are given are replaced, the others stay,
-        and so does an open question.
+        What agents without checkpoints remember is changed key by key: given keys are replaced, the others stay, and so
+        does an open question.
 
         Raises:
             ThreadBusyError: a run of the thread is not over; `BusyMeanwhileError`: one began while the state was changed.
             UnknownThreadError: it was removed meanwhile, and nothing is left of the change.
             InvalidSpecError: the values, or the node, do not fit the agent.
-            UnknownCheckpointError, HttpError, AgentFailedError: as `state`, or nobody knows the thread's agent.
+            UnknownCheckpointError, HttpError, AgentFailedError: as `state`, or the thread's agent is not known.
         """
         agent, thread = self._agent(), self.thread
         if agent is None:
@@ -125,9 +126,10 @@ class StatesOfThread:
 
     @asynccontextmanager
     async def changing(self) -> AsyncGenerator[None]:
-        """While the thread is changed on behalf of no run: if it is removed meanwhile, nothing is left of the change.
+        """Around a change of the thread on behalf of no run: if it is removed meanwhile, nothing is left of the change.
 
-        What is put then the store refuses. Another checkpointer takes it, and is asked to forget the thread once more.
+        The store refuses what is put after that. Another checkpointer takes it, and is asked to forget the thread once
+        more.
 
         Raises:
             UnknownThreadError: it was removed.
@@ -141,28 +143,28 @@ class StatesOfThread:
             raise
 
     async def note_change(self) -> None:
-        """Let those know who look for the thread, or follow it, that it was changed on behalf of no run.
+        """Tell those who look for the thread, or follow it, that it was changed on behalf of no run.
 
         Raises:
             UnknownThreadError: it was removed meanwhile.
             StorageError: that could not be stored.
         """
         parts, thread_id = self.parts, self.thread.thread_id
-        state = await self._kept()  # a run that is to begin later is next for clients, and asks nobody anything
+        state = await self._kept()  # a run that begins later is next for clients, but asks nobody anything
         await parts.store.threads_of(None).note_state(thread_id, waits=bool(state.next))
         if parts.streams.threads.is_heard(thread_id):
             says = state.as_json() if state.outputs is None else {**state.as_json(), "output": state.output}
             parts.streams.threads.note_state(thread_id, json_bytes(says))
 
     async def _run_since(self) -> str | None:
-        """A run that was let in since the thread was looked at: it may have begun with the state as it was then."""
+        """A run that was let in after the thread was looked at: it may have begun with the state of that time."""
         threads, before = self.parts.store.threads_of(None), self.thread
         holder = await threads.holder(before.thread_id)
         last = (await threads.get(before.thread_id)).last_run_id
         return holder or (last if last != before.last_run_id else None)
 
     async def _kept(self, at: CheckpointRef | None = None, *, subgraphs: bool = False) -> StateSnapshot:
-        """A state as it is kept, whatever runs are not over."""
+        """A state as it is kept, regardless of runs that are not over."""
         agent = self._agent()
         if agent is not None and isinstance(agent, KeepsThreads):
             found = await asked_of(agent, agent.state(self._place(at), subgraphs=subgraphs))
@@ -189,7 +191,7 @@ class StatesOfThread:
         return bool(await self.parts.store.runs(thread_id=self.thread.thread_id, status=unfinished, limit=1))
 
     def _agent(self) -> Agent | None:
-        """Who keeps the thread; None if that is not known because nothing has run on it.
+        """The agent that keeps the thread; None if it is not known because nothing has run on the thread.
 
         Raises:
             HttpError: it is not served here.

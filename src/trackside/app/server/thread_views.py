@@ -1,6 +1,7 @@
 """What clients see of threads besides their rows: what they remember, what they ask, and how their last run failed.
 
-Of agents that keep no checkpoints the store knows it of a whole page at once; the others are asked, thread by thread.
+For agents that keep no checkpoints, the store knows all this for a whole page at once; others are asked thread by
+thread.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from trackside.harness.types import ThreadStatus
 logger = logging.getLogger("trackside.server")
 
 _AT_ONCE = 8
-"""So many threads are asked for together."""
+"""How many threads are asked for at once."""
 
 
 async def views_of(
     parts: ServerParts, principal: Principal, threads: Sequence[StoredThread], *, values: bool = True
 ) -> Mapping[str, ThreadView]:
-    """What there is to threads that may be seen, by their ids; without `values` neither these nor questions."""
+    """The views of threads that the caller may see, by their ids; without `values`, neither values nor questions."""
     contents = await parts.store.threads_of(None).contents([thread.thread_id for thread in threads])
     kept = [thread for thread in threads if values and keeper_of(parts, thread) is not None]
     states: dict[str, StateSnapshot | None] = {}
@@ -54,7 +55,7 @@ def place_of(parts: ServerParts, principal: Principal, thread_id: str) -> Thread
 
 
 async def _state(parts: ServerParts, principal: Principal, thread: StoredThread) -> StateSnapshot | None:
-    """What a thread is; None also where its agent cannot say: one of many threads is no reason to show none."""
+    """A thread's state; None also where its agent cannot say: one of many threads is no reason to show none."""
     keeper = keeper_of(parts, thread)
     assert keeper is not None
     try:

@@ -1,4 +1,4 @@
-"""Answers that come when a run has ended: its final state, in a body that says every few seconds that it is not dead."""
+"""Answers that come when a run has ended: its final state, in a body that says every few seconds that it is alive."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trackside.harness.errors import TracksideError
 logger = logging.getLogger("trackside.server")
 
 AT_ONCE: Final = 0.25
-"""Seconds in which the whole answer is sent as one, with the status that is right for it; later it is 200 anyway."""
+"""Seconds within which the answer is sent as a whole, with the right status; later, the status is 200 in any case."""
 _HEADERS: Final = (
     (b"content-type", b"application/json"),
-    (b"x-accel-buffering", b"no"),  # nginx keeps back what it compresses else: the head and all lines up to the end
+    (b"x-accel-buffering", b"no"),  # else nginx keeps back what it compresses: the head, and all lines up to the end
 )
 
 
@@ -27,7 +27,7 @@ _HEADERS: Final = (
 class WhenEnded:
     """The answer whose body `result` gives. The client learns soon where to ask again if it is cut off.
 
-    `result` may be called twice; who gives up waiting for it changes nothing.
+    `result` may be called twice; giving up waiting for it must change nothing.
     """
 
     result: Callable[[], Coroutine[Any, Any, bytes]]

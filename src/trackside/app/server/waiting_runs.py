@@ -1,7 +1,7 @@
 """Why a run has not started yet, and who executes it when it has.
 
-Nobody else starts a run of an agent that no live worker has: whoever waits for it is told that, and which agent, pool and
-version that is. `explained` is pure, over what the others read of the run and of the processes.
+If no live worker has a run's agent, nothing else starts the run: whoever waits for it is told so, and which agent, pool
+and version is lacking. `explained` is pure, over what the other functions read of the run and of the processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trackside.harness.types import RunStatus
 
 
 async def waiting_for(store: Store, run: StoredRun) -> WaitingFor | None:
-    """What a run waits for; None if it has started, or has just been let go."""
+    """What a run waits for; None if it has started, or has just left the queue."""
     if run.status is not RunStatus.pending:
         return None
     place = await store.place_of(run.run_id)
@@ -36,7 +36,7 @@ async def executed_by(store: Store, run: StoredRun) -> ExecutedBy | None:
 
 
 def explained(place: RunPlace, agent: str | None, workers: Sequence[StoredWorker]) -> WaitingFor:
-    """What a run waits for that has this place in the queue.
+    """What a run with this place in the queue waits for.
 
     Args:
         place: of the run.
@@ -60,10 +60,10 @@ def explained(place: RunPlace, agent: str | None, workers: Sequence[StoredWorker
 
 
 def _lacking(place: RunPlace, agent: str | None, alive: Sequence[StoredWorker]) -> str | None:
-    """What no live worker has that the run needs; None: some have all of it."""
+    """What the run needs and no live worker has; None: some worker has all of it."""
     named = f"the agent {agent or '?'!r:.100}"
     if place.pool == DEFAULT_POOL and any(worker.kind == "inline" for worker in alive):
-        return None  # who takes over what others leave of no pool of its own, as far as he knows the agent
+        return None  # it takes over runs that others leave in the default pool, if it knows the agent
     in_pool = [worker for worker in alive if worker.is_worker and place.pool in worker.pools]
     if not in_pool:
         return f"no live worker takes runs of the pool {place.pool!r:.100}"

@@ -1,7 +1,7 @@
 """A connection's transport that sends the head of an answer together with what comes after it.
 
 ASGI has the head and the body of an answer in two messages, and uvicorn writes each as it comes: two system calls, two
-packets, and a client that is woken twice, for what is nearly always one piece. And one that closes also where the other
+packets, and a client that wakes twice, for what is nearly always one piece. This transport also closes if the other
 side stands still.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 from typing import Any, Final
 
 TAKES_NOTHING_SECONDS: Final = 20.0
-"""How long the other side of a connection that is to be closed may take nothing of what is left for it."""
+"""How long the other side of a closing connection may take nothing of what is left for it."""
 
 
 class WholeWrites:
@@ -49,7 +49,7 @@ class WholeWrites:
 
     def _look(self, before: int) -> None:
         left = self._transport.get_write_buffer_size()
-        if left >= before:  # whoever stands still would keep the connection, and what is for him, for ever
+        if left >= before:  # a side that stands still would keep the connection, and what is for it, for ever
             self._transport.abort()
         elif left > 0:
             self._call_later(TAKES_NOTHING_SECONDS, self._look, left)

@@ -1,4 +1,4 @@
-"""What a worker answers at its health port: that it lives, whether it can do its work, what it counts. Nothing else."""
+"""What a worker answers at its health port: that it lives, whether it can do its work, what it counts, nothing else."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _READ: Final = ("GET", "HEAD")
 
 
 class WorkerHealth:
-    """An ASGI app with `/live`, `/ready` and `/metrics`. It asks nobody who he is: none of them tells what is secret.
+    """An ASGI app with `/live`, `/ready` and `/metrics`. It needs no authentication: none of them tells a secret.
 
     Args:
         store: where runs are recorded.
         vitals: of the app.
-        observers: those that the settings name; one of them may count.
+        observers: those that the settings name; one of them may be the metrics observer.
         folders: where files grow.
     """
 

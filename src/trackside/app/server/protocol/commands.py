@@ -1,4 +1,4 @@
-"""Commands on a thread. What one of them cannot do is an answer, not a failed request, unless there is no such thread."""
+"""Commands on a thread. One that cannot be done is answered, not a failed request, unless there is no such thread."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from trackside.harness.questions import by_their_ids, is_own_id
 from trackside.harness.states import StateSnapshot
 
 MODES: Final = ("values", "updates", "messages-tuple", "custom", "tools", "tasks", MARKS)
-"""What a run says that is started here, whoever will want what of it; of each agent those that it has."""
+"""What a run that is started here says, whoever will want which part: those of these modes that its agent has."""
 _DEFAULT_MODES: Final = MODES[:4]
 
 type CommandCall = Call[ProtocolCommand, None]
@@ -66,7 +66,7 @@ _CODES: Final[Mapping[type[TracksideError], ErrorCode]] = {
 
 
 class CommandError(TracksideError):
-    """{why}"""  # noqa: D415  # the sentence is whoever's raises it
+    """{why}"""  # noqa: D415  # the raiser brings the sentence
 
     def __init__(self, code: ErrorCode, why: str) -> None:
         super().__init__(code=code, why=why)
@@ -88,11 +88,11 @@ async def answered(call: CommandCall) -> CommandDone | CommandFailed:
     """Do what a command says.
 
     Raises:
-        UnknownThreadError: there is no such thread for whoever asks, or one has to be there.
+        UnknownThreadError: there is no such thread where one has to exist, or it is somebody else's.
         TracksideError: it is not the command's fault.
     """
     command = call.body
-    # Before anything is done: who follows the thread from there on misses nothing of it.
+    # Before anything is done: a client that follows the thread from there on misses nothing that the command brings.
     through = await _said_before(call)
     try:
         result = await _done(call, command)
@@ -106,7 +106,7 @@ async def answered(call: CommandCall) -> CommandDone | CommandFailed:
 
 
 async def _said_before(call: CommandCall) -> int:
-    """The number of the newest event on the thread, whoever executes its runs; 0 if none is kept."""
+    """The number of the newest event on the thread, whichever process executes its runs; 0 if none is kept."""
     parts, thread_id = call.parts, call.thread_id
     if parts.mirrors is None:
         return _newest_on(parts, thread_id)
@@ -138,8 +138,8 @@ async def _done(call: CommandCall, command: ProtocolCommand) -> Any:
 
 
 async def _check_thread(call: CommandCall) -> None:
-    """See that what is told of a command is told to somebody who may know: a thread of somebody else is not there, whatever
-    is asked of it, while one that is nobody's yet may be used.
+    """See that the caller may hear what becomes of a command: somebody else's thread does not exist, whatever is asked
+    of it, while one that is nobody's yet may be used.
 
     Raises:
         UnknownThreadError: it is somebody else's.
@@ -155,7 +155,7 @@ def _refusal(exc: TracksideError) -> tuple[ErrorCode, str]:
     """What a client is told of why a command was not done.
 
     Raises:
-        TracksideError: it is not the command's fault, or not his to ask: it is the request that fails.
+        TracksideError: it is not the command's fault, or the caller may not ask for it: the request itself fails.
     """
     if isinstance(exc, CommandError):
         return exc.details["code"], str(exc)
@@ -178,7 +178,7 @@ async def _start(call: CommandCall, params: RunStart) -> Any:
     except HttpError as exc:
         if not (may_answer(asked) and is_of_used_key(exc)):
             raise
-        # It may be made again: then it meant what it did when the thread was as it was then, and finds that run.
+        # The command may be one that is sent again: then it means what it meant at first, and finds the run of then.
         return await _run(call, asked if answers else _answer(asked))
 
 
@@ -187,7 +187,7 @@ def _answer(asked: RunCreate) -> RunCreate:
 
 
 async def _run(call: CommandCall, asked: RunCreate) -> Any:
-    """Start a run that says all that channels need, on a thread that need not be there."""
+    """Start a run that says all that channels need, on a thread that need not exist."""
     asked.if_not_exists = asked.if_not_exists or "create"
     if asked.stream_subgraphs is None:
         asked.stream_subgraphs = True
@@ -209,10 +209,10 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
         raise CommandError("invalid_argument", "input.respond: give an interrupt_id and a response, or responses")
     thread = await thread_for(call)
     agent = _agent_of(call, thread)
-    # With `strict_resume` the client looks for it in the end of the run.
+    # With `strict_resume`, the client looks for the refusal in the end of the run.
     if not (params.strict_resume or await is_let_in(call, call.header("idempotency-key"))):
         await _check_answers(call, thread, answers)
-    command.resume = by_their_ids(answers, is_own_id)  # all kinds of agents know a UUID for an id without being told
+    command.resume = by_their_ids(answers, is_own_id)  # all kinds of agents take a UUID for an id without being told
     return await _run(
         call,
         RunCreate(
@@ -227,7 +227,7 @@ async def _respond(call: CommandCall, params: InputRespond) -> Any:
 
 
 async def _check_answers(call: CommandCall, thread: StoredThread, answers: Mapping[str, Any]) -> None:
-    """See that these are answers to questions that are open.
+    """See that these answers are to questions that are open.
 
     Raises:
         CommandError: one of them is not.

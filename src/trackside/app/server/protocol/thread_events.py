@@ -27,18 +27,18 @@ from trackside.harness.types import ThreadStatus
 logger = logging.getLogger("trackside.server")
 
 _WORD_OF_WATCHERS: Final = 0.5
-"""Seconds after the end of a run in which it may still be under way, from another server, that somebody has watched it."""
+"""Seconds after a run's end in which another server's word that a client has watched the end may still be under way."""
 
 _LOOK_FIRST: Final = 5.0
-"""Seconds that a stream waits before it begins for what is open; whoever reads looks then, beside what comes."""
+"""Seconds for which a stream, before it begins, waits to learn what is open; after that, it looks while it streams."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ProtocolEvents:
     """The answer that says the events that are wanted of a thread, from behind `since` on, until the client goes.
 
-    What is not kept any more is an event `gap`. When the server stops, the connection is cut off, for a stream that ends
-    properly is one to which clients do not come back.
+    An event `gap` stands for what is no longer kept. When the server stops, the connection is cut off, because clients
+    do not come back to a stream that ends properly.
     """
 
     parts: ServerParts
@@ -61,7 +61,7 @@ class ProtocolEvents:
                     await self._hear_of(feed)
                 log = log_of(feed.feed)
                 log.catch_up()
-                if self.since is None and log.in_doubt is not None:  # it begins with that, if it can be known soon
+                if self.since is None and log.in_doubt is not None:  # begin with what is open, if that is soon known
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_FIRST):
                             await self._ask_again(log)
@@ -73,7 +73,7 @@ class ProtocolEvents:
                 await self._follow(outlet, reader, receive)
 
     async def _note_attempts(self, log: ThreadEventLog) -> None:
-        """Before events are made here of the thread's last run, see that clients know it if it goes on for another one."""
+        """Before the last run's events are made here, note which run clients know it as, if it goes on for another."""
         last_run_id = self.states.thread.last_run_id
         if log.last is not None or last_run_id is None:
             return
@@ -84,7 +84,7 @@ class ProtocolEvents:
                 log.note_next(run_id, attempts[0])
 
     async def _hear_of(self, feed: FeedReader) -> None:
-        """Wait a moment for what the client knows from another server, and for what that may have said of it."""
+        """Wait a moment for what the client has from another server, or for that server's word of what was watched."""
         if self.since is not None:
             await feed.comes_to(self.since - self.since % PER_MS, LAG)
             return
@@ -112,10 +112,10 @@ class ProtocolEvents:
             with outlet.is_open(reader.nudge):
                 await self._write(outlet, reader, departure)
         except SlowReaderError:
-            pass  # said and counted; the connection is closed, as the answer is not whole
+            pass  # logged already; the connection is closed, as the answer is not whole
         finally:
             await departure.aclose()
-            for task in (self._elsewhere, self._looking):  # whoever else follows the thread does that then
+            for task in (self._elsewhere, self._looking):  # another follower of the thread does that then
                 if task is not None:
                     task.cancel()
                     await asyncio.wait((task,))
@@ -136,15 +136,15 @@ class ProtocolEvents:
                 await outlet.write([HEARTBEAT])
 
     def _has_looked(self) -> bool:
-        """Whether it does not look already what is open; if it did, and could not go on, that is raised."""
+        """Whether no look at what is open is under way; if the last one failed, that is raised."""
         if self._looking is not None and self._looking.done():
             self._looking.result()
             self._looking = None
         return self._looking is None
 
     async def _ask_again(self, log: ThreadEventLog) -> None:
-        """Say what is open still of what a run was to answer that has failed: it is off every page since it began."""
-        async with log.looking:  # once, for all who read the same
+        """Say which questions that a failed run was to answer are open still: they left every page when it began."""
+        async with log.looking:  # once, for all readers of this log
             run_id = log.in_doubt
             if run_id is None:
                 return
@@ -160,10 +160,10 @@ class ProtocolEvents:
                 log.in_doubt = None
 
     async def _look_back(self, reader: EventReader) -> None:
-        """Of a thread on which nothing has happened here, say what the client has missed: what is asked, or how it ended.
+        """If nothing has happened on the thread here, say what the client has missed: what is asked, or how it ended.
 
-        Clients that come back give no number: they begin with the last run, and know what they had of it. Who only watches
-        would take its end for that of the next.
+        Clients that come back give no number: they begin with the last run, and know what they had of it. A client that
+        only watches would take its end for that of the next run.
         """
         thread, log = self.states.thread, reader.log
         reader.passes_past = self._begins_watching
@@ -176,15 +176,16 @@ class ProtocolEvents:
             self._follow_elsewhere(reader, goes_on)
 
     async def _last_run(self) -> StoredRun | None:
-        """The run that the thread had last; None where one is let in that has not begun: whoever has just asked for it would
-        take the end of the last one for that of his. He has a number from then; who has none asks for no run of tomorrow.
+        """The run that the thread had last; None if a run is let in that has not begun: the client that has just asked
+        for it would take the last one's end for its own. Such a client has a number by then; one without a number has
+        not asked for a run of tomorrow.
         """
         store, thread = self.parts.store, self.states.thread
         if thread.status is not ThreadStatus.busy:
             is_let_in = self.states.goes_on if self.since is not None else self._is_held
             if await is_let_in():
                 return None
-            thread = await store.thread(thread.thread_id) or thread  # as what held it before may have ended
+            thread = await store.thread(thread.thread_id) or thread  # the run that had it before may have ended
         return None if thread.last_run_id is None else await store.run(thread.last_run_id)
 
     async def _is_held(self) -> bool:
@@ -194,12 +195,12 @@ class ProtocolEvents:
         return await self.parts.store.threads_of(None).holder(self.states.thread.thread_id)
 
     async def _holder_beside(self, feed: FeedReader, log: ThreadEventLog) -> str | None:
-        """The run that has the thread where none is active of those that are known here, for who comes without a number."""
+        """The run that has the thread, if no run that is known here is active and the client gives no number."""
         has_rested = self.since is None and not feed.feed.active and log.newest
         return await self._holder() if has_rested else None
 
     async def _tell(self, reader: EventReader, run: StoredRun, *, looks_back: bool = False) -> str | None:
-        """Say how a run, or the last attempt as which it goes on, has ended; else the one whose end nobody tells here."""
+        """Say how a run, or the last attempt at it, has ended; else return the one whose end nobody tells here."""
         known_as = (await self._attempts(run))[0]
 
         async def after(ended: StoredRun) -> StoredRun | None:
@@ -216,8 +217,8 @@ class ProtocolEvents:
         return None if comes_here else run.run_id
 
     async def _attempts(self, run: StoredRun) -> Sequence[str]:
-        """The runs that went on as this one, and it, the last. Clients know it as the first, which is itself if it is an
-        attempt that somebody asked for.
+        """The runs that this one goes on for, and itself, last. Clients know it as the first of them, which is itself
+        if it is an attempt that somebody asked for.
         """
         attempts = [run.run_id]
         while run.retry_of is not None:
@@ -240,12 +241,12 @@ class ProtocolEvents:
                 run = await self.parts.store.run(waits_for)
                 waits_for = None if run is None else await self._tell(reader, run)
             waits_for = None
-        except TracksideError as exc:  # the database is away: at the next heartbeat it is looked at again
+        except TracksideError as exc:  # the database is away: the next heartbeat looks again
             logger.warning(
                 "how run %s has ended is not announced yet to those who follow its thread: %s", waits_for, exc
             )
         finally:
-            if waits_for is not None:  # the client has gone, or it failed: whoever follows the thread waits for it
+            if waits_for is not None:  # the client has gone, or this failed: another follower waits for it
                 reader.log.moved.append(waits_for)
             self._elsewhere = None
 
@@ -258,7 +259,7 @@ class ProtocolEvents:
         try:
             state = await self.states.state()
             values, says["interrupts"] = state.output, state.interrupts
-        except TracksideError:  # its agent is not served here: how it has ended is known all the same
+        except TracksideError:  # its agent is not served here: how the run has ended is known all the same
             pass
         reader.log.recall(
             run.run_id,
