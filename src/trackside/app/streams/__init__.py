@@ -1,8 +1,8 @@
 """The live output of runs that are executed, or asked for, here; encoded once, for any number of readers; bounded.
 
 `hub` has what each run says, `thread_feed` what is said on a thread over all its runs. `relay` tells other processes of
-both, and `mirror` brings what they tell; a `wire` carries that, as `live_messages`. This package knows the harness and
-nothing else: neither HTTP nor storage.
+both, and `mirror` brings what they tell; a `wire` carries that, as `live_messages`. This package knows only the
+harness: neither HTTP nor storage.
 """
 
 from trackside.app.streams.frames import Frame, sse_of

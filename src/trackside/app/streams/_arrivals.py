@@ -1,4 +1,4 @@
-"""Takes what messages say of runs' parts into their channels: parts, gaps, and the pieces of large parts."""
+"""Puts what messages say of runs' parts into the runs' channels: parts, gaps, and the pieces of large parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_PIECES: Final = MOST_PART_BYTES // MOST_BYTES + 2
 
 
 class _Pieces(NamedTuple):
-    """What has come of a large part."""
+    """The pieces of a large part that have come."""
 
     sequence: int
     data: list[bytes]
@@ -36,7 +36,7 @@ class Arrivals:
 
     def take(self, channel: Channel, message: Message) -> None:
         """Take all parts that are new; those that are missing before them are a gap."""
-        if channel.own:  # they were said here
+        if channel.own:  # the parts were said here
             return
         before = channel.added
         gaps = list(message.gaps)
@@ -53,11 +53,11 @@ class Arrivals:
         self._miss(channel, StreamGap(before, message.through), at=at)
 
     def forget(self, run_id: str) -> None:
-        """The run is over."""
+        """Note that the run is over."""
         self._pieces.pop(run_id, None)
 
     def _take_piece(self, channel: Channel, piece: Piece) -> None:
-        """Take a piece of a large part, if all before it have come; the part, if it was the last one."""
+        """Take a piece of a large part, if all before it have come; with the last piece, take the part."""
         run_id = channel.run_id
         if piece.sequence <= channel.added:
             return

@@ -1,4 +1,4 @@
-"""What mode `messages` says of messages that come in pieces: who speaks, then all that was said so far, with each piece."""
+"""What mode `messages` says of messages that come in pieces: who speaks, then with each piece all that was said."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ logger = logging.getLogger("trackside.stream")
 _CHUNK = "MessageChunk"
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _GROWING = frozenset({"additional_kwargs", "tool_call_chunks"})
-"""What of a message grows in all its texts, as its content does."""
+"""Fields of a message whose texts all grow, as its content does."""
 
 _SAID_ONCE = frozenset({"type", "id", "name", "index"})
-"""What says of a block or a call which one it is: a piece may repeat it, or say how the piece itself is called."""
+"""Fields that say which block or call it is: a piece may repeat them, or name the piece itself."""
 
 
 class MessageSteps:
-    """Adds the pieces of a run's messages up. A piece is `[message or chunk, metadata]`, as graphs stream them."""
+    """Adds up the pieces of a run's messages. A piece is `[message or chunk, metadata]`, as graphs stream them."""
 
     __slots__ = ("_has_complained", "_messages")
 
@@ -30,7 +30,7 @@ class MessageSteps:
 
     def take(self, piece: Any) -> list[tuple[str, Any]]:
         """The events that a piece makes: `messages/metadata` for a new message, then `messages/partial` or
-        `messages/complete`. What cannot be added up is shown as it is: nothing that a message contains fails its run.
+        `messages/complete`. What cannot be added up is shown as it came: nothing in a message makes its run fail.
         """
         try:
             return [*self._steps_of(piece)]
@@ -55,14 +55,14 @@ class MessageSteps:
 
 
 def pair_of(piece: Any) -> tuple[Any, Any]:
-    """A message and what is said about it; a message that comes alone has nothing said about it."""
+    """A message and what is said about it; nothing is said about a message that comes alone."""
     if isinstance(piece, list | tuple) and len(piece) == 2:  # a pair
         return piece[0], piece[1]
     return piece, {}
 
 
 def _shown(whole: dict[str, Any]) -> dict[str, Any]:
-    """A message so far, as it would be if nothing more came: no chunk any more, its calls' arguments as far as they go."""
+    """A message so far, as it would be if nothing more came: no chunk, with its calls' arguments as far as they go."""
     kind = str(whole.get("type", ""))
     if not kind.endswith(_CHUNK):
         return whole
@@ -122,10 +122,10 @@ def _as_blocks(content: Any) -> list[Any]:
 
 
 def _grown(name: str, had: Any, more: Any, *, grows: bool = True) -> Any:
-    """What stands under a name in a message, and its next piece, as LangChain adds them up: mappings and lists are merged,
-    and texts go on, but for those that are `_SAID_ONCE`.
+    """A field of a message and its next piece, added up as LangChain does: mappings and lists are merged, and texts go
+    on, except those that are `_SAID_ONCE`.
 
-    Where it does not `grow`, which is what is said about a message, the newest text counts: some say it with each piece.
+    Where they do not `grow`, in what is said about a message, the newest text counts: some say it with each piece.
     """
     if more in _NOTHING:
         return had
@@ -140,7 +140,7 @@ def _grown(name: str, had: Any, more: Any, *, grows: bool = True) -> Any:
 
 
 def merged_blocks(had: Sequence[Any], more: Sequence[Any], *, grows: bool = True) -> list[Any]:
-    """Blocks of a message and their next pieces: those of one `index` belong together, unless both have ids that differ."""
+    """Blocks of a message with their next pieces: those of one `index` belong together, unless their ids differ."""
     blocks = list(had)
     for piece in more:
         at = _place_of(piece, blocks)
@@ -162,12 +162,12 @@ def _place_of(piece: Any, blocks: Sequence[Any]) -> int | None:
 
 
 def may_be_one(one_id: Any, other_id: Any) -> bool:
-    """Whether what has these ids may be one call of a tool: later pieces of one have none."""
+    """Whether pieces with these ids may be of one tool call: its later pieces have no id."""
     return not one_id or not other_id or one_id == other_id
 
 
 def _sums(had: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The use of tokens, added up."""
+    """The tokens used, added up."""
     total = dict(had)
     for name, value in more.items():
         before = total.get(name)

@@ -1,4 +1,4 @@
-"""JSON that has not come to its end: what it says so far."""
+"""What JSON that has not come to its end says so far."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 _decode = msgspec.json.Decoder().decode
 _CLOSES: Final = {"{": "}", "[": "]"}
 _SIGN: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?P<ends>"?)|[][{},]', re.DOTALL)
-"""What opens, closes or parts something, and strings, the last of which may not be whole."""
+"""Signs that open, close or separate something, and strings, the last of which may be incomplete."""
 
 
 def whole_json(text: str) -> Any:
-    """The value of a JSON text as far as it goes; None where it says nothing yet, is no JSON, or nested too deeply.
+    """The value of a JSON text as far as it goes; None where it says nothing yet, is no JSON, or is nested too deeply.
 
-    What is open is closed; a name without a value, or a word that is not whole, is left out.
+    What is open is closed; a name without a value, or an incomplete word, is left out.
     """
     try:
         return _decode(text)
@@ -35,7 +35,7 @@ def whole_json(text: str) -> Any:
 
 
 def _ends_of(text: str) -> list[str]:
-    """Texts that close what is open in this one: as it is, then without what comes after its last whole member."""
+    """This text with what is open closed: first as it is, then without what comes after its last whole member."""
     open_ones: list[str] = []
     said, closes_string = text, ""
     last_whole = None
@@ -52,7 +52,7 @@ def _ends_of(text: str) -> list[str]:
         elif sign == ",":
             last_whole = found.start() if open_ones else last_whole
         elif not found["ends"]:
-            said, closes_string = text[: found.end()], '"'  # without half of what is escaped
-    closing = "".join(reversed(open_ones))  # of the last whole member, too: nothing was opened or closed since
+            said, closes_string = text[: found.end()], '"'  # without half an escape
+    closing = "".join(reversed(open_ones))  # also for the last whole member: nothing was opened or closed since
     ends = [said + closes_string + closing]
     return ends if last_whole is None else [*ends, text[:last_whole] + closing]

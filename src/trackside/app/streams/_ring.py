@@ -1,4 +1,4 @@
-"""A ring of numbered things, the oldest dropped beyond its limits, and readers that go along it, each at its own pace."""
+"""A ring of numbered things that drops the oldest beyond its limits, and readers that go along it at their own pace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trackside.harness.ports import StreamGap
 
 
 class Sized(Protocol):
-    """Something that knows about how many bytes it takes."""
+    """Something that knows roughly how many bytes it takes."""
 
     @property
     def size(self) -> int:
@@ -21,15 +21,15 @@ class Sized(Protocol):
 class Ring[T: Sized]:
     """What was added last, up to `most` things and `most_bytes`; the newest is always there.
 
-    Things count 1, 2, 3 …, also those that were dropped, and those that were skipped since they never came. Nobody who adds
-    waits for who reads.
+    Things are numbered 1, 2, 3 …, including those that were dropped, and those that were skipped because they never
+    came. Adding never waits for readers.
     """
 
     __slots__ = ("_most", "_most_bytes", "_skipped", "_wakers", "added", "closed", "items", "lacks", "size")
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.items: deque[T | None] | tuple[T | None, ...] = deque()
-        """What is kept, one for each number; None for each that was skipped. A tuple once it is packed."""
+        """What is kept, one item for each number; None for each skipped number. A tuple once it is packed."""
         self.added = 0
         """How many were ever added: the number of the newest."""
         self.size = 0
@@ -37,7 +37,7 @@ class Ring[T: Sized]:
         self.closed = False
         """Whether there is no more to come."""
         self.lacks: str | None = None
-        """Why there may have been more that did not come, which to readers is a gap behind all that did; None: it is all."""
+        """Why more may have come that did not, for readers a gap behind all that did; None: what is here is all."""
         self._most = most
         self._most_bytes = most_bytes
         self._skipped: list[StreamGap] = []  # hardly ever any, and a deque has room for 64 from the start
@@ -45,11 +45,11 @@ class Ring[T: Sized]:
 
     @property
     def first_kept(self) -> int:
-        """The number of the oldest that is kept; that of the next one, if none is."""
+        """The number of the oldest thing that is kept, or that of the next one if none is."""
         return self.added - len(self.items) + 1
 
     def add(self, item: T) -> None:
-        """Append, without waking anybody: several may come at once."""
+        """Append something, without waking anybody: several things may come at once."""
         items = self._growing()
         items.append(item)
         self.added += 1
@@ -73,7 +73,7 @@ class Ring[T: Sized]:
                 self.size -= dropped.size
 
     def gap_at(self, number: int) -> StreamGap | None:
-        """What was skipped of which this number is a part, if it was."""
+        """The skipped numbers that include this one; None if it was not skipped."""
         if not self._skipped:
             return None
         self._prune()
@@ -98,7 +98,7 @@ class Ring[T: Sized]:
         self.items = tuple(self.items)
 
     def wake(self) -> None:
-        """Wake who waits."""
+        """Wake the readers that wait."""
         if not self._wakers:
             return
         wakers, self._wakers = self._wakers, set()
@@ -117,7 +117,7 @@ class Ring[T: Sized]:
         return found  # type: ignore[return-value]  # None stands only for what was skipped
 
     def portion(self, seen: int, most_bytes: int) -> list[T]:
-        """The first of what `after` gives: so many bytes of it, about, but one thing at least."""
+        """The first of what `after` gives: about so many bytes of it, but at least one thing."""
         items, kept = self.items, len(self.items)
         found: list[T] = []
         size = 0
@@ -130,11 +130,11 @@ class Ring[T: Sized]:
         return found
 
     def add_waker(self, waker: asyncio.Future[None]) -> None:
-        """Wake this one when there is more."""
+        """Set this future when there is more."""
         self._wakers.add(waker)
 
     def discard_waker(self, waker: asyncio.Future[None]) -> None:
-        """Forget it."""
+        """Forget this future."""
         self._wakers.discard(waker)
 
 
@@ -147,12 +147,12 @@ class RingReader[T: Sized]:
         self._ring = ring
         self._knows_lack = False
         self.seen = seen
-        """The number of the last thing that it has, or has missed."""
+        """The number of the last thing that the reader has, or has missed."""
         self._waker: asyncio.Future[None] | None = None
         self._roused = False
 
     def gap(self) -> StreamGap | None:
-        """What comes next and is not kept any more, or never came, which it passes over; None if there is no such thing."""
+        """What comes next but is no longer kept, or never came; this passes over it. None if there is no such thing."""
         ring, first = self._ring, self.seen + 1
         why = None
         if first < ring.first_kept:
@@ -164,16 +164,16 @@ class RingReader[T: Sized]:
         return StreamGap(first, self.seen, why) if self.seen >= first else None
 
     def lack(self, why: str | None) -> StreamGap | None:
-        """What may have come behind all that it has seen, and is not here: one thing at least. None if it knows that."""
+        """The gap of what may have come behind all that was seen: one thing at least. None if the reader knows it."""
         if self._knows_lack:
             return None
         self._knows_lack = True
         return StreamGap(self.seen + 1, self.seen + 1, why)
 
     def take(self, most_bytes: int | None = None) -> list[T]:
-        """What is there now and was not taken, up to the next gap; nothing where there is one: call `gap` before.
+        """What is there now and was not taken, up to the next gap; nothing where there is one: call `gap` first.
 
-        With `most_bytes` no more than about so many bytes of it.
+        With `most_bytes`, no more than about so many bytes of it.
         """
         ring = self._ring
         if ring.added <= self.seen or self.seen + 1 < ring.first_kept:
@@ -197,7 +197,7 @@ class RingReader[T: Sized]:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something to take now, or to be told that it is missing."""
+        """Whether there is something to take now, or something missing to be told of."""
         return self._ring.added > self.seen or self._owes_lack
 
     @property
@@ -212,7 +212,7 @@ class RingReader[T: Sized]:
         return ring.lacks is not None and ring.closed and not self._knows_lack
 
     async def wait(self) -> bool:
-        """Until there is more, or the end, or somebody nudges it; whether there is more, or the end."""
+        """Wait for more, or the end, or a nudge; returns whether there is more, or the end."""
         ring = self._ring
         if ring.added > self.seen or ring.closed:
             return True
@@ -228,14 +228,14 @@ class RingReader[T: Sized]:
         return ring.added > self.seen or ring.closed
 
     async def wait_for_end(self) -> None:
-        """Pass over all that comes, to the end."""
+        """Pass over all that comes, up to the end."""
         self.pass_over()
         while not self._ring.closed:
             await self.wait()
             self.pass_over()
 
     async def reaches(self, number: int, seconds: float) -> bool:
-        """Wait until the thing with this number was added, for so long at most; whether it was."""
+        """Wait, for at most `seconds`, until the thing with this number was added; returns whether it was."""
         ring, before = self._ring, self.seen
         try:
             async with asyncio.timeout(seconds):
@@ -249,12 +249,12 @@ class RingReader[T: Sized]:
         return ring.added >= number
 
     def nudge(self) -> None:
-        """End its waiting, if it waits."""
+        """End the reader's waiting, if it waits."""
         if self._waker is not None:
             _wake(self._waker)
 
     def rouse(self) -> None:
-        """End its waiting, now and from now on: its owner has something else to see to."""
+        """End the reader's waiting, now and from now on: its owner has something else to do."""
         self._roused = True
         self.nudge()
 

@@ -1,4 +1,4 @@
-"""How runs have ended, as the log says it to those who did not hear it from who executed them."""
+"""How runs have ended, as the log tells those who did not hear it from the process that executed the run."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class ToldEnd(NamedTuple):
 
 
 class EndLog(Protocol):
-    """What a mirror asks the log."""
+    """What mirrors ask the log."""
 
     async def end_of(self, run_id: str) -> ToldEnd | None:
         """How a run has ended, as soon as it has; None if the log is closed before."""
         ...
 
     async def place(self) -> int:
-        """Where it ends now."""
+        """Where the log ends now."""
         ...
 
     def ends_on(self, thread_id: str, *, after: int) -> AsyncIterator[ToldEnd]:

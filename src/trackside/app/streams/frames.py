@@ -36,7 +36,7 @@ class Frame:
         self.at = at
         """When it was said, in milliseconds since 1970."""
         self.said = data if said is None else said
-        # The data twice: readers get it as a whole event, which is kept for the next one.
+        # The data twice: readers get it as a whole event, which is kept for the next reader.
         self.size = 2 * len(data) + (len(said) if said is not None else 0) + _OVERHEAD
         self._sse: bytes | None = None
         self._resumable_sse: bytes | None = None
@@ -48,7 +48,7 @@ class Frame:
 
     @property
     def sse(self) -> bytes:
-        """The whole event in the form of server-sent events, for readers that do not resume."""
+        """The whole server-sent event, for readers that do not resume."""
         if self._sse is None:
             self._sse = sse_of(self.event, self.data)
         return self._sse
@@ -69,5 +69,5 @@ def sse_of(event: str, data: bytes, id: str | None = None) -> bytes:
 
 
 def now_ms() -> int:
-    """The time in milliseconds since 1970, as whatever is said live has it."""
+    """The time in milliseconds since 1970, as all live output has it."""
     return int(time() * 1000)

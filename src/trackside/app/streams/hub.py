@@ -81,9 +81,9 @@ class Channel(Ring[Frame]):
         self.run_id = run_id
         self.end: Mapping[str, Any] | None = None
         self.ended_at = 0
-        """When that was told, in milliseconds since 1970."""
+        """When the end was told, in milliseconds since 1970."""
         self.told = False
-        """Whether who follows its thread was told that, too."""
+        """Whether the followers of its thread were told the end, too."""
         self.closing = False
         self.values: bytes | None = None
         """The run's newest state, as it was said last."""
@@ -94,15 +94,15 @@ class Channel(Ring[Frame]):
         self.agent: str | None = None
         self.feed: ThreadFeed | None = None
         self.own = False
-        """Whether this process executes the run: what others hear of it has been said here."""
+        """Whether this process executes the run: what other processes hear of it has been said here."""
         self.mirrored = False
-        """Whether another process executes the run, and what it says comes from there."""
+        """Whether another process executes the run, so that what it says comes from there."""
         self.begun: Any = None
-        """What that process said of its beginning."""
+        """What that process said of the run's beginning."""
         self.counted = False
-        """Whether that process has said its end, and so how many parts there are."""
+        """Whether that process has said the run's end, and so how many parts there are."""
         self.missed = False
-        """Whether any of these will not come."""
+        """Whether any of these parts will not come."""
 
     def say(
         self,
@@ -112,11 +112,11 @@ class Channel(Ring[Frame]):
         namespace: tuple[str, ...],
         said: bytes | None = None,
     ) -> None:
-        """Append a part, here and to what is said on the thread."""
+        """Append a part, here and to the thread's feed."""
         self.take(Frame(self.added + 1, mode, event, data, namespace, now_ms(), said))
 
     def take(self, frame: Frame) -> None:
-        """Append a part that is numbered already, here and to what is said on the thread; what is missing is a gap."""
+        """Append a part that is numbered already, here and to the thread's feed; what is missing before it is a gap."""
         if frame.sequence > self.added + 1:
             self.miss(frame.sequence - 1, at=frame.at)
         self.add(frame)
@@ -126,7 +126,7 @@ class Channel(Ring[Frame]):
             self.values = frame.data
 
     def miss(self, through: int, *, at: int, why: str | None = None) -> None:
-        """All parts up to this one will not come."""
+        """Note that no part up to this one will come any more."""
         first = self.added + 1
         if through >= first:
             self.skip(through, why)
@@ -136,7 +136,7 @@ class Channel(Ring[Frame]):
                 self.feed.note_missed(self.run_id, StreamGap(first, through, why), at=at)
 
     def lack(self, why: str, *, at: int | None) -> None:
-        """What was said last may not have come; who follows the thread is told that too, if he may have missed it (`at`)."""
+        """What was said last may not have come; the thread's followers hear that, if they may have missed it (`at`)."""
         if self.own:  # it was said here
             return
         self.lacks = why
@@ -156,7 +156,7 @@ class Channel(Ring[Frame]):
         return is_whole and not lacks and self.values is None and _VALUES in (self.modes or ())
 
     def retell(self, feed: ThreadFeed) -> None:
-        """Tell a thread's feed who the run is, and what it has said by now."""
+        """Tell a thread's feed which run this is, and what it has said so far."""
         begun = self.begun
         if begun is None:
             feed.note_active(self.run_id)
@@ -172,7 +172,7 @@ class Channel(Ring[Frame]):
                 feed.note_part(self.run_id, frame)
 
     def wake_all(self) -> None:
-        """Wake who follows the run, and who follows its thread."""
+        """Wake those who follow the run, and those who follow its thread."""
         self.wake()
         if self.feed is not None:
             self.feed.wake()
@@ -194,7 +194,7 @@ class Reader(RingReader[Frame]):
 
     @property
     def heard_start(self) -> bool:
-        """Whether the run's beginning is known here; if not, something may have been said before that is not known."""
+        """Whether the run's beginning is known here; if not, it may have said something before that is not known."""
         return not self._channel.mirrored or self._channel.begun is not None
 
     def learn(self, modes: Iterable[str], *, resumable: bool) -> None:
@@ -217,7 +217,7 @@ class Reader(RingReader[Frame]):
         channel = self._channel
         if sequence > channel.added:
             return None if channel.may_lack(int(at)) else False
-        if sequence == 0:  # of what comes before all parts
+        if sequence == 0:  # the id of what comes before all parts
             return True
         if sequence < channel.first_kept:
             return None
@@ -230,13 +230,13 @@ class Reader(RingReader[Frame]):
         return EndedStream(self._channel.end, self._channel.closing)
 
     def ready(self) -> list[Frame] | EndedStream | None:
-        """What is there now; None if the reader has to wait. Call `gap` first."""
+        """What is there now; None if the reader must wait. Call `gap` first."""
         if frames := self.take():
             return frames
         return self.standing if self.is_over else None
 
     async def next(self) -> list[Frame] | EndedStream:
-        """What comes next: everything up to a gap, or the end. Nothing, if there is a gap now."""
+        """What comes next: everything up to a gap, or the end. Nothing if there is a gap now."""
         while (batch := self.ready()) is None:
             if self.has_more:
                 return []
@@ -257,15 +257,15 @@ class StreamHub:
         self.threads = ThreadFeeds(self.limits.threads)
         """What is said on threads, over all their runs."""
         self.on_end: Callable[[str, str | None, Mapping[str, Any]], object] | None = None
-        """Told of each run that ends here: its id, its agent if that is known, and what its last event says."""
+        """Called for each run that ends here: with its id, its agent if that is known, and what its last event says."""
         self.on_begin: Callable[[Channel, RunRecord, RunSpec, bool, int], object] | None = None
-        """Told who a run of this process is, and whether it has started, before it says anything, and when."""
+        """Called before a run of this process says anything: with what the run is, whether it has started, and when."""
         self.on_part: Callable[[Channel], object] | None = None
-        """Told when a run of this process has said something."""
+        """Called when a run of this process has said something."""
         self.on_close: Callable[[Channel, dict[str, Any] | None, int], object] | None = None
-        """Told what the last event of a run of this process says, as `end_as_said`, and when; None: it goes on elsewhere."""
+        """Called with what a run's last event here says, as `end_as_said`, and when; None: it goes on elsewhere."""
         self.mirrors_threads = False
-        """Whether threads are followed by what comes from other processes, too: then only a mirror begins a feed."""
+        """Whether threads are also followed by what comes from other processes: then only a mirror begins a feed."""
         self._channels: dict[str, Channel] = {}
         self._ended: OrderedDict[str, Channel | None] = OrderedDict()
         self._ended_bytes = 0
@@ -278,7 +278,7 @@ class StreamHub:
         channel.own, channel.mirrored, channel.agent = True, False, run.agent
         channel.modes = _set_of((modes,) if isinstance(modes, str) else tuple(modes))
         channel.resumable = bool(spec.options and spec.options.get("stream_resumable"))
-        if not spec.thread_ends:  # the thread of one run is gone with it: who follows it follows the run
+        if not spec.thread_ends:  # else the thread goes with its run: its followers follow the run
             threads = self.threads
             channel.feed = threads.known(run.thread_id) if self.mirrors_threads else threads.feed_of(run.thread_id)
             if started and channel.feed is not None:
@@ -296,7 +296,7 @@ class StreamHub:
         """
         channel = self._channels.get(run_id)
         if channel is None:
-            if run_id in self._ended:  # of what comes after the end nobody hears
+            if run_id in self._ended:  # nobody hears what comes after the end
                 return
             channel = self._channel_of(run_id)
         if mode == _MESSAGES:
@@ -311,7 +311,7 @@ class StreamHub:
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every reader get to the end; keep the parts while there is room."""
-        kept = None if end is None else end_as_said(end)  # that of many runs: not what is long
+        kept = None if end is None else end_as_said(end)  # ends of many runs are kept: nothing long
         channel = self._channels.get(run_id)
         if run_id in self._ended if channel is None else channel.mirrored and end is None:
             return
@@ -325,7 +325,7 @@ class StreamHub:
     def mirror(self, run_id: str) -> Channel | None:
         """Where to put what another process's run says; None if the run has ended here.
 
-        It may be a run of this process, as what others hear comes back: nothing is taken of that.
+        It may be a run of this process, because what others hear comes back: the channel takes nothing of that.
         """
         channel = self._channels.get(run_id)
         if channel is None:
@@ -336,7 +336,7 @@ class StreamHub:
         return channel
 
     def detach(self, run_id: str) -> None:
-        """What a run says no longer goes to those who follow its thread."""
+        """Stop passing what a run says to those who follow its thread."""
         if (channel := self._channels.get(run_id)) is not None:
             channel.feed = None
 
@@ -350,13 +350,13 @@ class StreamHub:
         return channel is not None and channel.mirrored
 
     def close_mirror(self, run_id: str, end: Mapping[str, Any], *, at: int) -> None:
-        """As `close`, for another process's run, whose last event says this and was told `at` that time."""
+        """As `close`, for another process's run whose last event says this and was told `at` that time."""
         channel = self._channels.get(run_id)
         if channel is not None and channel.mirrored:
             self._close(run_id, channel, end, at)
 
     def drop_mirror(self, run_id: str) -> None:
-        """Nothing more of this run comes here: those who follow it get to the end of what is here, and ask the log."""
+        """Nothing more of this run comes here: its followers get to the end of what is here, and ask the log."""
         channel = self._channels.get(run_id)
         if channel is not None and channel.mirrored:
             del self._channels[run_id]
@@ -394,7 +394,7 @@ class StreamHub:
         return None if channel is None else channel.values
 
     def said_no_values(self, run_id: str) -> bool:
-        """Whether it is known here that a run has ended which was asked for values and has said none."""
+        """Whether it is known here that a run that was asked for values has ended without saying any."""
         channel = self._ended.get(run_id)
         return channel is not None and channel.said_no_values
 
@@ -460,7 +460,7 @@ def _say_message(channel: Channel, piece: Any, namespace: tuple[str, ...]) -> No
 
 
 def _asks_only(values: bytes) -> bool:
-    """Whether these are no values, but the questions that a graph stops with."""
+    """Whether these are not values but the questions that a graph stops with."""
     return values.startswith(b'{"__interrupt__":') and len(_decode(values)) == 1
 
 
@@ -475,5 +475,5 @@ def _named(event: str, namespace: tuple[str, ...]) -> str:
 
 
 def _on_a_line(name: str) -> str:
-    """A name as it can stand on a line of a stream: with a break in it, it would begin an event that nobody has said."""
+    """A name as it can stand on a line of a stream: a line break in it would begin an event that nobody has said."""
     return name if name.isprintable() else "".join(sign if sign.isprintable() else " " for sign in name)

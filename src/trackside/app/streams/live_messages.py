@@ -1,8 +1,8 @@
-"""What is said about runs between processes: `relay` says it, `mirror` hears it, a `LiveWire` carries the bytes.
+"""What processes tell each other about runs: `relay` says it, `mirror` hears it, a `LiveWire` carries the bytes.
 
-A message is one byte for the version of this form, and msgpack. Versions may be mixed while a fleet is brought up to date:
-one that is not known is passed over, and what was in it is missing to whoever does not know it. Fields are only ever added
-at the end, with a default; what is more than that is another version.
+A message is one byte for the version of this format, and msgpack. Versions may be mixed while a fleet is brought up to
+date: a process passes over a message of an unknown version, and misses what was in it. Fields are only ever added at
+the end, with a default; any other change makes a new version.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from trackside.harness.types import RunSpec
 
 VERSION: Final = b"\x01"
 MOST_BYTES: Final = 480 * 1024
-"""Of a message, about: wires take 512 KiB."""
+"""About how many bytes a message may have: wires take 512 KiB."""
 MOST_PART_BYTES: Final = 16 * 1_048_576
-"""Of one part, which is sent in pieces if it is larger than a message. What is larger than this is not sent."""
+"""How many bytes one part may have; it is sent in pieces if it is larger than a message. A larger one is not sent."""
 THREAD_STATE: Final = "thread-state"
-"""Stands for a run where somebody has changed a thread's state on behalf of none."""
+"""Stands for a run where somebody has changed a thread's state on behalf of no run."""
 
 BY_COMMAND: Final = "by_command"
-"""Among the options of a run for which a command of version 2 of the protocol has asked."""
+"""Among the options of a run that a command of version 2 of the protocol has asked for."""
 
 _LEFT_TO_THE_LOG: Final = frozenset({"completion_data", "traceback"})
 
@@ -34,20 +34,20 @@ type Part = tuple[int, str, str, bytes, tuple[str, ...], int, bytes | None]
 
 
 class Begin(msgspec.Struct, array_like=True, frozen=True):
-    """Who a run is. `at` is when it began, or was known not to, in milliseconds since 1970."""
+    """What a run is. `at` is when it began, or was known not to, in milliseconds since 1970."""
 
     agent: str
     attempt: int
     modes: tuple[str, ...]
     resumable: bool
     has_feed: bool
-    """Whether its thread outlives it. Nobody looks at that: who follows a thread here is told of each run on it."""
+    """Whether its thread outlives it. Nobody looks at that: followers of a thread are told of each run on it."""
     started: bool
     at: int
     answers: tuple[str, ...] | None = None
     """To which questions it brings answers; empty if it says no names, None if it brings none."""
     retry_of: str | None = None
-    """The run of which it is another attempt."""
+    """The run that it is another attempt of."""
     by_command: bool = False
     """Whether a command of version 2 of the protocol has asked for it."""
 
@@ -76,7 +76,7 @@ class State(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Message(msgspec.Struct, array_like=True):
-    """What a run says that waits to be sent, in this order. `through` is the number of the last part said so far."""
+    """What of a run waits to be sent, in this order. `through` is the number of the last part said so far."""
 
     run_id: str
     begin: Begin | None = None
@@ -99,11 +99,11 @@ _decode_part = msgspec.msgpack.Decoder(Part).decode
 
 
 class UnknownMessageError(Exception):
-    """It is of a version that is not known here, or no message at all."""
+    """The bytes have a version that is not known here, or are no message at all."""
 
 
 def bytes_of(message: Message) -> bytes:
-    """As it goes over the wire."""
+    """A message as it goes over the wire."""
     return VERSION + _encode(message)
 
 
@@ -113,10 +113,10 @@ def state_of(data: bytes, at: int) -> State:
 
 
 def message_of(data: bytes) -> Message:
-    """What was said.
+    """The message that was sent.
 
     Raises:
-        UnknownMessageError: nobody here can tell.
+        UnknownMessageError: it cannot be understood here.
     """
     if data[:1] != VERSION:
         raise UnknownMessageError(f"version {data[:1].hex() or 'none'}")
@@ -136,7 +136,7 @@ def whole_part(data: bytes) -> Part:
     """A part that came in pieces.
 
     Raises:
-        UnknownMessageError: they make none.
+        UnknownMessageError: the pieces make no part.
     """
     try:
         part: Part = _decode_part(data)
@@ -152,7 +152,7 @@ def pieces_of(frame: Frame) -> list[bytes]:
 
 
 def bytes_about(frame: Frame) -> int:
-    """How many bytes a part takes in a message, about."""
+    """About how many bytes a part takes in a message."""
     return frame.size - len(frame.data)
 
 
@@ -176,11 +176,11 @@ def names_questions(answers: Collection[str]) -> bool:
 
 
 def end_as_said(says: Mapping[str, Any]) -> dict[str, Any]:
-    """What the last event of a run says, without what is long and the log is there for."""
+    """What the last event of a run says, without what is long, which the log has."""
     return {name: value for name, value in says.items() if name not in _LEFT_TO_THE_LOG}
 
 
 def weight_of(end: Mapping[str, Any] | None) -> int:
-    """How many bytes an end takes where it is kept, about: what a run asks may be long, and so may be its error."""
+    """About how many bytes an end takes where it is kept: what a run asks may be long, and so may its error."""
     said = () if end is None else filter(None, end.values())
     return sum(len(value if isinstance(value, str) else str(value)) for value in said)

@@ -1,11 +1,11 @@
-"""Has what other processes' runs say in this process's hub: the same parts, with the same numbers, for those who ask here.
+"""Brings what other processes' runs say into this hub: the same parts, with the same numbers, for those who ask here.
 
-A mirror is of one run, or of all runs of a thread, and is there as long as somebody wants it, and a moment longer. It ends
-with the run: when the worker says so, or the log, whichever comes first, as a worker may be gone. What the log says first
-waits a moment for what the worker may still have under way.
+A mirror is of one run, or of all runs of a thread, and exists as long as somebody wants it, and a moment longer. It
+ends with the run: when the worker or the log says so, whichever comes first, because a worker may be gone. An end that
+the log says first waits a moment for what the worker may still have under way.
 
-Nobody waits for what will not come: a run that somebody follows is heard by a mirror until it is over, or, where none hears
-it any more or the log cannot tell, its stream is closed, and he asks the log himself.
+Nobody waits for what will not come: a run that is followed has a mirror that hears it until it is over, or, where none
+hears it any more or the log cannot tell, the run's stream is closed, and the follower itself asks the log.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ logger = logging.getLogger("trackside.stream")
 _STILL_COMING: Final = 0.5
 """Seconds after a message of a run in which another one may be expected."""
 _SAID_NO_MORE: Final = frozenset(FailureReason) - {FailureReason.budget_exceeded}
-"""How runs have failed whose processes did not live to say more."""
+"""How runs fail whose processes did not live to say more."""
 _UNHEARD: Final = "what the worker said last did not arrive; the log says how the run has ended"
 _KNOWN_ENDS: Final = 1_000
-"""Of how many runs of a thread a mirror knows that they are over, besides those that the hub knows."""
+"""How many runs of a thread a mirror remembers as over, besides those that the hub knows."""
 
 type _Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -61,7 +61,7 @@ class Mirror:
         self.run_id = run_id
         """The run that is wanted; None if all runs of a thread are."""
         self.shared: _SharedMirror | None = None
-        """What brings that now; None if nothing more comes."""
+        """What brings their output now; None if nothing more comes."""
 
     def __enter__(self) -> Self:
         return self
@@ -72,8 +72,8 @@ class Mirror:
         self.close()
 
     async def catch_up(self, seconds: float = 1.0) -> bool:
-        """Wait until all was heard that was said before and is kept, and nothing is missed that happens from then on,
-        for at most `seconds`; returns whether that is so.
+        """Wait, for at most `seconds`, until all that was said before and is kept was heard, and nothing that happens
+        from then on is missed; returns whether that is so.
         """
         return self.shared is None or await self.shared.catch_up(seconds)
 
@@ -84,7 +84,7 @@ class Mirror:
 
 
 class _SharedMirror:
-    """What those share who want the same mirror: what is heard of a run, or (with the `feed`) of all runs of a thread."""
+    """What requests for the same mirror share: what is heard of a run, or (with the `feed`) of all runs of a thread."""
 
     __slots__ = (
         "arrivals",
@@ -114,16 +114,16 @@ class _SharedMirror:
         self.lingering: asyncio.TimerHandle | None = None
         self.listening: Listening | None = None
         self.heard_at: dict[str, float] = {}
-        """The runs that were heard of and are not over, and when something was heard of them last."""
+        """The runs that were heard of and are not over, and when something was last heard of each."""
         self.over: OrderedDict[str, None] = OrderedDict()
         self.forgotten: set[str] = set()
-        """Runs that were heard before a thread with this id was gone, and taken to be over."""
+        """Runs that were heard of before a thread with this id was gone, and that count as over."""
         self.arrivals = arrivals
         self.watches: dict[str, asyncio.Task[None]] = {}
-        """Who waits for the log to tell how a run has ended."""
+        """The tasks that wait for the log to tell how a run has ended."""
         self.tasks: set[asyncio.Task[None]] = set()
         self.placed = asyncio.Event()
-        """Set once it is known from where on the log tells how runs of the thread end."""
+        """Set once it is known from which place on the log tells how runs of the thread end."""
         if feed is None:
             self.placed.set()
 
@@ -148,9 +148,9 @@ class Mirrors:
 
     Args:
         hub: where the runs and threads are followed. From now on feeds of threads begin with their mirrors only.
-        wire: what brings what others say.
-        log: what knows how runs have ended.
-        options: how long what is waited for.
+        wire: brings what other processes say.
+        log: knows how runs have ended.
+        options: how long to wait for what.
     """
 
     def __init__(self, hub: StreamHub, wire: LiveWire, log: EndLog, options: MirrorOptions | None = None) -> None:
@@ -176,10 +176,10 @@ class Mirrors:
         return self._used(shared, mirror)
 
     def thread(self, thread_id: str, *, active: str | None = None, made_at: datetime | None = None) -> Mirror:
-        """Have what all runs of a thread say in the hub's feed of the thread, also of those that begin later.
+        """Bring what all runs of a thread say into the hub's feed of the thread, also runs that begin later.
 
         `active` is a run that had not ended a moment ago, so that its end is told even if nothing else is heard of it;
-        `made_at` is when the thread was made, by which it is told from others that had its id before it or have it later.
+        `made_at` is when the thread was made, which tells it from others that had its id before it or have it later.
         """
         topic = Topic(thread_id)
         shared = self._open.get(topic)
@@ -198,7 +198,7 @@ class Mirrors:
         return self._used(shared, Mirror(self))
 
     async def aclose(self) -> None:
-        """End all of them. May be called again."""
+        """End all mirrors. May be called again."""
         tasks = [task for shared in self._open.values() for task in shared.tasks]
         for shared in list(self._open.values()):
             self._drop(shared)
@@ -231,14 +231,14 @@ class Mirrors:
         self._linger(shared)
 
     def _linger(self, shared: _SharedMirror) -> None:
-        """Have it go in a moment if nobody wants it."""
+        """Have the mirror go in a moment if nobody wants it."""
         if not shared.users and shared.lingering is None and self._open.get(shared.topic) is shared:
             shared.lingering = self._loop.call_later(self._options.linger, self._drop, shared)
 
     def _doubt_thread(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
-        """A thread with this id is gone. It may be an earlier one, as what is kept comes first, and again after an outage,
-        and the word of it late: the log says which one is there. What came before that at first, nobody may know who follows
-        this one.
+        """A thread with this id is gone. It may be an earlier one, because what is kept comes first, and again after an
+        outage, and that word may come late: the log says which thread exists. At first, what came before that word must
+        not reach those who follow this one.
         """
         heard = {*shared.heard_at, *shared.over} - shared.forgotten
         if not shared.is_caught_up:
@@ -249,7 +249,7 @@ class Mirrors:
         self._spawn(shared, doubt, f"trackside-mirror-gone-{feed.thread_id}")
 
     async def _end_or_begin_anew(self, shared: _SharedMirror, feed: ThreadFeed, heard: set[str], through: int) -> None:
-        """End a thread that is gone; where one with its id is there, forget what of that which was heard is not of this."""
+        """End a thread that is gone; if one with its id exists, forget what was heard that is not of that one."""
         await self._end_if_gone(shared, feed)
         if feed.closed:
             return
@@ -275,14 +275,14 @@ class Mirrors:
             self._end_thread(shared, feed)
 
     def _end_thread(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
-        """A thread is gone: who follows it gets to the end."""
+        """A thread is gone: its followers get to the end."""
         self._hand_over(shared)
         self._drop(shared)
         feed.close()
 
     def _hand_over(self, shared: _SharedMirror) -> None:
-        """A thread is gone. Its runs that somebody follows have mirrors of their own from now on, until they are over: the
-        word of their ends may be under way, behind that of the thread's.
+        """A thread is gone. Those of its runs that somebody follows get mirrors of their own, until they are over: the
+        word of their ends may be under way, behind that of the thread's end.
         """
         for mirror in [*shared.users]:
             run_id = mirror.run_id
@@ -297,7 +297,7 @@ class Mirrors:
         self._linger(shared)
 
     def _drop(self, shared: _SharedMirror) -> None:
-        """Hear no more; what is not over is closed and forgotten, as it would not go on."""
+        """Hear no more; close and forget what is not over, because it would not go on."""
         if self._open.get(shared.topic) is not shared:
             return
         del self._open[shared.topic]
@@ -315,7 +315,7 @@ class Mirrors:
             self._hub.threads.drop(shared.feed)
 
     def _let_go(self, shared: _SharedMirror, run_ids: Iterable[str]) -> None:
-        """Of these runs nothing comes by this mirror any more; those of which no other one hears are closed."""
+        """Nothing of these runs comes by this mirror any more; close those that no other mirror hears."""
         thread_id = shared.topic.thread_id
         for run_id in run_ids:
             if shared.feed is not None:
@@ -353,7 +353,7 @@ class Mirrors:
     def _take(self, shared: _SharedMirror, message: Message) -> None:
         run_id = message.run_id
         if run_id in shared.forgotten and message.begin is not None and not shared.is_caught_up:
-            shared.forgotten.discard(run_id)  # what is kept comes once more: it may be of the thread that is there
+            shared.forgotten.discard(run_id)  # what is kept comes once more: it may be of the thread that exists
             shared.over.pop(run_id, None)
         channel = None if run_id in shared.over else self._hub.mirror(run_id)
         if channel is None:
@@ -374,7 +374,7 @@ class Mirrors:
             channel.wake_all()
 
     def _attach(self, shared: _SharedMirror, channel: Channel, begin: Begin | None) -> None:
-        """See that it is known who a run is, and that what it says goes to those who follow its thread, too."""
+        """See that it is known what a run is, and that what it says also goes to those who follow its thread."""
         if begin is not None and channel.begun is None:
             channel.agent, channel.modes, channel.resumable = begin.agent, frozenset(begin.modes), begin.resumable
             channel.begun = begin
@@ -385,7 +385,7 @@ class Mirrors:
         channel.retell(feed)
 
     def _retell_ended(self, feed: ThreadFeed, run_id: str) -> None:
-        """Tell those who follow a thread of a run that has ended here before anybody did: it was followed by itself."""
+        """Tell a thread's followers of a run that ended here before anybody told them: it was followed by itself."""
         channel = self._hub.ended(run_id)
         if channel is not None and (channel.begun is not None or not channel.told):
             channel.told = True
@@ -413,7 +413,7 @@ class Mirrors:
                 channel.feed = shared.feed
             of_thread = self._open.get(Topic(shared.topic.thread_id))
             if of_thread is not None and of_thread is not shared and of_thread.feed is channel.feed:
-                self._note_over(of_thread, told.run_id)  # with this those who follow the thread know all of it
+                self._note_over(of_thread, told.run_id)  # with this end, the thread's followers know all of the run
             says = end_as_said(told.says)
             self._hub.close_mirror(told.run_id, says, at=told.at)
         elif shared.feed is not None and (former := self._hub.ended(told.run_id)) is not None and not former.told:
@@ -434,7 +434,7 @@ class Mirrors:
             shared.over.popitem(last=False)
 
     async def _ask_log(self, shared: _SharedMirror, run_id: str) -> None:
-        """Have a run end as the log says, if nobody else says it; where it cannot tell, who waits for that asks it anew."""
+        """Have a run end as the log says, if nothing else does; if the log cannot tell, those who wait ask it anew."""
         try:
             told = await self.log.end_of(run_id)
         except Exception:
@@ -446,19 +446,19 @@ class Mirrors:
             await self._end_by_log(shared, told)
 
     def _leave(self, shared: _SharedMirror, run_id: str) -> None:
-        """Nobody here would have a run end now, if its worker does not."""
+        """From now on, nothing here would end this run, unless its worker does."""
         shared.watches.pop(run_id, None)
         if shared.topic.run_id is not None:
             self._drop(shared)
         self._hub.drop_mirror(run_id)
 
     async def _doubt(self, shared: _SharedMirror, run_id: str) -> None:
-        """A run of the thread was heard of: if it does not end soon, see whether it has ended before."""
+        """A run of the thread was heard of: if it does not end soon, see whether it had ended before."""
         await asyncio.sleep(self._options.doubt)
         await self._ask_log(shared, run_id)
 
     async def _ask_log_of_thread(self, shared: _SharedMirror) -> None:
-        """Have runs end of which nothing was heard: they were cancelled before they began, or nobody could say it."""
+        """Have runs end of which nothing was heard: they were cancelled before they began, or nobody could tell."""
         place = await answered(self.log.place)
         shared.placed.set()
         async for told in self.log.ends_on(shared.topic.thread_id, after=place):
@@ -466,7 +466,7 @@ class Mirrors:
                 self._watch(shared, told.run_id, partial(self._end_by_log, shared, told))
 
     async def _end_by_log(self, shared: _SharedMirror, told: ToldEnd) -> None:
-        """The log has the end of a run: give the wire a moment to bring what the worker said, if that may be under way."""
+        """The log has a run's end: give the wire a moment to bring what the worker said, if that may be under way."""
         options, run_id, began = self._options, told.run_id, self._loop.time()
         was_there = not shared.is_caught_up
         goes_on = "retried_as" in told.says and told.says.get("error_type") in _SAID_NO_MORE  # and at once
@@ -476,7 +476,7 @@ class Mirrors:
             until = max(began + options.grace, min(heard_at + _STILL_COMING, began + options.patience))
             if (left := until - self._loop.time()) <= 0:
                 break
-            await asyncio.sleep(left)  # who hears the end from the worker cancels this
+            await asyncio.sleep(left)  # hearing the end from the worker cancels this
         self.stats.ends_logged += 1
         if (channel := self._hub.mirror(run_id)) is not None:
             channel.feed = shared.feed or channel.feed
@@ -488,7 +488,7 @@ class Mirrors:
 
 
 def _is_outlived(feed: ThreadFeed, made_at: datetime | None, newer: datetime | None) -> bool:
-    """Whether the thread with this feed is gone, and one has its id that was made later: the word of that is under way."""
+    """Whether the feed's thread is gone, and one that was made later has its id: the word of that is under way."""
     return not feed.is_kept or (made_at is not None and newer is not None and made_at < newer)
 
 

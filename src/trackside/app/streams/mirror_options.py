@@ -1,4 +1,4 @@
-"""What mirrors are told about time, and what they tell of themselves."""
+"""The times that mirrors go by, and the statistics that they keep."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ class MirrorOptions:
     """Times of mirrors, in seconds."""
 
     linger: float = 5.0
-    """How long a mirror is kept that nobody follows."""
+    """How long a mirror that nobody follows is kept."""
     grace: float = 1.0
-    """How long the end of a run that the log has waits for what its worker may still have said."""
+    """How long a run's end that the log has waits for what the run's worker may still have said."""
     patience: float = 5.0
-    """How long it waits at most, while such things come."""
+    """How long that end waits at most, while such things come."""
     doubt: float = 2.0
-    """After so long the log is asked how a run of a thread has ended of which only something else was heard."""
+    """How long after something else was heard of a thread's run the log is asked how the run has ended."""
     look_every: float = 60.0
-    """How often the log is asked whether a thread is there still: the word that it is gone may be lost."""
+    """How often the log is asked whether a thread still exists: the word that it is gone may be lost."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class MirrorStats:
     open: int = 0
     messages: int = 0
     not_understood: int = 0
-    """Messages of another version, or of none."""
+    """Messages of another version, or of no version."""
     ends_said: int = 0
     """Ends that workers said."""
     ends_logged: int = 0

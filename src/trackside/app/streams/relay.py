@@ -1,8 +1,8 @@
-"""Says to other processes what the runs of this one say: what waits of a run is one message, and a lone part goes at once.
+"""Tells other processes what this one's runs say: what waits of a run is one message, and a lone part goes at once.
 
-Nothing is copied for that while it waits: the relay has a place in each run's ring, as readers have, and what falls out of
-the ring before it could be sent is a gap. A run does not wait for anything here. Of runs that have ended, and could not be
-sent, so much is kept as `RelayLimits` says; how they have ended, the log says, too.
+Nothing is copied for that while it waits: the relay has a place in each run's ring, as readers have, and what falls out
+of the ring before it could be sent is a gap. Runs do not wait for anything here. `RelayLimits` says how much is kept of
+runs that have ended and could not be sent; how they have ended, the log says, too.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from trackside.harness.types import RunRecord, RunSpec
 _PER_TURN: Final = 1_048_576
 """Bytes that are sent before the event loop gets on with other things."""
 _REPEATED_AFTER: Final = 10_000
-"""Milliseconds after which a run says again who it is, for those who come when its beginning is not kept any more."""
+"""Milliseconds after which a run says again what it is, for those who come when its beginning is no longer kept."""
 _TRY_AGAIN: Final = 1.0
-"""Seconds after which a wire is tried that should have said by then that it is writable."""
+"""Seconds after which the relay tries a wire that should have said by then that it is writable."""
 _UNSAYABLE: Final = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)
-"""What is raised for what msgpack lacks, as halves of characters."""
+"""What is raised for values that msgpack lacks, such as halves of characters."""
 _UNSAID: Final = "the name of something that was said cannot be sent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLimits:
-    """How much is kept of runs that have ended and are not sent: while the wire is away."""
+    """How much is kept of runs that have ended and are not sent because the wire is away."""
 
     ended_runs: int = 10_000
     ended_bytes: int = 64 * 1_048_576
@@ -62,15 +62,15 @@ class RelayStats:
 
     parts: int = 0
     parts_missed: int = 0
-    """Those that fell out of their ring before they could be sent, or are too large."""
+    """Parts that fell out of their ring before they could be sent, or are too large."""
     refused: int = 0
     """Messages that the wire did not take at that moment."""
     runs_given_up: int = 0
-    """Runs of which the end was never said, as too many waited for that."""
+    """Runs whose end was never said, because too many waited for that."""
 
 
 class _Run:
-    """One run on its way: up to where it is said, and what is to be said of it besides its parts."""
+    """One run on its way: how far it has been said, and what else than its parts must be said."""
 
     __slots__ = ("begin", "begun_at", "channel", "end", "pieces", "queued", "said", "topic")
 
@@ -79,11 +79,11 @@ class _Run:
         self.topic = topic
         self.begin = begin
         self.begun_at = 0
-        """When it said last who it is."""
+        """When the run last said what it is."""
         self.said = 0
         """The number of the last part that was sent, or will not be."""
         self.pieces: deque[Piece] = deque()
-        """What is still to be sent of the next part, if that is a large one."""
+        """The pieces of the next part that are still to be sent, if that part is a large one."""
         self.end: End | None = None
         self.queued = False
 
@@ -121,7 +121,7 @@ class Relay:
         wire.on_writable.append(self._go_on)
 
     async def aclose(self, seconds: float = 1.0) -> None:
-        """Send what waits, for so long, and nothing from then on. May be called again."""
+        """Send what waits, for at most `seconds`, and nothing from then on. May be called again."""
         hub = self._hub
         try:
             async with asyncio.timeout(seconds):
@@ -152,7 +152,7 @@ class Relay:
             retry_of=run.retry_of,
             by_command=is_by_command(spec),
         )
-        self._give_up(run.run_id)  # it was lost to another process, and is back: what was left to say of it is old
+        self._give_up(run.run_id)  # the run was lost to another process, and is back: what was left to say is old
         run_on_way = self._runs[run.run_id] = _Run(channel, Topic(run.thread_id, run.run_id), begin)
         self._enqueue(run_on_way)
 
@@ -173,7 +173,7 @@ class Relay:
         self._bound()
 
     def _state(self, thread_id: str, state: bytes, at: int) -> bool:
-        """Say that a thread's state has changed; whether that comes to all who listen."""
+        """Say that a thread's state has changed; returns whether all who listen hear it."""
         return self._tell(thread_id, Message(THREAD_STATE, state=state_of(state, at)))
 
     def _forget(self, thread_id: str) -> None:
@@ -189,7 +189,7 @@ class Relay:
         return not self._states
 
     def _bound(self) -> None:
-        """Give up the parts, then also the ends, of the runs that have waited longest, if that is too much."""
+        """Give up the parts, then also the ends, of the runs that have waited longest, if too much waits."""
         limits = self.limits
         if self._ended_bytes > limits.ended_bytes:
             for run_id, size in self._ended.items():
@@ -230,7 +230,7 @@ class Relay:
         self._flush_soon()
 
     def _flush(self) -> None:
-        """Send what waits, a message of each run in turn."""
+        """Send what waits, one message of each run in turn."""
         self._turn = None
         sent = 0
         self._send_states()
@@ -264,11 +264,11 @@ class Relay:
         return False
 
     def _send(self, run: _Run) -> int:
-        """Send the next message of a run; how large it was, 0 if it was not taken."""
+        """Send the next message of a run; returns its size, or 0 if the wire did not take it."""
         try:
             message, said, pieces = self._message_of(run)
             data = _encoded(message)
-        except _UNSAYABLE:  # an agent's: the other runs must not wait for that
+        except _UNSAYABLE:  # from an agent: the other runs must not wait for that
             said, pieces = run.newest, deque[Piece]()
             message = Message(run.topic.run_id or "", gaps=((run.said + 1, said, _UNSAID),), through=said)
             run.begun_at = run.begun_at or now_ms()
@@ -287,7 +287,7 @@ class Relay:
         return len(data)
 
     def _message_of(self, run: _Run) -> tuple[Message, int, deque[Piece]]:
-        """What comes next of a run: the message, up to which part all is said with it, and pieces that are left then."""
+        """What of a run comes next: the message, up to which part all is then said, and the pieces that are left."""
         said, pieces = run.said, run.pieces
         message = Message(run.topic.run_id or "")
         if run.begun_at == 0 or (not run.end and now_ms() - run.begun_at >= _REPEATED_AFTER):
@@ -305,7 +305,7 @@ class Relay:
 
 
 def _fill(message: Message, channel: Channel, said: int) -> tuple[int, deque[Piece]]:
-    """Put the parts behind `said` into a message, as many as fit; which was the last one, and its pieces if it is large."""
+    """Put the parts behind `said` into a message, as many as fit; returns the last, and the pieces of a large one."""
     gaps: list[tuple[int, int, str | None]] = []
     parts: list[Part] = []
     room = MOST_BYTES
@@ -314,9 +314,9 @@ def _fill(message: Message, channel: Channel, said: int) -> tuple[int, deque[Pie
         said = channel.first_kept - 1
     pieces: deque[Piece] = deque()
     items = channel.items
-    for index in range(said + 1 - channel.first_kept, len(items)):  # of a deque what is near its ends is near
+    for index in range(said + 1 - channel.first_kept, len(items)):  # a deque finds quickly what is near its ends
         frame = items[index]
-        if frame is None:  # of a mirror, which no relay sends
+        if frame is None:  # only mirrors have these, and no relay sends them
             break
         size = bytes_about(frame)
         if size > MOST_BYTES:
@@ -341,7 +341,7 @@ def _fill(message: Message, channel: Channel, said: int) -> tuple[int, deque[Pie
 
 
 def _encoded(message: Message) -> bytes:
-    """As it goes over the wire; an end that is too large for it is left to the log."""
+    """A message as it goes over the wire; an end that is too large for the wire is left to the log."""
     try:
         data = bytes_of(message)
         if message.end is None or len(data) <= MOST_BYTES + 32_768:

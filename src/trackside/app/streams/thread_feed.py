@@ -1,7 +1,7 @@
 """What is said on a thread, over all its runs: which run starts, its parts, how it ends, and what else changes the thread.
 
-For those who follow a thread, and not one of its runs. A feed has what happened in this process, or came here from
-others, since somebody began to follow or a run began, bounded as runs' own streams are.
+This is for those who follow a thread, and not one of its runs. A feed has what happened in this process, or came here
+from others, since somebody began to follow or a run began, bounded as runs' own streams are.
 
 Its items are numbered by when they happened (`number_after`), which each process that hears of them knows. So two
 processes give the same item the same number, and a follower can resume in a different process. Where they do not,
@@ -24,11 +24,11 @@ from trackside.app.streams.frames import Frame, now_ms
 from trackside.app.streams.live_messages import State, state_of, weight_of
 from trackside.harness.ports import StreamGap
 
-_SMALL = 500  # bytes: what an item takes that is no part, besides what it says
+_SMALL = 500  # bytes: what an item that is no part takes besides what it says
 _KNOWN_STATES: Final = 1_000
-"""How many changes of a thread's state are known again if they come once more."""
+"""How many changes of a thread's state are recognized if they come once more."""
 _LOOK_AGAIN: Final = 0.01
-"""Seconds after which it is looked again whether a run was watched, which is no item."""
+"""Seconds between two looks at whether a run was watched, which is no item."""
 PER_MS: Final = 1_000
 """Numbers for each millisecond: nothing is said faster than that."""
 
@@ -36,8 +36,8 @@ PER_MS: Final = 1_000
 def number_after(newest: int, at: int, *, unsure: bool = False) -> int:
     """The number of what happened `at` that time, in milliseconds since 1970, behind what has the number `newest`.
 
-    It is the time, with three digits for those that came in the same millisecond. Of something that is `unsure`, as others
-    may have had something before it in this millisecond, it is one that they will not have.
+    It is the time, with three more digits for items of the same millisecond. If the item is `unsure`, because other
+    processes may have had something before it in this millisecond, the number is one that they will not have.
     """
     return max(newest + 1, at * PER_MS + (PER_MS // 2 if unsure else 0))
 
@@ -57,7 +57,7 @@ class FeedLimits:
 
 
 class Start(NamedTuple):
-    """Of a run that starts what is told: a feed has thousands of them, so not all that is known of it."""
+    """What is told of a run that starts: not all that is known of it, because a feed has thousands of them."""
 
     agent: str
     attempt: int
@@ -66,9 +66,9 @@ class Start(NamedTuple):
     answers: tuple[str, ...] | None = None
     """To which questions it brings answers; empty if it says no names, None if it brings none."""
     retry_of: str | None = None
-    """The run of which it is another attempt."""
+    """The run that it is another attempt of."""
     by_command: bool = False
-    """Whether a command of version 2 of the protocol has asked for it: who gives one watches the thread."""
+    """Whether a command of version 2 of the protocol has asked for it: a client that sends one watches the thread."""
 
 
 class FeedItem(NamedTuple):
@@ -116,21 +116,21 @@ class ThreadFeed(Ring[FeedItem]):
         super().__init__(owner.limits.items, owner.limits.item_bytes)
         self._owner = owner
         self._states: dict[tuple[int, int], None] = {}
-        """When the thread's state was changed, and a hash of what to, if other processes hear of that, too."""
+        """When the thread's state was changed, and a hash of the new state, if other processes hear of that, too."""
         self.thread_id = thread_id
         self.floor = self.newest = owner.floor
-        """The number of the newest item, and what all are greater than."""
+        """The number that all items' numbers are greater than, and the number of the newest item."""
         self.readers = 0
         self.watched: str | None = None
-        """The run of which somebody who watches the thread has heard last how it has ended."""
+        """The run whose end somebody who watches the thread has last heard of."""
         self.mirrored = False
         """Whether other processes tell what happens on the thread."""
         self.active: set[str] = set()
         """The runs that have started here, and not ended."""
         self.started_at: int = 0
-        """How many items there were with the one by which the run started that started last."""
+        """How many items there were, including the start of the run that started last."""
         self.derived: Any = None
-        """What somebody has made of the items, to be forgotten with them: see `protocol`."""
+        """What somebody has made from the items, to be forgotten with them: see `protocol`."""
 
     def note_start(self, run_id: str, start: Start, *, at: int) -> None:
         """A run has started."""
@@ -184,8 +184,8 @@ class ThreadFeed(Ring[FeedItem]):
     def begin_anew(self, earlier: set[str] | None = None, *, through: int = 0) -> None:
         """Forget what was said: it was said on another thread, which had this id before.
 
-        Where it is known which runs are the `earlier` ones, that is what was said up to the last word of them, and what
-        was changed before any other run, up to that many items.
+        If it is known which runs are the `earlier` ones, this forgets what was said up to their last word, and the
+        changes before any other run, up to that many items.
         """
         behind, first, is_own = 0, self.first_kept, False
         for place, item in enumerate(items := self.after(0), first):
@@ -227,7 +227,7 @@ class ThreadFeed(Ring[FeedItem]):
 
 
 def id_of(number: int) -> str:
-    """By which a reader resumes after an item."""
+    """The id by which a reader resumes after an item."""
     return f"{number // PER_MS}-{number % PER_MS}"
 
 
@@ -240,7 +240,7 @@ def number_of(item_id: str) -> int | None:
 
 
 def place_among[T: Sized](ring: Ring[T], number: int, number_of: Callable[[T], int]) -> tuple[int, bool]:
-    """As `ThreadFeed.place_of`, of anything whose things have growing numbers."""
+    """As `ThreadFeed.place_of`, for any ring whose things have growing numbers."""
     items: Sequence[T] = ring.items  # type: ignore[assignment]  # nothing was skipped
     first = ring.first_kept
     at = bisect_left(items, number, key=number_of)
@@ -248,7 +248,7 @@ def place_among[T: Sized](ring: Ring[T], number: int, number_of: Callable[[T], i
         return first + at, True
     if at == len(items) and items:
         return first - 1, False
-    # What has the next number has nothing between it and this one.
+    # Nothing can be between this number and the next one.
     return first + at - 1, at < len(items) and number_of(items[at]) == number + 1
 
 
@@ -266,13 +266,13 @@ class ThreadFeeds:
         self._idle_bytes = 0
         self._closed = False
         self.floor = 0
-        """Up to which number items of feeds that were forgotten may have been given: other ones have greater numbers."""
+        """The greatest number that an item of a forgotten feed may have: new items get greater ones."""
         self.on_forget: Callable[[str], object] | None = None
-        """Told which threads are gone."""
+        """Called with each thread that is gone."""
         self.on_watched: Callable[[str, str], object] | None = None
-        """Told on which thread of others the end of which run was watched."""
+        """Called with a thread that other processes tell of, and the run on it whose end was watched."""
         self.on_state: Callable[[str, bytes, int], bool] | None = None
-        """Told what the state of which thread was changed to, and when; whether that comes to all mirrors, also ours."""
+        """Called with a thread, its changed state, and when; returns whether all mirrors hear that, also ours."""
 
     def feed_of(self, thread_id: str) -> ThreadFeed:
         """The feed of a thread, which begins now if there is none."""
@@ -310,7 +310,7 @@ class ThreadFeeds:
         if feed is None or (feed.mirrored and comes_back):
             return
         if feed.mirrored:
-            feed.remember_state(state_of(state, at))  # it comes when the wire takes it
+            feed.remember_state(state_of(state, at))  # it comes back once the wire takes it
         feed.note_state(state, at=at)
 
     def forget(self, thread_ids: Iterable[str]) -> None:
@@ -343,7 +343,7 @@ class ThreadFeeds:
             return
         del self._feeds[feed.thread_id]
         self._idle_bytes -= self._idle.pop(feed.thread_id, 0)
-        if not feed.mirrored:  # of what others have said the clock may be another one
+        if not feed.mirrored:  # what others have said may go by another clock
             self.floor = max(self.floor, feed.newest, 0 if feed.derived is None else feed.derived.highest)
 
     def end_all(self) -> None:

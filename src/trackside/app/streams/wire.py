@@ -1,4 +1,4 @@
-"""How what runs say gets from the process that executes them to those that are asked for it: what an engine provides."""
+"""How what runs say gets from the process that executes them to those that are asked for it: what engines provide."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Topic(NamedTuple):
 
 
 class Listening(Protocol):
-    """Somebody hears what is said on a topic, until he closes it."""
+    """Somebody hears what is said on a topic, until this is closed."""
 
     @property
     def caught_up(self) -> asyncio.Event:
-        """Set when all was heard that was kept as it began."""
+        """Set when all that was kept when this began has been heard."""
         ...
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class LiveWire(Protocol):
     def listen(self, topic: Topic, hear: Callable[[bytes], object]) -> Listening:
         """Hear what was said on a topic and is kept, then what is said.
 
-        The messages of a run come in their order. One may come twice, and some may be missing, as after an outage: who
-        hears looks at their numbers. `hear` must not wait and must not raise.
+        The messages of a run come in their order. One may come twice, and some may be missing, as after an outage: the
+        hearer looks at their numbers. `hear` must not wait and must not raise.
         """
         ...

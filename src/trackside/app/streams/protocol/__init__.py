@@ -1,7 +1,8 @@
-"""What is said on a thread as version 2 of the protocol has it: events on channels, with one numbering over all its runs.
+"""What is said on a thread in version 2 of the protocol: events on channels, with one numbering over all its runs.
 
-`events` keeps them, made of the thread's feed, and `reader` goes along them; `_runs` says what a run's parts are as events,
-`_messages` how messages become events of their blocks, `_inside` what the agents inside a run do. It knows nothing of HTTP.
+`events` keeps them, made from the thread's feed, and `reader` goes along them; `_runs` turns a run's parts into events,
+`_messages` turns messages into events of their blocks, `_inside` says what the agents inside a run do. This package
+knows nothing of HTTP.
 """
 
 from trackside.app.streams.protocol._runs import MARKS

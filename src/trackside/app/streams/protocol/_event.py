@@ -10,13 +10,13 @@ _CUSTOM = "custom:"
 _CHANNELS = {"input.requested": "input", "input.answered": "input"}
 
 TAIL = b"}}\r\n\r\n"
-"""What comes behind an event's data."""
+"""The end of an event, behind its data."""
 
 
 class Event:
     """What happened, as it goes to every reader: `head`, `data` and `TAIL` are one server-sent event.
 
-    `channel` is where it belongs; one with a name of its own (`custom:progress`) is also on the channel of all such.
+    `channel` is where it belongs; an event on a channel with a name of its own (`custom:progress`) is also on `custom`.
     """
 
     __slots__ = ("channel", "data", "ends", "head", "namespace", "seq", "size")
@@ -39,7 +39,7 @@ class Event:
         self.seq = seq
         self.data = data
         self.ends = ends
-        """The run that is over by this."""
+        """The run that this event ends."""
         event_id = event_id or str(seq)
         about = b'"namespace":%b,"timestamp":%d' % (_encode(namespace), at)
         if node is not None:

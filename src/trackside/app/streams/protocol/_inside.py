@@ -1,4 +1,4 @@
-"""What the agents inside a run do: when each began, what called it, and how it ended; found by the tasks of a graph."""
+"""What the agents inside a run do: when each began, what called it, and how it ended, by the tasks of a graph."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Question(msgspec.Struct):
 
 
 class _Task(msgspec.Struct):
-    """Of a task only what is needed; its input and result may be large, and are passed over."""
+    """Only what is needed of a task; its input and result may be large, and are passed over."""
 
     id: str
     input: msgspec.Raw = _NOTHING
@@ -58,17 +58,17 @@ class AgentsInside:
 
     def __init__(self) -> None:
         self.status: dict[Namespace, dict[str, Any]] = {}
-        """What was said last of each, with its name."""
+        """What was last said of each agent, with its name."""
         self.asked_in: dict[str, list[str]] = {}
-        """In which namespace a question was asked, by its id."""
+        """The namespace in which each question was asked, by the question's id."""
         self._open: dict[Namespace, str | None] = {}
         self._calls: dict[str, str] = {}
 
     def take(self, namespace: Namespace, data: bytes) -> Iterator[Step]:
-        """What a task that begins, or ends, says of the agent around it, or of one that it ran."""
+        """What a task that begins or ends says of the agent around it, or of one that it ran."""
         try:
             task = _task_of(data)
-        except (msgspec.DecodeError, RecursionError):  # of another version of the graph's framework, or too deep
+        except (msgspec.DecodeError, RecursionError):  # from another version of the graph's framework, or too deep
             return
         if task.result is not _NOTHING:
             for question in task.interrupts:
@@ -82,7 +82,7 @@ class AgentsInside:
             yield self._began(namespace, task)
 
     def end(self, event: str, error: str | None) -> Iterator[Step]:
-        """The run is over, and so are those that have not ended."""
+        """End the agents that have not ended, because the run is over."""
         for namespace in list(self._open):
             yield self._end(namespace, event, error)
 

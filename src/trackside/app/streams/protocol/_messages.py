@@ -1,7 +1,8 @@
-"""Messages as events of their content blocks: who begins to speak, each block as it grows, what it became, and what it took.
+"""Messages as events of their content blocks: who begins to speak, each block as it grows, the whole block, and the
+usage.
 
-A message comes in pieces, or whole; in the form of LangChain's messages, whatever framework says it. Blocks that it has in
-LangChain's standard form (`content_blocks`) are taken, else its content.
+A message comes in pieces, or whole, in the form of LangChain's messages, whatever framework says it. If it has blocks
+in LangChain's standard form (`content_blocks`), these are taken, else its content.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _CHUNK = "MessageChunk"
 _ROLES = {
     "ai": "ai", "assistant": "ai", "human": "human", "user": "human", "system": "system", "developer": "system",
 }  # fmt: skip
-"""Who speaks. What tools bring is on a channel of its own."""
+"""Who speaks. What tools return is on a channel of its own."""
 _GROWS = {"text": "text", "reasoning": "reasoning", "tool_call_chunk": "args", "server_tool_call_chunk": "args"}
 _DELTAS = {"text": "text-delta", "reasoning": "reasoning-delta"}
 _CALLS = {"tool_call_chunk": "tool_call", "server_tool_call_chunk": "server_tool_call"}
 _HEAVY = ("args", "data", "base64", "output", "transcript", "value")
 _SAID_OTHERWISE = frozenset({"tool_use", "input_json_delta", "function_call", "tool_call_chunk"})
-"""Blocks of providers that messages have as calls, too."""
+"""Providers' blocks that messages also have as calls."""
 
 type _Data = dict[str, Any]
 
@@ -49,15 +50,15 @@ class _Open:
         self.metadata: _Data = {}
 
     def event(self, event: str, **fields: Any) -> MessageEvent:
-        """By both of these ids clients tell messages apart that come at the same time."""
+        """An event with both ids by which clients tell apart messages that come at the same time."""
         ids = {"message_id": self.message_id, "run_id": self.message_id.removeprefix("lc_run--")}
         return MessageEvent({"event": event, **fields, **ids}, self.node)
 
     def key_of(self, key: Any, piece: Mapping[str, Any]) -> Any:
-        """What the block is known by that a piece belongs to.
+        """What identifies the block that a piece belongs to.
 
-        Of calls, as LangChain adds them up, one without an index is one by itself, and one whose id is another than that of
-        the call with its index is another call.
+        For calls, as LangChain adds them up, a piece without an index is a call by itself, and one whose id differs
+        from that of the call with its index is another call.
         """
         if piece["type"] not in _CALLS:
             return key
@@ -71,7 +72,7 @@ class _Open:
 
 
 class MessageEvents:
-    """The messages of one agent, or of one inside it, in one run."""
+    """The messages of one agent, or of one agent inside it, in one run."""
 
     __slots__ = ("_done", "_open", "_prefix", "_unnamed")
 
@@ -99,7 +100,7 @@ class MessageEvents:
             node = about.get("langgraph_node")
             open_one = self._open[message_id] = _Open(message_id, node if isinstance(node, str) else None)
             yield open_one.event("message-start", role=role, id=message_id, metadata=_about(message, about))
-        elif not is_chunk:  # it has come in pieces, and now as a whole
+        elif not is_chunk:  # it came in pieces, and now comes whole
             yield from self._finish(open_one)
             return
         yield from self._grow(open_one, message, is_chunk=is_chunk)
@@ -107,7 +108,7 @@ class MessageEvents:
             yield from self._finish(open_one)
 
     def end(self, error: str | None) -> Iterator[MessageEvent]:
-        """The events that end what is still open, as nothing more comes."""
+        """The events that end what is still open, because nothing more comes."""
         for open_one in list(self._open.values()):
             if error is None:
                 yield from self._finish(open_one)
@@ -216,7 +217,7 @@ def _listed(blocks: list[Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
 
 
 def _known_by(index: Any) -> Any:
-    """An index as a block can be known by it, whatever it is."""
+    """An index in a form that can identify a block, whatever the index is."""
     return index if isinstance(index, int | float | str) else str(index)
 
 
@@ -232,7 +233,7 @@ def _reasoning(message: Mapping[str, Any]) -> Iterator[tuple[Any, Mapping[str, A
 
 
 def _start_of(block: Mapping[str, Any]) -> _Data:
-    """A block that begins: what it is, without what is said of it later."""
+    """A block as it begins: what it is, without what is said of it later."""
     kind = block["type"]
     start = {name: value for name, value in block.items() if name not in _HEAVY and name not in ("text", "reasoning")}
     if kind in _GROWS:
@@ -252,7 +253,7 @@ def _delta_of(block: Mapping[str, Any]) -> _Data | None:
 
 
 def _add(block: _Data, piece: Mapping[str, Any]) -> None:
-    """Add what a piece has to its block."""
+    """Add a piece to its block."""
     grows = _GROWS.get(block["type"])
     for name, value in piece.items():
         if value is None or name == "type":
@@ -262,19 +263,19 @@ def _add(block: _Data, piece: Mapping[str, Any]) -> None:
             block[name] = (had or "") + value
         elif name == "extras" and isinstance(value, Mapping) and isinstance(had, Mapping | None):
             block[name] = {**(had or {}), **value}
-        elif isinstance(value, list) and isinstance(had, list):  # of citations one comes with each piece
+        elif isinstance(value, list) and isinstance(had, list):  # citations come one with each piece
             block[name] = merged_blocks(had, value)
         elif value != "":
             block[name] = value
 
 
 def _finished(block: _Data) -> _Data:
-    """A block that is whole: of a call whose arguments came in pieces the call."""
+    """A block that is whole: if it is a call whose arguments came in pieces, the call with its arguments."""
     kind = block["type"]
     if kind not in _CALLS:
         return block
     text = block.get("args") or ""
-    args = text  # what some say at once, and not in pieces of its text
+    args = text  # some say them at once, and not in pieces of their text
     if isinstance(text, str):
         try:
             args = _decode(text or "{}")
@@ -287,7 +288,7 @@ def _finished(block: _Data) -> _Data:
 
 
 def _sum(total: _Data, more: Mapping[str, Any]) -> None:
-    """Add up what a message took; of what is of two kinds the newest counts."""
+    """Add up a message's usage; where two values differ in kind, the newest counts."""
     for name, value in more.items():
         had = total.get(name)
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A run as events: that it begins, what it says, what it asks, and how it ends."""
+"""A run as events: its beginning, what it says, what it asks, and how it ends."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from trackside.harness.types import RunStatus
 logger = logging.getLogger("trackside.stream")
 
 MARKS: Final = "checkpoint-marks"
-"""Parts that say of each checkpoint only which one it is."""
+"""The mode of parts that say only which checkpoint there is."""
 _INTERRUPT: Final = "__interrupt__"
 _REFUSAL: Final = ("reason", "interrupt_ids", "pending_ids")
-"""By what the JavaScript client knows that an answer was refused."""
+"""The fields by which the JavaScript client knows that an answer was refused."""
 _decode = msgspec.json.Decoder().decode
 _members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _SAID: Final[Mapping[RunStatus, str]] = {
     RunStatus.success: "completed",
     RunStatus.interrupted: "interrupted",
 }
-"""What clients hear of an end. All others are failures: to some clients only what has completed or failed is over."""
+"""What clients hear of an end. All others are failures: for some clients, only what has completed or failed is over."""
 
 
 class Say(Protocol):
@@ -48,7 +48,7 @@ class Say(Protocol):
         ends: str | None = None,
         asks: str | None = None,
     ) -> None:
-        """Append it: `about` is the run that the server says it of, `ends` the run that is over by it, `asks` a question."""
+        """Append an event: it is about the run `about`, ends the run `ends`, and asks the question `asks`."""
         ...
 
 
@@ -90,13 +90,13 @@ class RunAsEvents:
         }
 
     def begin(self, at: int, answered: list[str]) -> None:
-        """It has started, and brings the answers to these questions."""
+        """The run has started, and brings the answers to these questions."""
         self._lifecycle("running", at)
         if answered:
             self._say("input.answered", json_bytes({"interrupt_ids": answered}), at=at)
 
     def take(self, frame: Frame) -> None:
-        """It has said something."""
+        """The run has said something."""
         if self._held and frame.mode not in (MARKS, "checkpoints"):
             self.let_go()
         take = self._parts.get(frame.mode)
@@ -106,13 +106,13 @@ class RunAsEvents:
             self._say(frame.mode, frame.data, at=frame.at, namespace=frame.namespace)
 
     def let_go(self) -> None:
-        """Say the values that were held for the checkpoint that comes with them."""
+        """Say the values that were held back for the checkpoint that comes with them."""
         held, self._held = self._held, {}
         for namespace, (data, at) in held.items():
             self._say("values", data, at=at, namespace=namespace)
 
     def end(self, says: Mapping[str, Any], at: int) -> list[str]:
-        """It has ended; the ids of the questions that it leaves open. Whatever it has said before, its end is said."""
+        """The run has ended; returns the ids of the questions that it leaves open. Its end is said whatever it said."""
         self.let_go()
         status = RunStatus(says.get("status", RunStatus.cancelled))
         event = _SAID.get(status, "failed")
@@ -130,7 +130,7 @@ class RunAsEvents:
         return asked
 
     def ask(self, stops: Iterable[Mapping[str, Any]], at: int) -> list[str]:
-        """Say what of this is a question; the ids of these."""
+        """Say those of these that are questions; returns their ids."""
         asked: list[str] = []
         for stop in stops:
             with self._harmless():
@@ -139,7 +139,7 @@ class RunAsEvents:
         return asked
 
     def complain(self, exc: Exception) -> None:
-        """Say in the log, once, that something it has said cannot be made an event of: a message may contain anything."""
+        """Log, once, that no event can be made of something that the run has said: a message may contain anything."""
         if not self._has_complained:
             self._has_complained = True
             said = "something that run %s has said does not reach those who follow its thread: %s"
@@ -147,14 +147,14 @@ class RunAsEvents:
 
     @contextmanager
     def _harmless(self) -> Generator[None]:
-        """What fails here is complained of, and what comes behind it goes on."""
+        """Complain of what fails in the block, and go on with what comes behind it."""
         try:
             yield
-        except Exception as exc:  # noqa: BLE001  # of whatever an agent has said
+        except Exception as exc:  # noqa: BLE001  # whatever an agent has said
             self.complain(exc)
 
     def _end_inside(self, event: str, error: str | None, at: int) -> None:
-        """What is still open in it has ended, too."""
+        """End what is still open in the run."""
         for namespace, messages in self._messages.items():
             with self._harmless():
                 for said in messages.end(error):
@@ -175,7 +175,7 @@ class RunAsEvents:
     def _ask(self, question: Mapping[str, Any], at: int) -> str:
         question_id = str(question.get("id"))
         value = question.get("value")
-        # One of the clients looks for `value`, the other one for what the protocol says.
+        # One client looks for `value`, the other for what the protocol says.
         data = {"interrupt_id": question_id, "payload": value, "value": value}
         namespace = tuple(self.inside.asked_in.get(question_id, ()))
         self._say("input.requested", json_bytes(data), at=at, namespace=namespace, asks=question_id)
@@ -193,7 +193,7 @@ class RunAsEvents:
                 data = json_bytes(values)
         if not frame.namespace:
             self._values = data
-        if asks:  # said after the questions are
+        if asks:  # these are said after the questions
             return
         if self._mark is not None:
             self._held[frame.namespace] = data, frame.at
@@ -238,7 +238,7 @@ class RunAsEvents:
             self._say("tools", json_bytes({"event": "tool-started", **call}), at=at, namespace=namespace)
 
     def _end_tool(self, message: Mapping[str, Any], frame: Frame) -> None:
-        """What a tool has brought, of an agent that says so by messages alone."""
+        """Say what a tool has returned, for an agent that says so only in messages."""
         call = {"tool_call_id": message.get("tool_call_id")}
         if message.get("status") == "error":
             data = {"event": "tool-error", **call, "message": str(message.get("content"))}
@@ -270,7 +270,7 @@ class RunAsEvents:
         self._note_mark(mark if isinstance(mark, dict) and "id" in mark else None, frame)
 
     def _note_mark(self, mark: dict[str, Any] | None, frame: Frame) -> None:
-        """Say which checkpoint there is now, before the values that it has kept."""
+        """Say which checkpoint there is now, before the values that were held back for it."""
         if mark is None:
             return
         if not frame.namespace or self._mark is None:
@@ -280,11 +280,11 @@ class RunAsEvents:
 
 
 def _pass_over(frame: Frame) -> None:
-    """Of no interest."""
+    """Pass over a part of no interest."""
 
 
 def _mark_of(checkpoint: Any) -> dict[str, Any] | None:
-    """Which checkpoint it is, of one that is there with all that it has."""
+    """The mark of a checkpoint that came whole; None if it has no form that is known here."""
     try:
         parent = (checkpoint.get("parent_config") or {}).get("configurable", {}).get("checkpoint_id")
         mark = {"id": checkpoint["config"]["configurable"]["checkpoint_id"]}
@@ -298,7 +298,7 @@ _NOTHING: Final = msgspec.Raw()
 
 
 class _State(msgspec.Struct):
-    """Of a thread's state what events say of it."""
+    """What events say of a thread's state."""
 
     values: msgspec.Raw
     output: msgspec.Raw = _NOTHING
@@ -311,7 +311,7 @@ _state_of = msgspec.json.Decoder(_State).decode
 
 
 def parts_of_state(state: Any) -> tuple[dict[str, Any] | None, bytes] | None:
-    """Which checkpoint a state is, and what its agent gives back of it; None if it is said in no form that is known here."""
+    """Which checkpoint a state is, and what its agent gives back of it; None if it has no form that is known here."""
     try:
         known = _state_of(state)
     except (msgspec.DecodeError, TypeError):
@@ -319,7 +319,7 @@ def parts_of_state(state: Any) -> tuple[dict[str, Any] | None, bytes] | None:
     values = bytes(known.output) or bytes(known.values)
     named = known.checkpoint or {}
     step = known.metadata.get("step")
-    if named.get("checkpoint_id") is None or step is None:  # of an agent that keeps no checkpoints
+    if named.get("checkpoint_id") is None or step is None:  # from an agent that keeps no checkpoints
         return None, values
     mark = {"id": named["checkpoint_id"], "step": step, "source": known.metadata.get("source", "update")}
     if (before := (known.parent_checkpoint or {}).get("checkpoint_id")) is not None:

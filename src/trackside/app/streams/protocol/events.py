@@ -1,8 +1,8 @@
-"""The events of a thread, numbered over all its runs, made of its feed when somebody wants them.
+"""The events of a thread, numbered over all its runs, made from its feed when somebody wants them.
 
-No task does that: whoever reads makes what is new, and the others find it made. Numbers are made of the times of what events
-are made of, as those of the feed's items are: so they grow, in whatever process, and a reader goes on in another one than
-before. One who comes with a number that is not known is told so.
+No task does that: the first reader makes new events, and the others find them. The numbers come from the times of what
+events are made from, as those of the feed's items do: so they grow in every process, and a reader can go on in another
+process. A reader that comes with an unknown number is told so.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from trackside.app.streams.thread_feed import PER_MS, FeedItem, Start, ThreadFee
 from trackside.harness.payload import json_bytes
 
 _UNKNOWN: Final = frozenset({"tools", MARKS})
-"""What a run is taken to say of which it is not known: then nothing is made of its messages that it says itself."""
+"""What a run is taken to say if that is not known: then no events are made from its messages that it says itself."""
 
 _COMES_SOON: Final = 10.0
-"""Seconds after the end of a run in which who has asked for it by a command comes to watch it, at the latest."""
+"""Seconds after a run's end within which a client that asked for it by a command comes to watch it, at the latest."""
 
 _KNOWN_ENDS: Final = 32
-"""Of how many runs it is known that their ends were told."""
+"""How many runs are remembered whose ends were told."""
 
 
 class ThreadEventLog(Ring[Event]):
@@ -59,25 +59,25 @@ class ThreadEventLog(Ring[Event]):
     def __init__(self, feed: ThreadFeed, items: int, item_bytes: int) -> None:
         super().__init__(items, item_bytes)
         self.last: RunAsEvents | None = None
-        """The run that has begun last."""
+        """The run that began last."""
         self.open_questions: list[str] = []
-        """Those that nobody has answered yet, and no run has begun without regard to them."""
+        """Questions that nobody has answered yet, and that no run has ignored by beginning without an answer."""
         self._asked: dict[str, Event] = {}
-        """By what each of them was asked last, and of others that may be open again."""
+        """The event that last asked each of them, or another question that may be open again."""
         self._answer: tuple[int, int, Sequence[str]] | None = None
         """The number of the event by which the last run answers, when that was, and to which questions."""
         self._hidden: set[str] = set()
-        """The others, until the run that they are off every page for has come to something."""
+        """Those others: off every page until the run that took them off has come to something."""
         self._knows_all = True
-        """Whether no other may be open: until a run has come to something, what was asked before all that is kept may be."""
+        """Whether no other may be open: until a run comes to something, one asked before all that is kept may be."""
         self.in_doubt: str | None = None
-        """A run that has failed, so that what it was to answer may be open still: the thread's state says so."""
+        """A run that has failed, so that what it was to answer may still be open: the thread's state tells."""
         self.looking = asyncio.Lock()
-        """Held by who looks at that, for all."""
+        """Held by the reader that looks at that state, for all."""
         self.moved: list[str] = []
         """Runs that another process goes on with, and whose end nobody waits for yet."""
         self.past = range(0)
-        """The numbers of what was recalled of a thread on which nothing goes on."""
+        """The numbers of the events that were recalled while nothing goes on on the thread."""
         self._feed = feed
         self.highest = feed.floor
         """The number of the newest event that was made."""
@@ -90,33 +90,33 @@ class ThreadEventLog(Ring[Event]):
 
     @property
     def newest(self) -> int:
-        """The number of the newest event, as readers know it; 0 if there was none yet, as all come behind that."""
+        """The number of the newest event, as readers know it; 0 if there was none yet, because all come behind 0."""
         self.catch_up()
         return self.highest if self.highest > self._feed.floor else 0
 
     def seconds_since(self) -> float:
-        """How many seconds ago the newest event was."""
+        """How many seconds ago the newest event happened."""
         return now_ms() / 1000 - self.newest / PER_MS / 1000
 
     @property
     def watched(self) -> bool:
-        """Whether somebody who only watches has heard how the last run has ended."""
+        """Whether a client that only watches has heard how the last run has ended."""
         return self.last is not None and self._feed.watched == self.last.run_id
 
     @property
     def knows_questions(self) -> bool:
-        """Whether one is known that is open, or that may be again when the last run has come to nothing."""
+        """Whether a question is known that is open, or that may be open again if the last run comes to nothing."""
         return bool(self._hidden or self.open_questions)
 
     @property
     def seen(self) -> int:
-        """The number of the last thing on the feed that events were made of."""
+        """The number of the last item of the feed that events were made from."""
         return self._seen
 
     def catch_up(self) -> None:
-        """Make the events of what has happened since somebody did that last.
+        """Make the events of what has happened since this was last called.
 
-        Where none can be made of something, as an agent may say anything, there is a gap, and what is behind it goes on.
+        If none can be made of something, as an agent may say anything, there is a gap, and what is behind it goes on.
         """
         feed = self._feed
         if feed.added <= self._seen:
@@ -130,7 +130,7 @@ class ThreadEventLog(Ring[Event]):
         for item in items:
             try:
                 self._take(item)
-            except Exception as exc:  # noqa: BLE001  # whatever an agent has said, nobody loses what comes behind it
+            except Exception as exc:  # noqa: BLE001  # whatever an agent has said, no reader loses what comes behind it
                 self._leave_out(item, exc)
         for run in self._runs.values():
             run.let_go()
@@ -138,10 +138,11 @@ class ThreadEventLog(Ring[Event]):
     def place_of(self, since: int | None, wanted: Wanted, holder: str | None = None) -> tuple[int, bool]:
         """Behind how many events a reader begins, and whether it has missed nothing.
 
-        Without a number it begins with the oldest run that is active, else with the last one: who asks for a run and then
-        for its events has them, however fast it was. Where that is over, and the thread has a `holder` that has not begun,
-        it begins with this: who has asked for it would take the end of the last one for its end. Who only watches hears of a
-        run that is over if it asks him, or he may wait for it: else he would take its end for that of the next.
+        Without a number, it begins with the oldest active run, else with the last run: a client that asks for a run and
+        then for its events gets them, however fast the run was. If that run is over, and a `holder` that has not begun
+        has the thread, it begins with the holder: the client that asked for it would take the last run's end for its
+        end. A client that only watches hears of a run that is over if the run asks something, or if the client may be
+        waiting for it: else the client would take its end for that of the next run.
         """
         self.catch_up()
         if since is not None:
@@ -156,14 +157,15 @@ class ThreadEventLog(Ring[Event]):
         return self._began_at - 1, True
 
     def _may_be_waited_for(self, run: RunAsEvents) -> bool:
-        """Whether who comes to watch may have asked for this run, which is over: by a command, and just now."""
+        """Whether a client that comes to watch may have asked for this run, which is over: by a command, just now."""
         return run.by_command and not self.watched and self.seconds_since() < _COMES_SOON
 
     def of_questions(self, place: int) -> tuple[list[Event], dict[int, Event | None]]:
-        """What of open questions is other than in the events, for who begins behind so many of them without a number.
+        """How open questions differ from the events, for a client that begins behind `place` events without a number.
 
-        By what each was asked of which he would not hear, to be told first. And what takes the place of an answer to any of
-        them, by its number: it was in vain, and clients would not take up the question again; None: nothing does.
+        First the events that asked the questions of which the client would not hear, to be told first. Then, by number,
+        what takes the place of an answer to any of them: it was in vain, and clients would not take up the question
+        again; None: nothing does.
         """
         if not self.open_questions:
             return [], {}
@@ -179,14 +181,14 @@ class ThreadEventLog(Ring[Event]):
         return unheard, {seq: instead}
 
     def _is_behind_the_last(self, holder: str | None) -> bool:
-        """Whether the last run is over, and the one that has the thread is another, which has neither begun nor ended."""
+        """Whether the last run is over, and another run has the thread, which has neither begun nor ended."""
         last = self.last
         if holder is None or last is None or last.event == "running":  # it goes on, as another run or elsewhere
             return False
         return holder != last.run_id and holder not in self._over
 
     def tree(self) -> dict[str, Any] | None:
-        """The run that has begun last, with the agents inside it; None if none has begun here."""
+        """The run that began last, with the agents inside it; None if none has begun here."""
         self.catch_up()
         run = self.last
         if run is None:
@@ -210,10 +212,10 @@ class ThreadEventLog(Ring[Event]):
         is_first: bool = False,
         is_past: bool = False,
     ) -> None:
-        """Say how a run has ended that was executed elsewhere, or before anything is known here; once.
+        """Say, once, how a run that was executed elsewhere, or before anything is known here, has ended.
 
-        Clients know it as `known_as`. If it `is_first` it is what is told before anything else, so not where a run has begun
-        meanwhile; if it `is_past` nothing goes on there, and who watches is not told.
+        Clients know it as `known_as`. If it `is_first`, it is told before anything else, so not if a run has begun
+        meanwhile; if it `is_past`, nothing goes on on the thread, and clients that only watch are not told.
         """
         self.catch_up()
         if run_id in self._runs or run_id in self._over:  # its end is told here
@@ -235,8 +237,8 @@ class ThreadEventLog(Ring[Event]):
         self._feed.wake()
 
     def ask_again(self, run_id: str, questions: Iterable[Mapping[str, Any]]) -> None:
-        """Say which questions are open that a run was to answer which has failed, unless another one has begun: these again,
-        and where it may be that not all are known here that were asked before it, those.
+        """Say which questions that a failed run was to answer are open, unless another run has begun: these again, and,
+        if not all that were asked before the run may be known here, those, too.
         """
         self.catch_up()
         run = self.last
@@ -252,7 +254,7 @@ class ThreadEventLog(Ring[Event]):
         self._feed.wake()
 
     def note_next(self, run_id: str, known_as: str) -> None:
-        """A run that comes goes on for another one, as which clients know it; or it is known as itself."""
+        """Note what clients know a coming run as: the run that it goes on for, or itself."""
         self._aliases[run_id] = known_as
 
     def gap_after(self, place: int, since: int) -> Event:
@@ -287,10 +289,10 @@ class ThreadEventLog(Ring[Event]):
             self._take_state(item)
 
     def _name_of(self, run_id: str, retry_of: str | None) -> str | None:
-        """The run that clients know a run as that starts; None: as itself.
+        """The run that clients know a starting run as; None: as itself.
 
-        It is known once the run has ended for which this one goes on; that may be told later, or to another process.
-        Of one that ended and did not go on it is an attempt that somebody has asked for.
+        That is known once the run that this one goes on for has ended; its end may be told later, or to another
+        process. If that run ended and did not go on, this one is an attempt that somebody has asked for.
         """
         known_as = self._aliases.pop(run_id, None)
         if known_as is not None or retry_of is None:
@@ -301,7 +303,7 @@ class ThreadEventLog(Ring[Event]):
         return self._aliases.get(retry_of, retry_of) if self.last is None else None
 
     def _not_begun(self, run_id: str) -> RunAsEvents:
-        """A run that ends without having begun. If it was to go on for the last one, that has ended with it."""
+        """A run that ends without having begun. If it was to go on for the last run, that one has ended with it."""
         known_as, last = self._aliases.pop(run_id, None), self.last
         if known_as is None or last is None or last.known_as != known_as:
             return RunAsEvents(run_id, self._say, known_as=known_as)
@@ -309,13 +311,13 @@ class ThreadEventLog(Ring[Event]):
         return self.last
 
     def _leave_out(self, item: FeedItem, exc: Exception) -> None:
-        """Say that something is missing here of which no event could be made."""
+        """Say that something of which no event could be made is missing here."""
         (self._runs.get(item.run_id) or RunAsEvents(item.run_id, self._say)).complain(exc)
         why = json_bytes({"run_id": item.run_id, "why": "what was said there has a form that is not known here"})
         self._say(GAP, why, at=item.time, unsure=True)
 
     def _found_late(self, item: FeedItem) -> RunAsEvents:
-        """A run that says something, and whose start is not kept any more."""
+        """A run that says something, and whose start is no longer kept."""
         known_as = self._aliases.pop(item.run_id, None)
         run = RunAsEvents(item.run_id, self._say, modes=_UNKNOWN, known_as=known_as)
         self._begun(run)
@@ -332,7 +334,7 @@ class ThreadEventLog(Ring[Event]):
             self._say("values", values, at=item.at)
 
     def _begun(self, run: RunAsEvents, answered: Collection[str] | None = None) -> None:
-        """A run has begun that brings these answers, or (None) begins without regard to what is asked."""
+        """A run has begun that brings these answers, or (None) ignores what is asked."""
         self._knows_all = self._knows_all and self.last is not None
         self.last, self.in_doubt, self._answer = run, None, None
         self._hidden.update(self.open_questions if answered is None else answered)
@@ -342,7 +344,7 @@ class ThreadEventLog(Ring[Event]):
 
     def _ended(self, run: RunAsEvents, says: Mapping[str, Any], at: int) -> None:
         asked = run.end(says, at)
-        if self.last is not None:  # else nobody who comes hears of it
+        if self.last is not None:  # else no client that comes hears of it
             self._over.append(run.run_id)
         if run is self.last and run.event == "failed":
             is_sure = self._knows_all and not self.knows_questions
@@ -382,7 +384,7 @@ class ThreadEventLog(Ring[Event]):
         unsure: bool = False,
     ) -> None:
         seq = self.highest = number_after(self.highest, at, unsure=unsure)
-        # By an id of this form clients know which run an event is about that says nothing of it itself.
+        # By an id of this form, clients know which run an event is about that does not itself name one.
         event_id = None if about is None else f"synth:{about}:{seq}"
         event = Event(
             method, data, seq=seq, at=at, namespace=namespace, node=node, name=name, event_id=event_id, ends=ends
@@ -393,7 +395,7 @@ class ThreadEventLog(Ring[Event]):
 
 
 def log_of(feed: ThreadFeed) -> ThreadEventLog:
-    """The events of a feed, which are made from now on if nobody has asked for them before."""
+    """The events of a feed, made from now on if nobody has asked for them before."""
     if feed.derived is None:
         limits = feed.limits
         feed.derived = ThreadEventLog(feed, limits.items, limits.item_bytes)

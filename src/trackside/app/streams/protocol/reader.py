@@ -1,4 +1,4 @@
-"""One reader's place in the events of a thread: where it begins, what it is told, and what is kept from it."""
+"""One reader's place in the events of a thread: where it begins, what it is told, and what it is not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackside.app.streams.thread_feed import FeedReader, ThreadFeeds
 
 
 class EventReader(RingReader[Event]):
-    """One reader's place in the events of a thread; it has to be closed, as by `with`."""
+    """One reader's place in the events of a thread; it must be closed, as by `with`."""
 
     __slots__ = ("_feed", "_first", "_instead", "_log", "_missed", "_since", "_wanted", "passes_past")
 
@@ -30,7 +30,7 @@ class EventReader(RingReader[Event]):
         self._missed = not is_whole
         self._first, self._instead = log.of_questions(place) if since is None else ([], {})
         self.passes_past = False
-        """Whether it hears nothing of what is recalled of a thread on which nothing goes on."""
+        """Whether the reader hears nothing of what is recalled while nothing goes on on the thread."""
 
     def __enter__(self) -> Self:
         return self
@@ -41,9 +41,9 @@ class EventReader(RingReader[Event]):
         self._feed.__exit__(kind, exc, trace)
 
     def pieces(self, most_bytes: int | None = None) -> list[bytes]:
-        """What is new, and wanted, as bytes that are to be sent one after another; nothing if there is no such thing.
+        """What is new and wanted, as bytes to be sent one after another; empty if there is no such thing.
 
-        With `most_bytes` it looks no further than about so many bytes: it may `has_more` though this is nothing.
+        With `most_bytes`, it looks no further than about so many bytes: `has_more` may be true though this is empty.
         """
         log = self._log
         log.catch_up()
@@ -73,38 +73,38 @@ class EventReader(RingReader[Event]):
 
     @property
     def log(self) -> ThreadEventLog:
-        """What it reads."""
+        """The log that it reads."""
         return self._log
 
     @property
     def thread_is_gone(self) -> bool:
-        """Whether it is over because there is no such thread any more."""
+        """Whether it is over because the thread no longer exists."""
         return self._feed.thread_is_gone
 
     async def wait(self) -> bool:
-        """Until there may be more, or the end, or somebody nudges it; whether there may be more, or the end."""
+        """Wait until there may be more, or the end, or a nudge; returns whether there may be more, or the end."""
         return self.has_more or await self._feed.wait() or self.has_more
 
     def nudge(self) -> None:
-        """End its waiting, if it waits."""
+        """End the reader's waiting, if it waits."""
         self._feed.nudge()
 
     def rouse(self) -> None:
-        """End its waiting, now and from now on."""
+        """End the reader's waiting, now and from now on."""
         self._feed.rouse()
 
 
 def read_events(
     feeds: ThreadFeeds, thread_id: str, wanted: Wanted, since: int | None = None, *, holder: str | None = None
 ) -> EventReader:
-    """A place in the events of a thread, to be used as a context manager.
+    """A place in the events of a thread; use it as a context manager.
 
     Args:
         feeds: where the thread's feed is.
-        thread_id: which one. Whether there is such a thread is for others to know.
+        thread_id: the thread. This does not check that it exists.
         wanted: which events.
         since: from behind this event on; 0 is all that is kept. None: as `ThreadEventLog.place_of` says.
-        holder: the run that has the thread, which may not have begun. Only looked at without `since`, as the next one.
+        holder: the run that has the thread, which may not have begun. Counts only without `since`, as the next run.
     """
     feed = feeds.read(thread_id)
     return EventReader(log_of(feed.feed), feed, wanted, since, holder)

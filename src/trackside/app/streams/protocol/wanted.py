@@ -9,12 +9,12 @@ from trackside.app.streams.protocol._event import Event
 
 _CUSTOM = "custom"
 GAP = "gap"
-"""The channel of what is not kept any more, which everybody gets."""
+"""The channel of gaps for what is no longer kept, which everybody gets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Some channels, and of the agents inside only those below some namespaces, `depth` levels deep.
+    """Some channels, and only those of the agents inside that are below some namespaces, `depth` levels deep.
 
     A segment of a namespace without `:` means every task of that name.
     """
@@ -43,5 +43,5 @@ class Wanted:
 
 
 def only_lifecycle(channels: Collection[str]) -> bool:
-    """Whether somebody only watches how runs go, and does not read what they say."""
+    """Whether a client only watches how runs go, and does not read what they say."""
     return set(channels) <= {"lifecycle", "input"}
