@@ -16,7 +16,7 @@ from trackside.harness.steady import finish
 async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thread_id: str, copy_id: str) -> bool:
     """Copy all checkpoints of a thread, or none; False where the store copies them with the thread.
 
-    Without a `keeper` there may be some, too, from graphs that ran on the thread before an agent that keeps none.
+    Without a `keeper` there may be some, too, of graphs that ran on the thread before an agent that keeps none.
 
     Raises:
         HttpError: its agent keeps them itself, in a place that is not known here.

@@ -65,8 +65,7 @@ async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | N
 
 
 def mirror_of(parts: ServerParts, run: RunRecord | StoredRun) -> Mirror | None:
-    """Bring here what another process's run says; None if no other process executes it, or nothing of it is kept any
-    more.
+    """Bring here what another process's run says; None if no other process executes it, or nothing is kept.
 
     The caller must close the mirror, and make it before the run's `reader_of`.
     """
@@ -257,8 +256,7 @@ def stream_again(
     cancels: bool = False,
 ) -> str:
     """Where a client whose stream is cut off goes on, below what it follows: with the same selection and, where it has
-    no ids (not `past`), with what comes then. It need not say again what it wants, or that its leaving `cancels` the
-    run.
+    no ids (not `past`), with what comes then. It need not say again what it wants, or that its leaving `cancels`.
     """
     asked = [("stream_mode", mode) for mode in sorted(set(modes or ()))]
     asked += [("namespace", namespace) for namespace in namespaces or ()]

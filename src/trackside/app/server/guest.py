@@ -113,9 +113,8 @@ class Guest:
 
 
 def _open(app: Any) -> Any:
-    """Put the app that a request names in its scope, else the app's own routes, behind the app's middleware. Its
-    middleware is made once, so what sees the lifespan also sees the requests. Returns the same app without that
-    middleware.
+    """Put the app that a request names in its scope, else the app's own routes, behind the app's middleware. That
+    is made once: what sees the lifespan also sees the requests. Returns the same app without that middleware.
     """
     routes, middleware = app.router, app.user_middleware
 

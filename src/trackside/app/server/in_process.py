@@ -38,8 +38,7 @@ _SAME: Final = {
 class Within:
     """The endpoints of an app for code of its own process, which may be on another event loop than the app's.
 
-    No request that is sent to the server gets here, whatever its address, headers or scope say: the caller is an
-    argument.
+    Nothing that is sent to the server gets here, whatever its address, headers or scope say: the caller is an argument.
     """
 
     def __init__(self, app: Starlette, loop: asyncio.AbstractEventLoop) -> None:

@@ -38,11 +38,9 @@ class SlowReaderError(Exception):
 
 
 class Outlet:
-    """Where the events of one client go. While it `is_open`, it sees that the client takes them, and that it hears
-    something.
+    """Where the events of one client go. While it `is_open`, it sees that the client takes them and hears something.
 
-    One timer for each client does both, and none for each event: a run may say thousands of events to a thousand
-    clients.
+    One timer for each client does both, and none for each event: a run may say thousands of them to a thousand clients.
 
     Args:
         scope: of the request.

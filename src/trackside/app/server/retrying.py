@@ -34,8 +34,7 @@ class _Ended(NamedTuple):
 async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, part: str = "") -> Started:
     """Start once more what a run was asked for, as another attempt of it: on its thread, or on a new one if that has gone.
 
-    A caller who may run agents does that in their own name. An admin does it on behalf of whoever had asked for the
-    run.
+    A caller who may run agents does that in their own name. An admin does it on behalf of whoever had asked for it.
 
     Args:
         call: the request.

@@ -370,8 +370,7 @@ class Receivers:
 
 
 class Failures:
-    """How many requests in a row each receiver has not taken; the counts of those that failed longest ago are
-    forgotten.
+    """How many requests in a row each receiver has not taken; those that failed longest ago are forgotten.
 
     Receivers are known by their hashes: an address may be as long as a request.
     """

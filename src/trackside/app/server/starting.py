@@ -148,8 +148,7 @@ def is_of_used_key(exc: HttpError) -> bool:
 
 
 async def is_let_in(call: Call[Any, Any], key: str | None, part: str = "") -> bool:
-    """Whether a request with this key has let its run in, so that the request sent again finds it, whatever holds by
-    now.
+    """Whether a request with this key has let its run in, so that it finds the run if it is sent again, whatever changed.
 
     Raises:
         HttpError: this cannot be a key.

@@ -33,8 +33,7 @@ class ThreadEvents:
 
     In mode `run_modes` it says what each run was asked to say, between the `metadata` of the run's start and of its
     end; in `lifecycle` only these; in `state_update` what others have changed of the thread's state. Each event has an
-    id. When the server stops, the connection is cut off, because clients do not come back to a stream that ends
-    properly.
+    id. When the server stops, the connection is cut off: clients do not come back to a stream that ends properly.
     """
 
     parts: ServerParts

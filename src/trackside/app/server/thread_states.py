@@ -128,8 +128,7 @@ class StatesOfThread:
     async def changing(self) -> AsyncGenerator[None]:
         """Around a change of the thread on behalf of no run: if it is removed meanwhile, nothing is left of the change.
 
-        The store refuses what is put after that. Another checkpointer takes it, and is asked to forget the thread once
-        more.
+        The store refuses what is put then. Another checkpointer takes it, and is asked to forget the thread once more.
 
         Raises:
             UnknownThreadError: it was removed.

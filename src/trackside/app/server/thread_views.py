@@ -1,7 +1,6 @@
 """What clients see of threads besides their rows: what they remember, what they ask, and how their last run failed.
 
-For agents that keep no checkpoints, the store knows all this for a whole page at once; others are asked thread by
-thread.
+For agents that keep no checkpoints, the store knows this for a whole page at once; others are asked thread by thread.
 """
 
 from __future__ import annotations

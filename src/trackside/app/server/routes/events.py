@@ -94,8 +94,7 @@ def _place(call: Call[None, FollowQuery]) -> int | None:
 
 
 async def _see_that_it_is_his(call: Call[None, Any], query: EventQuery | FollowQuery) -> None:
-    """See that the caller may see the run and the thread that it names, also if they were removed: the log keeps their
-    events.
+    """See that the caller may see the run and the thread that it names, also if removed: the log keeps their events.
 
     Raises:
         UnknownRunError, UnknownThreadError: it is somebody else's, or there is none.
