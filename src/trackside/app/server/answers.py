@@ -23,9 +23,9 @@ def may_answer(asked: RunCreate) -> bool:
 
 
 async def is_answer(call: Call[Any, Any], asked: RunCreate) -> bool:
-    """Whether the thread waits for an answer, which the input of the run that the caller starts then is.
+    """Whether the thread waits for an answer from the caller, so that the input of this run is that answer.
 
-    While a run has the thread, it waits for no answer, though the question is there until that run has gone past it.
+    While a run has the thread, the thread waits for no other, though the question is there until that run is past it.
 
     Raises:
         TracksideError: it is not known what the thread waits for.

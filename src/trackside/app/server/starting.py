@@ -148,7 +148,7 @@ def is_of_used_key(exc: HttpError) -> bool:
 
 
 async def is_let_in(call: Call[Any, Any], key: str | None, part: str = "") -> bool:
-    """Whether a request with this key has let its run in, so that it finds the run if it is sent again, whatever changed.
+    """Whether a request with this key has let its run in, so that it finds that run when sent again, whatever changed.
 
     Raises:
         HttpError: this cannot be a key.
@@ -208,7 +208,7 @@ async def batched(call: Call[Batch, Any]) -> list[Started]:
     for one in asked:
         await expect_webhook(call.parts, one.webhook)
     if key is not None:
-        own_key(call.principal, key, part_of(len(specs)))  # as long as any of theirs; none is let in yet
+        own_key(call.principal, key, part_of(len(specs)))  # no shorter than any of theirs; none is let in yet
     runs = enumerate(zip(calls, specs, strict=True))
     handles = await asyncio.gather(*(let_in(one, spec, key, part_of(number)) for number, (one, spec) in runs))
     return [Started(handle, spec, spec.thread_ends) for handle, spec in zip(handles, specs, strict=True)]

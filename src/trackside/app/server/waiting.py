@@ -27,7 +27,7 @@ _HEADERS: Final = (
 class WhenEnded:
     """The answer whose body `result` gives. The client learns soon where to ask again if it is cut off.
 
-    `result` may be called twice; giving up waiting for it must change nothing.
+    `result` may be called twice; giving up waiting for it changes nothing.
     """
 
     result: Callable[[], Coroutine[Any, Any, bytes]]

@@ -1,4 +1,4 @@
-"""What mode `messages` says of messages that come in pieces: who speaks, then with each piece all that was said."""
+"""What mode `messages` says of messages in pieces: who speaks, then, with each piece, all that was said so far."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _grown(name: str, had: Any, more: Any, *, grows: bool = True) -> Any:
 
 
 def merged_blocks(had: Sequence[Any], more: Sequence[Any], *, grows: bool = True) -> list[Any]:
-    """Blocks of a message with their next pieces: those of one `index` belong together, unless their ids differ."""
+    """Blocks of a message and their next pieces: those of one `index` are one, unless both have ids that differ."""
     blocks = list(had)
     for piece in more:
         at = _place_of(piece, blocks)

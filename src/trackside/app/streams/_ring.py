@@ -37,7 +37,7 @@ class Ring[T: Sized]:
         self.closed = False
         """Whether there is no more to come."""
         self.lacks: str | None = None
-        """Why more may have come that did not, for readers a gap behind all that did; None: what is here is all."""
+        """Why there may have been more that did not come, for readers a gap behind all that did; None: this is all."""
         self._most = most
         self._most_bytes = most_bytes
         self._skipped: list[StreamGap] = []  # hardly ever any, and a deque has room for 64 from the start

@@ -43,7 +43,7 @@ logger = logging.getLogger("trackside.stream")
 _STILL_COMING: Final = 0.5
 """Seconds after a message of a run in which another one may be expected."""
 _SAID_NO_MORE: Final = frozenset(FailureReason) - {FailureReason.budget_exceeded}
-"""How runs fail whose processes did not live to say more."""
+"""Failures of runs whose processes did not live to say more."""
 _UNHEARD: Final = "what the worker said last did not arrive; the log says how the run has ended"
 _KNOWN_ENDS: Final = 1_000
 """How many runs of a thread a mirror remembers as over, besides those that the hub knows."""

@@ -70,7 +70,7 @@ class RelayStats:
 
 
 class _Run:
-    """One run on its way: how far it has been said, and what else than its parts must be said."""
+    """One run on its way: how far it has been said, and what must be said of it besides its parts."""
 
     __slots__ = ("begin", "begun_at", "channel", "end", "pieces", "queued", "said", "topic")
 

@@ -26,7 +26,7 @@ from trackside.harness.ports import StreamGap
 
 _SMALL = 500  # bytes: what an item that is no part takes besides what it says
 _KNOWN_STATES: Final = 1_000
-"""How many changes of a thread's state are recognized if they come once more."""
+"""How many changes of a thread's state are recognised if they come once more."""
 _LOOK_AGAIN: Final = 0.01
 """Seconds between two looks at whether a run was watched, which is no item."""
 PER_MS: Final = 1_000

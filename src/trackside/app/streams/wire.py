@@ -44,6 +44,6 @@ class LiveWire(Protocol):
         """Hear what was said on a topic and is kept, then what is said.
 
         The messages of a run come in their order. One may come twice, and some may be missing, as after an outage: the
-        hearer looks at their numbers. `hear` must not wait and must not raise.
+        listener looks at their numbers. `hear` must not wait and must not raise.
         """
         ...

@@ -55,7 +55,7 @@ def unknown(why: str) -> HttpError:
 
 
 def listed(names: object) -> list[str] | None:
-    """The texts in `names`, which has spaces between them or is a list, tuple or set; None if it is none of these."""
+    """The texts in `names`: one text with spaces between them, or a list, tuple or set; None if it is none of these."""
     if isinstance(names, str):
         return names.split()
     if isinstance(names, bytes | bytearray | memoryview) or not isinstance(names, Sequence | AbstractSet):

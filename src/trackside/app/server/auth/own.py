@@ -155,7 +155,7 @@ def principal_of(user: Any) -> Principal:
 
 
 def _kept(user: Any) -> Mapping[str, Any]:
-    """What else is said of a user, for agents. Each run that the user starts keeps it, so nothing that looks secret."""
+    """What else is said of a user, for agents: nothing that looks secret, as each run that the user starts keeps it."""
     if not isinstance(user, Mapping):
         return {}
     plain, _ = canonical({str(name): value for name, value in user.items() if not _SECRET.search(str(name))})

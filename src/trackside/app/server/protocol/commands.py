@@ -1,4 +1,4 @@
-"""Commands on a thread. One that cannot be done is answered, not a failed request, unless there is no such thread."""
+"""Commands on a thread. A failing one gets an answer, not a failed request, unless there is no such thread."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ class ProtocolEvents:
         return await self._holder() if has_rested else None
 
     async def _tell(self, reader: EventReader, run: StoredRun, *, looks_back: bool = False) -> str | None:
-        """Say how a run, or the last attempt that goes on for it, ended; else return it if nobody tells its end here."""
+        """Say how a run, or its last attempt, has ended; else return the one whose end nobody tells here."""
         known_as = (await self._attempts(run))[0]
 
         async def after(ended: StoredRun) -> StoredRun | None:

@@ -31,7 +31,7 @@ async def list_workers(call: Call[None, None]) -> Any:
     store, now = call.parts.store, datetime.now(UTC)
     ours = store.worker_ids
     found = sorted(await store.fleet.workers(), key=lambda worker: (worker.started_at, worker.worker_id))
-    # A worker tells itself how many of its places are taken; other processes have none to tell of.
+    # A worker itself tells how many of its places are taken; other processes have none to tell of.
     running = await store.running_by_process() if any(worker.kind == INLINE for worker in found) else {}
     found = [replace(one, running=running.get(one.worker_id, 0)) if one.kind == INLINE else one for one in found]
     return [_worker(worker, now, store.lease_seconds, is_this=worker.worker_id in ours) for worker in found]

@@ -367,8 +367,8 @@ def _steps(supersteps: list[Superstep] | None) -> list[list[StateUpdate]]:
 
 
 async def _as_it_was_left(call: Call[Any, Any], thread: StoredThread) -> StoredThread:
-    """A thread that was just made: it waits if its checkpoints, as those of LangGraph's own savers, existed before it and
-    say so.
+    """A thread that was just made: it waits if its checkpoints existed before it and say so, as those of LangGraph's
+    own savers.
     """
     states = StatesOfThread.of(call, thread)
     try:

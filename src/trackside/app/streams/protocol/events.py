@@ -67,7 +67,7 @@ class ThreadEventLog(Ring[Event]):
         self._answer: tuple[int, int, Sequence[str]] | None = None
         """The number of the event by which the last run answers, when that was, and to which questions."""
         self._hidden: set[str] = set()
-        """Those others: off every page until the run that took them off has come to something."""
+        """The other questions: off every page until the run that took them off has come to something."""
         self._knows_all = True
         """Whether no other may be open: until a run comes to something, one asked before all that is kept may be."""
         self.in_doubt: str | None = None
@@ -77,7 +77,7 @@ class ThreadEventLog(Ring[Event]):
         self.moved: list[str] = []
         """Runs that another process goes on with, and whose end nobody waits for yet."""
         self.past = range(0)
-        """The numbers of the events that were recalled while nothing goes on on the thread."""
+        """The numbers of what was recalled of a thread on which nothing goes on."""
         self._feed = feed
         self.highest = feed.floor
         """The number of the newest event that was made."""
@@ -181,7 +181,7 @@ class ThreadEventLog(Ring[Event]):
         return unheard, {seq: instead}
 
     def _is_behind_the_last(self, holder: str | None) -> bool:
-        """Whether the last run is over, and another run has the thread, which has neither begun nor ended."""
+        """Whether the last run is over, and another one, which has neither begun nor ended, has the thread."""
         last = self.last
         if holder is None or last is None or last.event == "running":  # it goes on, as another run or elsewhere
             return False
@@ -215,7 +215,7 @@ class ThreadEventLog(Ring[Event]):
         """Say, once, how a run that was executed elsewhere, or before anything is known here, has ended.
 
         Clients know it as `known_as`. If it `is_first`, it is told before anything else, so not if a run has begun
-        meanwhile; if it `is_past`, nothing goes on on the thread, and clients that only watch are not told.
+        meanwhile; if it `is_past`, nothing goes on there, and clients that only watch are not told.
         """
         self.catch_up()
         if run_id in self._runs or run_id in self._over:  # its end is told here
@@ -384,7 +384,7 @@ class ThreadEventLog(Ring[Event]):
         unsure: bool = False,
     ) -> None:
         seq = self.highest = number_after(self.highest, at, unsure=unsure)
-        # By an id of this form, clients know which run an event is about that does not itself name one.
+        # By an id of this form, clients know which run an event that names none is about.
         event_id = None if about is None else f"synth:{about}:{seq}"
         event = Event(
             method, data, seq=seq, at=at, namespace=namespace, node=node, name=name, event_id=event_id, ends=ends

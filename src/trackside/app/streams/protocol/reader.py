@@ -30,7 +30,7 @@ class EventReader(RingReader[Event]):
         self._missed = not is_whole
         self._first, self._instead = log.of_questions(place) if since is None else ([], {})
         self.passes_past = False
-        """Whether the reader hears nothing of what is recalled while nothing goes on on the thread."""
+        """Whether the reader hears nothing of what is recalled of a thread on which nothing goes on."""
 
     def __enter__(self) -> Self:
         return self
