@@ -57,7 +57,7 @@ class EndpointApp:
             await self._send(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As `_send`, unless the client follows as many streams as it may have at once."""
+        """As `_send`, unless the client already follows as many streams as it may at once."""
         client = client_of(scope.get("trackside.principal", NOBODY).identity, scope)
         try:
             self._open_streams.enter(client)

@@ -65,7 +65,7 @@ async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | N
 
 
 def mirror_of(parts: ServerParts, run: RunRecord | StoredRun) -> Mirror | None:
-    """Bring here what another process's run says; None if no other process does that, or nothing is kept now.
+    """Bring here what another process's run says; None if no other process executes it, or nothing is kept now.
 
     The caller must close the mirror, and make it before the run's `reader_of`.
     """

@@ -107,8 +107,8 @@ class _Answering:
 
     async def cut_off(self, scope: Scope, receive: Receive) -> None:
         """End the answer in the middle. A stream ends properly between two events, and an answer that has not begun
-        says why. Nothing else is ended, so that the client sees that it is not whole: no other answer, no stream in the
-        middle of an event, and none whose `END_MEANS_OVER`.
+        says why. Nothing else ends properly, so that the client sees that it is not whole: no other answer, no stream
+        in the middle of an event, and none with `END_MEANS_OVER` in its scope.
         """
         self.task.uncancel()
         if self.status == 0:

@@ -25,7 +25,8 @@ _PATIENCE: Final = 5.0  # seconds in which a client must take the rest of an ans
 _OURS: Final = "trackside.behind_guest"
 """In the scope of a request in a guest's middleware: what is behind that middleware, instead of the guest's routes."""
 _KNOWN: Final = "trackside.introduced"
-"""There, too: what `user` and `auth` were before it, and what we made of each since. Any other value is its own."""
+"""There, too: what `user` and `auth` were before it, and what we made of each since. Any other value is from that
+middleware."""
 _NOTHING: Final = object()
 """Their value where nobody has set them; None is what middleware may say of somebody who has not signed in."""
 
@@ -113,8 +114,8 @@ class Guest:
 
 
 def _open(app: Any) -> Any:
-    """Put the app that a request names in its scope, else the app's own routes, behind the app's middleware. That
-    is made once: what sees the lifespan also sees the requests. Returns the same app without that middleware.
+    """Put the app that a request names in its scope, else the app's own routes, behind the app's middleware. The
+    middleware is made once: what sees the lifespan also sees the requests. Returns the same app without it.
     """
     routes, middleware = app.router, app.user_middleware
 

@@ -68,7 +68,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class _Seen(NamedTuple):
-    """What the writer had done at the last look, since when it is stuck while writes wait, and whether they fail."""
+    """What the writer had done at the last look, since when it stalls while writes wait, and whether they fail."""
 
     took: int
     failed: int

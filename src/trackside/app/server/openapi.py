@@ -192,7 +192,7 @@ _ERRORS: Final = {
 
 
 _STATES: Final = ("/threads/{thread_id}/state", "/threads/{thread_id}/history")
-"""Paths at which a thread's agent is asked, which may not be there."""
+"""Paths at which a thread's agent, which may not be there, is asked."""
 
 
 def _errors_of(endpoint: Endpoint) -> list[int]:

@@ -58,7 +58,7 @@ class Api:
             body: its body, as JSON has it.
 
         Raises:
-            HttpError: the caller may not, or something does not fit, or the endpoint answers with such a status.
+            HttpError: the caller may not, or something does not fit, or the endpoint's answer is a failure.
             TracksideError: what the endpoint refuses.
         """
         endpoint = self._endpoints[handler]

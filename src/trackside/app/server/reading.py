@@ -56,8 +56,8 @@ class BodyReader:
         """The body of this request.
 
         Raises:
-            HttpError: it is of another kind (415), too large (413), too slow (408), or does not fit (422); or the client
-                has gone.
+            HttpError: it is of another kind (415), too large (413), too slow (408), or does not fit (422); or the
+                client has gone.
         """
         try:
             _check_head(scope, self._most_bytes, is_form=self._is_form)

@@ -86,7 +86,7 @@ class RunEvents:
         await self._leave()
 
     def _watch(self, receive: Receive) -> None:
-        """Watch for the client to go from now on: most streams are over, and one that went before missed nothing."""
+        """Watch from now on whether the client goes: most streams are over, and one who went before missed nothing."""
         self._departure = self._departure or Departure(receive, self.reader.rouse)
 
     async def _leave(self) -> None:

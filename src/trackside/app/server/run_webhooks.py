@@ -269,7 +269,7 @@ class RunEndTeller:
             )
         except StorageError:  # the store has them, and comes back
             raise
-        except TracksideError as exc:  # the receiver waits to hear how the run ended, else for ever
+        except TracksideError as exc:  # the receiver waits to hear how the run ended, and would for ever
             logger.warning("the webhook of run %s is sent without values: %s", run.run_id, exc, exc_info=exc.__cause__)
             return None
 

@@ -20,7 +20,7 @@ _RANGES: Final = {
     "month": (1, 12),
     "day of the week": (0, 7),
 }
-_NUMBERS: Final = re.compile(r"(?<![\w/#])\d+")  # not how often (`/`), nor which one of the month (`#`)
+_NUMBERS: Final = re.compile(r"(?<![\w/#])\d+")  # not how often (`*/5`), nor which Monday of the month (`1#2`)
 
 
 class InvalidScheduleError(TracksideError, ValueError):

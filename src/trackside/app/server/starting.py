@@ -329,7 +329,9 @@ def unasked_config(
 def _completed(
     agent: object, config: Mapping[str, Any] | None, context: Any, headers: Mapping[str, str], unasked: Sequence[str]
 ) -> tuple[Mapping[str, Any] | None, Any]:
-    """The config and the context, each from the other if the agent takes them for the same: a graph, with headers."""
+    """The config and the context, each from the other if the agent takes them for the same: a graph, which also gets
+    headers.
+    """
     completed = completed_of(agent)
     if completed is None:
         return config, context

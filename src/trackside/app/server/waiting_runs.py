@@ -63,7 +63,7 @@ def _lacking(place: RunPlace, agent: str | None, alive: Sequence[StoredWorker]) 
     """What the run needs and no live worker has; None: some worker has all of it."""
     named = f"the agent {agent or '?'!r:.100}"
     if place.pool == DEFAULT_POOL and any(worker.kind == "inline" for worker in alive):
-        return None  # it takes over runs that others leave in the default pool, if it knows the agent
+        return None  # such a one takes over runs that others leave in the default pool, if it knows the agent
     in_pool = [worker for worker in alive if worker.is_worker and place.pool in worker.pools]
     if not in_pool:
         return f"no live worker takes runs of the pool {place.pool!r:.100}"

@@ -263,7 +263,8 @@ class StreamHub:
         self.on_part: Callable[[Channel], object] | None = None
         """Called when a run of this process has said something."""
         self.on_close: Callable[[Channel, dict[str, Any] | None, int], object] | None = None
-        """Called with what a run's last event here says, as `end_as_said`, and when; None: it goes on elsewhere."""
+        """Called when a run is over here: with what its last event says, as `end_as_said`, and when; None: it goes on
+        elsewhere."""
         self.mirrors_threads = False
         """Whether threads are also followed by what comes from other processes: then only a mirror begins a feed."""
         self._channels: dict[str, Channel] = {}

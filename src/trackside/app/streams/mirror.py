@@ -61,7 +61,7 @@ class Mirror:
         self.run_id = run_id
         """The run that is wanted; None if all runs of a thread are."""
         self.shared: _SharedMirror | None = None
-        """What brings their output now; None if nothing more comes."""
+        """What brings the wanted output now; None if nothing more comes."""
 
     def __enter__(self) -> Self:
         return self
@@ -237,8 +237,8 @@ class Mirrors:
 
     def _doubt_thread(self, shared: _SharedMirror, feed: ThreadFeed) -> None:
         """A thread with this id is gone. It may be an earlier one, because what is kept comes first, and again after an
-        outage, and that word may come late: the log says which thread exists. At first, what came before that word must
-        not reach those who follow this one.
+        outage, and that word may come late: the log says which thread exists. Until all that is kept has come, what
+        came before that word must not reach those who follow this one.
         """
         heard = {*shared.heard_at, *shared.over} - shared.forgotten
         if not shared.is_caught_up:

@@ -66,7 +66,7 @@ class User:
 
     @property
     def permissions(self) -> list[str]:
-        """What the user's program lets the user do."""
+        """What the project's own function lets the user do."""
         return list(self._known["permissions"])
 
     def __getattr__(self, name: str) -> Any:

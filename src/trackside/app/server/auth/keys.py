@@ -99,7 +99,7 @@ def _cannot_be_found_out(exc: StorageError) -> HttpError:
 
 
 def _key_in(scope: Scope) -> tuple[str, str]:
-    """The key that was sent, and its id. Clients may send another's key as `x-api-key`, and ours as a bearer token."""
+    """The key that was sent, and its id. Clients may send others' keys as `x-api-key`, and ours as a bearer token."""
     header = header_of(scope, b"x-api-key")
     sent = [None if header is None else header.decode("latin-1").strip(), bearer_of(scope)]
     for secret in sent:

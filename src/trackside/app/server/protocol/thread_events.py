@@ -84,7 +84,9 @@ class ProtocolEvents:
                 log.note_next(run_id, attempts[0])
 
     async def _hear_of(self, feed: FeedReader) -> None:
-        """Wait a moment for what the client has from another server, or for that server's word of what was watched."""
+        """Wait a moment for what the client has from another server, or (without a number) for another
+        server's word that a client has watched the end of the last run.
+        """
         if self.since is not None:
             await feed.comes_to(self.since - self.since % PER_MS, LAG)
             return

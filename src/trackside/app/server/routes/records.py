@@ -220,7 +220,9 @@ async def get_metrics(call: Call[None, None]) -> Any:
 
 
 async def _running_by_agent(call: Call[None, None]) -> Mapping[str, int]:
-    """How many runs go on: a handler has decided which agents are there for the caller, and not whose runs are."""
+    """How many runs of each agent go on: a handler has decided which agents are there for the caller, and not whose
+    runs are.
+    """
     if call.principal.may(Permission.admin):
         return call.parts.manager.stats().running_by_agent
     return (await call.parts.store.live_counts(owner=call.principal.identity)).running_by_agent

@@ -74,7 +74,7 @@ async def _listed(call: ListCall) -> tuple[Sequence[StoredThread], str | None]:
 
 
 async def _looked_through(call: ListCall) -> tuple[Sequence[StoredThread], str | None]:
-    """A page of the threads that a handler wants, from `_MOST_PAGES`; if these do not fill it, more may follow."""
+    """A page of the threads that a handler wants, from up to `_MOST_PAGES`; if they do not fill it, more may follow."""
     query = call.query
     before, after, is_last = query.before, query.after, False
     found: list[StoredThread] = []

@@ -182,7 +182,7 @@ def utc_of(when: datetime | None) -> datetime | None:
 
 
 def payload_of(asked: CronCreate, thread_id: str | None, *, is_shared: bool = False) -> JsonObject:
-    """What is stored of what a cron asks for; `is_shared` if it may use a thread that is somebody else's."""
+    """What is stored of what a cron asks for; `is_shared` if its thread is not its owner's, who may use it."""
     payload = _options(asked, (*_NAMES, "assistant_id", "multitask_strategy", "checkpoint_during"))
     if thread_id is None:
         return payload

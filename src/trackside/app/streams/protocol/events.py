@@ -23,7 +23,7 @@ from trackside.app.streams.thread_feed import PER_MS, FeedItem, Start, ThreadFee
 from trackside.harness.payload import json_bytes
 
 _UNKNOWN: Final = frozenset({"tools", MARKS})
-"""What a run is taken to say if that is not known: then no events are made from its messages that it says itself."""
+"""What a run is taken to say if that is not known: then its messages make no events that it says itself."""
 
 _COMES_SOON: Final = 10.0
 """Seconds after a run's end within which a client that asked for it by a command comes to watch it, at the latest."""

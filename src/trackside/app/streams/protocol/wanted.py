@@ -14,7 +14,7 @@ GAP = "gap"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Some channels, and only those of the agents inside that are below some namespaces, `depth` levels deep.
+    """Some channels, and of the agents inside only those below some namespaces, `depth` levels deep.
 
     A segment of a namespace without `:` means every task of that name.
     """
