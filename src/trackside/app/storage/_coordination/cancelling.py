@@ -1,4 +1,4 @@
-"""Asks that a run stops, whichever process looks after it: that is recorded, and its worker heeds it."""
+"""Asks for a run to stop, whichever process looks after it: the request is recorded, and the run's worker heeds it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StoreCancelling:
     _writer: Writer | NoWriter
     _readers: Readers
     _signals: CommitSignals
-    _coordinators: WeakSet[Any]  # which ask by the function below
+    _coordinators: WeakSet[Any]  # these ask through the function below
 
     async def request_cancel(self, run_id: str, action: CancelAction = CancelAction.interrupt) -> RunRecord:
         """Record that a run should stop, for whichever process looks after it; returns what is then known about it.
@@ -41,7 +41,7 @@ class StoreCancelling:
         """
         (wanted,) = members(CancelAction, "action", [action])
         record = await request_cancel(self._writer, self._readers, self._signals, run_id, wanted)
-        for coordinator in self._coordinators:  # others are told by what they share
+        for coordinator in self._coordinators:  # other ones are told through what they share
             coordinator.nudge()
         return record
 
@@ -55,7 +55,7 @@ async def request_cancel(
     *,
     owner: str | None = None,
 ) -> RunRecord:
-    """The same with what does it; `owner` is the worker that asks, if one does."""
+    """Do the same with the parts that do it; `owner` is the worker that asks, if one does."""
     thread_id = (await _known(readers, run_id)).thread_id
     await writer.write_to_the_end(RequestCancel(run_id=run_id, thread_id=thread_id, owner=owner, action=action))
     signals.announce()

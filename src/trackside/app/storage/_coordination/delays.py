@@ -1,4 +1,4 @@
-"""Delayed runs that are due and nobody's: whoever does this for all gives them their places."""
+"""Delayed runs that are due and have no owner: the process that does this for all gives them their places."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trackside.app.storage._writing.work import ROW_BYTES, UnitOfWork, Work
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class PromoteDue(Work):
-    """Give delayed runs that are nobody's their places, as far as they are due by the database's clock; which these were."""
+    """Give delayed runs without an owner that are due by the database's clock their places; the result is their ids."""
 
     limit: int
     promoted: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class PromoteDue(Work):
         query = query.order_by(active_runs.c.due_at, active_runs.c.run_id)
         found: list[tuple[str, str]] = []
         seen = 0
-        while (wanted := self.limit - len(found)) > 0:  # those that somebody has locked count for nothing
+        while (wanted := self.limit - len(found)) > 0:  # runs that somebody has locked do not count
             rows = unit.session.execute(query.limit(wanted).offset(seen))
             found += free_among(unit, rows)
             seen += len(rows)

@@ -1,4 +1,4 @@
-"""What one process of a fleet does for all: leases of duties, by the database's clock (I8)."""
+"""Leases of duties, which one process of a fleet does for all, measured by the database's clock (I8)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trackside.app.storage._writing.work import UnitOfWork, Work
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class HoldDuties(Work):
-    """Renew the leases of duties that a process holds, and take those that are free or have ended; which it has then."""
+    """Renew a process's leases of duties, and take those that are free or have ended; the result: what it holds."""
 
     holder: str
     names: Sequence[str]
@@ -28,7 +28,7 @@ class HoldDuties(Work):
         now = session.clock()
         ended = has_ended(duties, now)
         is_own = duties.c.holder == self.holder
-        # Nobody waits for a lock here: whoever is at one of these at this moment has it.
+        # Nobody waits for a lock here: a duty whose row another process has locked at this moment is that process's.
         to_be_had = select(duties.c.name).where(duties.c.name.in_(self.names), or_(is_own, ended))
         free = {name for (name,) in session.execute(to_be_had.with_for_update(skip_locked=True))}
         lease = {**now.lease(self.lease_seconds), "holder": self.holder}
@@ -39,14 +39,14 @@ class HoldDuties(Work):
             session.execute(change.values(**lease, since=case((goes_on, duties.c.since), else_=since)))
         there = {name for (name,) in session.execute(select(duties.c.name).where(duties.c.name.in_(self.names)))}
         new = [name for name in self.names if name not in there]
-        if new:  # one that another makes at this moment stops this, and is found by the next try
+        if new:  # one that another process inserts at this moment stops this; the next try finds it
             session.execute(duties.insert().values([{"name": name, "since": since, **lease} for name in new]))
         return free | {*new}
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ReleaseDuties(Work):
-    """Let another process have the duties of this one at once."""
+    """Let another process take over this one's duties at once."""
 
     holder: str
 

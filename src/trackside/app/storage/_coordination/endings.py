@@ -1,7 +1,8 @@
 """Ends runs that nobody can end by running them: their process is gone, or another one took them out of the queue.
 
-The log gets what the harness would have announced (I1, I7): a run that had started its terminal event, one that never
-started its terminal event alone, and whoever held the thread last that it rests, if it was announced as busy.
+The log gets what the harness would have announced (I1, I7): for a run that had started, its terminal event; for one
+that never started, its terminal event alone; and for the last holder of a thread, that the thread rests, if it was
+announced as busy.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def cancel_in_place(unit: UnitOfWork, active: ActiveRun, action: CancelAction, r
 
 
 def cancel_unattended(unit: UnitOfWork, run_id: str, thread_id: str, action: CancelAction) -> None:
-    """End a run as cancelled that is in the log and no coordinator's: it was imported, or recorded without one.
+    """End as cancelled a run that is in the log but that no coordinator has: it was imported, or recorded without one.
 
-    Its process may live. What that says later cannot follow, so that the run has this end alone (I1).
+    Its process may be alive. What that process says later cannot follow, so the run has this end alone (I1).
     """
     has_thread = unit.queue.lane(thread_id).holder is None
     stand_in = ActiveRun(run_id=run_id, thread_id=thread_id, state=Standing.claimed, multitask="", holds=has_thread)
@@ -55,7 +56,7 @@ def cancel_unattended(unit: UnitOfWork, run_id: str, thread_id: str, action: Can
 
 
 def done_of(unit: UnitOfWork, active: ActiveRun, action: CancelAction) -> CancelAction:
-    """What was done of a cancel when there was nobody left to do it: what a graph has stored stays."""
+    """Which cancel was in effect carried out when nobody was left to do it: what a graph has stored stays."""
     stored = select(graph_checkpoints.c.checkpoint_id).where(graph_checkpoints.c.thread_id == active.thread_id)
     of_run = stored.where(graph_checkpoints.c.run_id == active.run_id).limit(1)
     if action is CancelAction.rollback and unit.session.execute(of_run):
@@ -66,7 +67,7 @@ def done_of(unit: UnitOfWork, active: ActiveRun, action: CancelAction) -> Cancel
 def lose(
     unit: UnitOfWork, active: ActiveRun, why: str, reason: FailureReason, *, retried_as: str | None = None
 ) -> bool:
-    """End a run as failed, because its worker is lost; whether it goes on as `retried_as`, which it does if it may."""
+    """End a run as failed because its worker is lost; returns whether it goes on as `retried_as`: it does if it may."""
     says: JsonObject = {"status": RunStatus.error.value, "error": why, "error_type": reason.value}
     attempt = None
     if retried_as is not None and active.cancel_requested is None:
@@ -85,17 +86,17 @@ def time_out(unit: UnitOfWork, active: ActiveRun, why: str) -> None:
 
 
 def announce_rest(unit: UnitOfWork, active: ActiveRun) -> None:
-    """Say of a thread whose last run has ended that it rests, and give it back."""
+    """Announce that a thread whose last run has ended rests, and give it back."""
     rest_as(unit, active.run_id, active.thread_id, active.at_rest or ThreadStatus.idle)
 
 
 def rest_as(unit: UnitOfWork, run_id: str, thread_id: str, at_rest: ThreadStatus) -> None:
-    """Say, in the name of the run that it had last, what a thread is that rests."""
+    """Announce the status of a thread that rests, in the name of the run that it had last."""
     _append(unit, run_id, thread_id, [_rest(unit, thread_id, at_rest)])
 
 
 def tell_ends(hear: Callable[[RunLifecycleEvent], object], rows: Sequence[EventRow]) -> None:
-    """Tell of those ends among what was committed that are announced here, and not by whoever ran the run."""
+    """Report those ends among what was committed that are announced here, and not by the process that ran the run."""
     for row in rows:
         if row.is_of_store and is_terminal(row.event.event_type):
             tell_each([hear], row.event)
@@ -113,7 +114,7 @@ def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObjec
     if run.agent is not None:
         says["agent"] = run.agent
     closing = [(terminal_event_of(status), {**says, "completion_data": journal.completion_data(seconds)})]
-    if active.state is Standing.claimed:  # one that was not leaves its thread as whoever had that before
+    if active.state is Standing.claimed:  # one that was not claimed leaves its thread as the run before it did
         asks = _asks(unit, active.thread_id, run.agent)
         active.at_rest = thread_status_after(status, another_waits=False, asks=asks)
     if active.holds and not goes_on and unit.thread_status(active.thread_id) is ThreadStatus.busy:
@@ -125,7 +126,7 @@ def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObjec
 
 
 def _asks(unit: UnitOfWork, thread_id: str, agent: str | None) -> bool:
-    """Whether a question of this agent is open; of a graph, which keeps its own, nobody can tell here."""
+    """Whether a question of this agent is open; for a graph, which keeps its own questions, nobody can tell here."""
     _, paused = unit.remembered(thread_id) or (None, None)
     with contextlib.suppress(ValueError):  # a damaged row, whose question nobody can answer
         asked = None if paused is None else json_of(paused)
@@ -134,7 +135,7 @@ def _asks(unit: UnitOfWork, thread_id: str, agent: str | None) -> bool:
 
 
 def _recall_messages(unit: UnitOfWork, run_id: str, journal: Journal) -> None:
-    """Count what the log has of the run's messages; what its process alone knew, as tokens, is lost with it."""
+    """Count the run's messages that the log has; what only its process knew, such as tokens, is lost with it."""
     is_message = events.c.event_type == LifecycleEventType.HUMAN_MESSAGE.value
     of_run = select(events.c.payload).where(events.c.run_id == run_id, is_message).order_by(events.c.sequence)
     for (payload,) in unit.session.execute(of_run):

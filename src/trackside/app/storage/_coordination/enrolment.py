@@ -1,4 +1,4 @@
-"""A worker's being known to all others as one that is alive."""
+"""Makes a worker known to all others as alive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trackside.harness.errors import ClosedError
 logger = logging.getLogger("trackside.storage")
 
 BEATS_PER_LEASE: Final = 3
-_LEAST_JUMP: Final = 1.0  # seconds by which a clock was set for sure, and not read late
+_LEAST_JUMP: Final = 1.0  # seconds; a clock that is off by more was surely set, and not just read late
 
 
 class Enrolment:
@@ -35,7 +35,7 @@ class Enrolment:
     Args:
         writer: that of the store.
         worker_id: the name under which the worker owns runs.
-        lease_seconds: for how long others take it for alive that hear nothing of it.
+        lease_seconds: for how long others that hear nothing of it take it to be alive.
         on_enrolled: is called when it is known for the first time.
         member: what it is in a fleet.
     """
@@ -64,23 +64,23 @@ class Enrolment:
         self._heart: Heart | None = None
         self._has_left = False
         self._known_until = 0.0
-        """Up to when, by the monotonic clock, the others know for sure, and for a while longer, that it is alive."""
+        """Until when, by the monotonic clock, the others surely know that it is alive, and for a while longer."""
         self._written_at = 0.0
-        """When it was known last, by the same clock."""
+        """When it was last made known, by the same clock."""
         self._trusts_from = inf
-        """From when on a lease that has ended says something of its worker."""
+        """From when on a lease that has ended says something about its worker."""
         self._clock: LeaseClock | None = None
-        """What the clock of the leases said when it was known last."""
+        """What the clock of the leases said when it was last made known."""
         self._beating: asyncio.Future[Any] | None = None
-        """The last sign of life that was put behind all that is written, be it of its thread or of the event loop."""
+        """The last sign of life that was queued behind all other writes, whether by its thread or by the event loop."""
         self._enrolling = asyncio.Lock()
         self._failure: StorageError | None = None
         """What the last try failed with."""
 
     async def enroll(self) -> None:
-        """Be a worker: what is admitted is looked after by somebody who is known to be alive.
+        """Become a worker, so that what is admitted is looked after by somebody who is known to be alive.
 
-        Who comes while another tries hears how that went, instead of waiting as long once more.
+        A caller that comes while another one tries hears how that went, instead of waiting as long again.
 
         Raises:
             StorageError: it cannot be stored.
@@ -103,14 +103,14 @@ class Enrolment:
             self._on_enrolled()
 
     def stay(self) -> None:
-        """Have the others know that it is alive before what is written next, if they may not; on the event loop.
+        """Let the others know that it is alive before what is written next, if they may not know; on the event loop.
 
-        For who is about to take or to start a run. Others end the runs of a worker whose lease has ended, as it does while
-        the database is out of its reach; and it may be back before its next sign of life.
+        For a caller that is about to take or to start a run. Others end the runs of a worker whose lease has ended, as
+        it does while the database is out of reach; and the database may be back before the worker's next sign of life.
         """
         if monotonic() < self._known_until or self._heart is None or self._has_left:
             return
-        if not self._is_beating():  # else one is on its way, ahead of what comes now
+        if not self._is_beating():  # else a sign of life is on its way, ahead of what comes now
             self._renew()
 
     def _is_beating(self) -> bool:
@@ -123,11 +123,11 @@ class Enrolment:
             self._await(self._beating, registration, monotonic())
 
     def trusts_leases(self, now: LeaseClock | None = None) -> bool:
-        """Whether a lease that has ended says that its worker is gone; from any thread. `now` is what their clock says.
+        """Whether an ended lease says that its worker is gone; from any thread. `now` is what the leases' clock says.
 
-        Not while the database is away, from here or for all, as nobody can renew one then; and when it is back, whoever is
-        alive has the length of a lease to say so. Whoever has just come does not know whether it was away. And not where
-        the clock of the leases was set, which ends those of all.
+        Not while the database is away, for this worker or for all, as nobody can renew a lease then; when it is back,
+        every live worker has the length of a lease to say so. A worker that has just come does not know whether the
+        database was away. And not if the clock of the leases was set, which ends everybody's leases.
         """
         if self._heart is None:
             return not self._says  # by hand, and nobody's duty in a fleet
@@ -136,19 +136,19 @@ class Enrolment:
         return now is None or not self._was_set(now, monotonic())
 
     def _was_set(self, now: LeaseClock, at: float) -> bool:
-        """Whether the clock of the leases went otherwise than this machine's since it was read for a sign of life."""
+        """Whether the clock of the leases ran differently from this machine's since it was read for a sign of life."""
         before = self._clock
         if before is None or before.clock != now.clock:
             return before is not None
         return abs((now.seconds - before.seconds) - (at - self._written_at)) > max(_LEAST_JUMP, self._lease / 4)
 
     def note_running(self, runs: int) -> None:
-        """Have the next sign of life say how many runs it executes."""
+        """Make the next sign of life say how many runs it executes."""
         if self._says:
             self._now = {**self._now, "running": runs}
 
     def note_leaving(self) -> None:
-        """Have the others know at once that it takes no more runs; whoever asks it to leave finds that it does."""
+        """Let the others know at once that it takes no more runs; anybody who asks it to leave finds that it does."""
         if not self._says or self._has_left:
             return
         self.draining = True
@@ -157,7 +157,7 @@ class Enrolment:
             self._renew()
 
     async def leave(self) -> bool:
-        """Be a worker no longer; whether the others know, who else find out when the lease ends."""
+        """Stop being a worker; returns whether the others know, who otherwise find out when the lease ends."""
         if self._heart is None:
             return False
         self._heart.stop()
@@ -180,10 +180,10 @@ class Enrolment:
         )
 
     def _beat(self) -> None:
-        """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead.
+        """Renew the lease, from a thread of its own: a worker whose agent blocks the loop is then not taken for dead.
 
-        Nor is who writes something that takes long, or waits for a lock: while its last sign of life waits behind that,
-        further ones are given beside it.
+        Nor is a worker that writes something that takes long, or waits for a lock: while its last sign of life waits
+        behind that, further ones are written beside it.
         """
         began, registration = monotonic(), self._registration()
         with contextlib.suppress(ClosedError, RuntimeError):  # the store is closed, or the loop
@@ -210,7 +210,7 @@ class Enrolment:
 
     def _note_known(self, began: float, registration: Register) -> None:
         written_at, clock = registration.written_at, registration.clock
-        # The database was away; or it may have been, before this one came.
+        # The database was away; or it may have been, before this worker came.
         was_away = self._heart is None or written_at > self._written_at + self._lease / 2
         if was_away or (clock is not None and self._was_set(clock, written_at)):
             self._trusts_from = written_at + self._lease
@@ -219,7 +219,7 @@ class Enrolment:
 
 
 def _said(member: FleetMember) -> dict[str, Any]:
-    """What the row of a member of a fleet says of it."""
+    """What the row of a member of a fleet says about it."""
     return {
         "kind": member.kind,
         "pools": json_text([*member.pools]),

@@ -1,4 +1,4 @@
-"""What is read of a fleet: runs that are ready, workers, what waits in each pool, who has which duty."""
+"""What is read about a fleet: ready runs, workers, what waits in each pool, who has which duty."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from trackside.app.vitals import PoolDepth
 from trackside.harness.types import CancelAction
 
 MOST_EXAMINED: Final = 10_000
-"""Of so many runs that are ready, the first of each pool, it is told whether somebody serves them."""
+"""For how many ready runs, the first of each pool, it is told whether somebody serves them."""
 
 _MOST_DATED: Final = 1_000
-"""Of so many runs that are ready in a pool, the first, it is looked which one has waited longest."""
+"""Among how many ready runs of a pool, the first ones, the one that has waited longest is looked for."""
 
 _agent_of_run = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id).scalar_subquery()
 agent_of_active = case((active_runs.c.agent == "", _agent_of_run), else_=active_runs.c.agent)
@@ -39,7 +39,7 @@ agent_of_active = case((active_runs.c.agent == "", _agent_of_run), else_=active_
 has_not_begun = and_(
     active_runs.c.owner.is_(None), active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value])
 )
-"""Of a run: that no process has it, nor has begun it."""
+"""That no process has the run, nor has begun it."""
 
 _IS_READY: Final = (
     holds_mostly(active_runs.c.owner.is_(None)),
@@ -51,9 +51,9 @@ _IS_READY: Final = (
 
 
 def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Callable[[Connection], list[ReadyRun]]:
-    """Reads which runs are ready and nobody's, those that came first.
+    """Reads which runs are ready and have no owner, those that came first.
 
-    One counts as `older_than` so many seconds also if it comes from the future: its host's clock is ahead of the database's.
+    A run from the future, too, counts as `older_than` so many seconds: its host's clock is ahead of the database's.
     """
 
     def read(connection: Connection) -> list[ReadyRun]:
@@ -74,17 +74,17 @@ def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Ca
 
 
 def _of_pool(query: Select[*tuple[Any, ...]], pool: str) -> Select[*tuple[Any, ...]]:
-    """The same of what is ready in a pool, in the order in which it came.
+    """The same for what is ready in a pool, in the order in which it came.
 
-    That the pool is given as a range, and is sorted by, leaves one index alone that has this order. By the key of the table,
-    which has it, too, all that is claimed would be read first.
+    Giving the pool as a range, and sorting by it, leaves only one index that has this order. The table's key has it,
+    too, but by that all claimed runs would be read first.
     """
     of = active_runs.c.pool
     return query.where(*_IS_READY, of >= pool, of <= pool).order_by(of, active_runs.c.ordinal)
 
 
 class FoundWorkers(NamedTuple):
-    """What was read of workers, to be told once it is known which processes still live: their machine says so, in files."""
+    """What was read about workers; `told` finds out which processes still live: their machine says so, in files."""
 
     rows: Sequence[Row[Any]]
     clock: LeaseClock
@@ -95,7 +95,7 @@ class FoundWorkers(NamedTuple):
 
 
 def read_workers(connection: Connection) -> FoundWorkers:
-    """Reads which processes there are, those that came first."""
+    """Reads which processes there are, in the order in which they started."""
     return FoundWorkers(
         connection.execute(select(workers).order_by(workers.c.started_at)).all(), read_clock(connection)
     )
@@ -122,7 +122,7 @@ def _worker(row: Row[Any], clock: LeaseClock) -> StoredWorker:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Runs that are ready, of one kind."""
+    """Ready runs of one kind."""
 
     pool: str
     agent: str | None
@@ -148,7 +148,7 @@ _is_delayed = active_runs.c.state == Standing.delayed.value
 _waits_for_thread = and_(active_runs.c.state == Standing.pending.value, ~active_runs.c.holds)
 _is_nobodys = active_runs.c.owner.is_(None)
 _has_thread = ~or_(_is_delayed, _waits_for_thread)
-# As conditions of the sums: to group by them takes longer than to read all.
+# As conditions of the counts: grouping by them takes longer than reading everything.
 _COUNTS: Final = tuple(
     func.count().filter(condition).label(name)
     for name, condition in (
@@ -161,7 +161,7 @@ _COUNTS: Final = tuple(
 
 
 class FoundQueue(NamedTuple):
-    """What was read of the queue, to be told with the workers that are alive."""
+    """What was read about the queue; `told` combines it with the workers that are alive."""
 
     counts: Mapping[str, _Counts]
     oldest: Mapping[str, datetime]
@@ -221,9 +221,9 @@ _end_before = (
     .correlate(active_runs)
     .scalar_subquery()
 )
-"""When the run before one that is ready ended, of those that had started: others may have been cancelled behind this one."""
+"""When the run before a ready one ended, of those that had started: others may have been cancelled behind this one."""
 _READY_SINCE: Final = (runs.c.created_at, active_runs.c.due_at, _end_before)
-"""When an active run was let in, was due and got its thread, as far as it had to wait for that: the last of these counts."""
+"""When an active run was let in, was due and got its thread, if it had to wait for that: the last of these counts."""
 
 
 def _ready_since(*times: datetime | None) -> datetime:
@@ -231,14 +231,14 @@ def _ready_since(*times: datetime | None) -> datetime:
 
 
 def _times_of_first(pool: str) -> Select[*tuple[Any, ...]]:
-    """Of the first runs of a pool that are ready, since when each of them may be."""
+    """Since when each of the first ready runs of a pool may have been ready."""
     first = _of_pool(select(active_runs.c.ordinal), pool).limit(_MOST_DATED).subquery()
     dated = select(*_READY_SINCE).join_from(first, active_runs, active_runs.c.ordinal == first.c.ordinal)
     return dated.join(runs, runs.c.run_id == active_runs.c.run_id)
 
 
 def _groups(pool: str, *, of: int) -> Select[*tuple[Any, ...]]:
-    """The runs that are ready in a pool, one `of` so many, by what a worker needs for them."""
+    """The ready runs of a pool, which is one `of` so many, grouped by what a worker needs for them."""
     columns = (active_runs.c.ordinal, active_runs.c.pool, agent_of_active.label("agent"), active_runs.c.version)
     some = _of_pool(select(*columns), pool).limit(max(1, MOST_EXAMINED // of)).subquery()
     keys = (some.c.pool, some.c.agent, some.c.version)
@@ -251,7 +251,7 @@ def _groups(pool: str, *, of: int) -> Select[*tuple[Any, ...]]:
 
 
 class RunKind(NamedTuple):
-    """What a worker has to have for such runs."""
+    """What a worker has to have for runs of this kind."""
 
     pool: str
     agent: str | None
@@ -259,7 +259,7 @@ class RunKind(NamedTuple):
 
 
 def read_versioned(connection: Connection) -> list[RunKind]:
-    """Reads which kinds of nobody's runs are for one version of their agents alone, however many are before them."""
+    """Reads which kinds of ownerless runs are for one version of their agents alone, however many precede them."""
     kind = (active_runs.c.pool, agent_of_active.label("agent"), active_runs.c.version)
     found = select(*kind).where(has_not_begun, active_runs.c.version.is_not(None)).distinct()
     return [RunKind(*row) for row in connection.execute(found)]

@@ -16,7 +16,7 @@ class Heart:
         threading.Thread(target=self._run, name="trackside-heart", daemon=True).start()
 
     def stop(self) -> None:
-        """Beat no more. May be called again."""
+        """Stop beating. May be called again."""
         self._stopped.set()
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""Who looks after runs: being a worker, until the lease ends, and being one no more (I7)."""
+"""Who looks after runs: being a worker, until the lease ends, and ceasing to be one (I7)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.fleet import ReadyRun
 
 _MOST_KINDS: Final = 100
-"""Of so many kinds of runs versions are loosened at once."""
+"""For how many kinds of runs versions are loosened at once."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Register(Work):
-    """Begin, or go on, to be a worker, until the lease ends; whether somebody has asked it to drain.
+    """Become or remain a worker, until the lease ends; the result says whether somebody has asked it to drain.
 
-    Whose lease had ended learns from a look what was lost. `says` is what a member of a fleet says of itself once, `now`
-    what it says each time.
+    A worker whose lease had ended learns from a look what was lost. `says` is what a member of a fleet says about
+    itself once, `now` what it says each time.
     """
 
     worker_id: str
@@ -46,7 +46,7 @@ class Register(Work):
     @property
     @override
     def alone(self) -> bool:
-        # Beside what takes long the lease would have ended by the commit, and its row be locked until then.
+        # Beside something that takes long, the lease would have ended by the commit, with its row locked until then.
         return True
 
     @override
@@ -85,7 +85,7 @@ class Vouch(Work):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Leave(Work):
-    """Be a worker no more: runs that have not started wait for another; what is left is for the next reaper."""
+    """Stop being a worker: runs that have not started wait for another; what is left is for the next reaper."""
 
     worker_id: str
 
@@ -118,10 +118,10 @@ class AskToDrain(Work):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LoosenVersions(Work):
-    """Let workers with another version of the agents take runs that no live worker has theirs for; how many.
+    """Let workers with another version of the agents take runs whose version no live worker has; the result: how many.
 
-    These are the first so many of the `unserved` ones that nobody is at in this moment. Those for which there is no worker
-    at all, with whatever version, stay as they are: it may be that theirs comes back first.
+    These are the first `limit` of the `unserved` runs that nobody has locked at this moment. Runs for which there is no
+    worker at all, of whatever version, stay as they are: their own may come back first.
     """
 
     unserved: Sequence[RunKind]
@@ -154,7 +154,7 @@ class LoosenVersions(Work):
 
 
 def _takers(unit: UnitOfWork) -> list[tuple[Collection[str], Collection[str]]]:
-    """Of each worker that takes runs its pools and its agents."""
+    """The pools and the agents of each worker that takes runs."""
     ended = has_ended(workers, unit.session.clock())
     takes = (workers.c.kind == "worker", workers.c.isolated_in.is_(None), ~workers.c.draining, ~ended)
     found = unit.session.execute(select(workers.c.pools, workers.c.agents).where(*takes))
@@ -162,5 +162,5 @@ def _takers(unit: UnitOfWork) -> list[tuple[Collection[str], Collection[str]]]:
 
 
 def ready_among(rows: Iterable[tuple[Any, ...]]) -> Iterator[ReadyRun]:
-    """Those of these nobody's runs (id, pool, state, whether they hold their threads) that a worker may take."""
+    """Those of these ownerless runs (id, pool, state, whether they hold their threads) that a worker may take."""
     return (ReadyRun(run_id, pool) for run_id, pool, state, holds in rows if state == Standing.pending and holds)

@@ -1,4 +1,4 @@
-"""The runs that one worker looks after, as far as it knows: what it keeps in memory of them, and no step of them."""
+"""The runs that one worker looks after, as far as it knows: what it keeps in memory about them, but no step of them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class OwnRun:
     withdrawn: bool = False
     cancel_requested: CancelAction | None = None
     cancels: int = 0
-    """How many ask here, in this moment, to have it cancelled: what the database says of that is no news."""
+    """How many callers are asking here, at this moment, to cancel it: what the database says about that is no news."""
     handover: Handover | None = None
     over: bool = False
     """Its end is in the log."""
     timer: asyncio.TimerHandle | None = field(default=None)
     said_rest: bool = False
-    """Whether it was settled with what its thread's status is at rest, which may be written by now."""
+    """Whether it was settled with the status of its thread at rest, which may be written by now."""
     retry_id: str | None = None
-    """As which run it goes on, should it have been shut down."""
+    """The id of the run that it goes on as, should it have been shut down."""
 
     @property
     def is_in_line(self) -> bool:
@@ -44,7 +44,7 @@ class OwnRun:
         return not (self.claimed or self.withdrawn or self.over or self.timer or self.cancel_requested)
 
     def asked_to_stop(self, *, running: bool) -> RunRecord:
-        """What is known here of a run that somebody has asked to stop."""
+        """What is known here about a run that somebody has asked to stop."""
         status = RunStatus.running if running else RunStatus.pending
         return replace(self.record, status=status, cancel_requested=self.cancel_requested)
 
@@ -53,24 +53,24 @@ class OwnRuns:
     """All of them, by their ids and by thread.
 
     Args:
-        on_taken: is called with each run that this worker gets, also with one that it had before.
+        on_taken: is called with each run that this worker gets, including one that it had before.
         store: stands for the store that has them.
     """
 
     def __init__(self, on_taken: Callable[[OwnRun], object], store: object = None) -> None:
         self.fates: Fates = {}
-        """What was decided of runs whose step is not committed yet."""
+        """What was decided about runs whose step is not committed yet."""
         self.untold: set[str] = set()
-        """Runs that have ended here, of which it is not known that the log has that: it may come later, from the spool."""
+        """Runs that have ended here, but whose ends may not be in the log yet: they may come later, from the spool."""
         self._on_taken = on_taken
         self._store = store
         self._runs: dict[str, OwnRun] = {}
         self._of_thread: dict[str, dict[str, OwnRun]] = {}
-        """The same, by thread, in the order of coming."""
+        """The same, by thread, in the order in which they came."""
         self._let_in: dict[str, RunRecord] = {}
         """Runs whose admission here has not returned."""
         self._given: dict[str, ThreadStatus] = {}
-        """Runs that got their thread before their admission here had returned, and the status of that."""
+        """Runs that got their thread before their admission here had returned, and the thread's status."""
         self._displaced: dict[str, CancelAction] = {}
         """Runs that had to make room before their admission here had returned, and what for."""
 
@@ -98,16 +98,16 @@ class OwnRuns:
             self._let_in.pop(record.run_id, None)
 
     def take_early(self, run_id: str) -> OwnRun | None:
-        """Look after a run whose admission is known to be written, and has not returned; None if it is no such run."""
+        """Look after a run whose admission is known to be written but has not returned; None if it is no such run."""
         record = self._let_in.get(run_id)
         return None if record is None else self.take(record, ready=False, thread_status=ThreadStatus.idle)
 
     def take(self, record: RunRecord, *, ready: bool, thread_status: ThreadStatus) -> OwnRun:
-        """Look after a run from now on, or know better how it stands."""
+        """Look after a run from now on, or update how it stands."""
         own = self._runs.get(record.run_id)
         if own is not None:
             own.ready, own.thread_status = ready, thread_status
-            self._on_taken(own)  # what it was to do may have come to nothing while the run was nobody's
+            self._on_taken(own)  # what it was to do may have come to nothing while the run had no owner
             return own
         if (given := self._given.pop(record.run_id, None)) is not None:
             ready, thread_status = True, given
@@ -119,20 +119,20 @@ class OwnRuns:
         return own
 
     def hold(self, own: OwnRun) -> None:
-        """A run is claimed, by the task that executes it."""
+        """Note that a run is claimed, by the task that executes it."""
         own.claimed = True
         hold_run(self._store, own.record.run_id)
 
     def give(self, run_id: str, thread_status: ThreadStatus) -> None:
-        """A run has its thread that is yet to be taken: whoever waits for its admission has not heard of that."""
+        """Note that a run yet to be taken has its thread: whoever waits for its admission has not heard of that."""
         self._given[run_id] = thread_status
 
     def displace(self, run_id: str, action: CancelAction) -> None:
-        """A run that is yet to be taken had to make room: whoever waits for its admission has not heard of that."""
+        """Note that a run yet to be taken had to make room: whoever waits for its admission has not heard of that."""
         self._displaced[run_id] = action
 
     def forget(self, run_id: str) -> None:
-        """Look after a run no longer, if this worker did."""
+        """Stop looking after a run, if this worker did."""
         own = self._runs.pop(run_id, None)
         self.fates.pop(run_id, None)
         if own is None:

@@ -40,7 +40,7 @@ _ASKED: Final = (
     runs.c.retry_of,
     runs.c.request,
 )
-"""What the row of a run says of what was asked for."""
+"""What the row of a run says about what was asked for."""
 
 
 class Owned(NamedTuple):
@@ -66,7 +66,7 @@ class ListOwned(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> list[Owned]:
-        # Queues are not loaded for it: nobody is kept from changing them, and works behind this one would count on them.
+        # No queues are loaded for it: nobody is kept from changing them, and works behind this one would rely on them.
         is_ready = and_(active_runs.c.holds, active_runs.c.state == Standing.pending.value)
         of_ready = active_runs.outerjoin(threads, and_(is_ready, threads.c.thread_id == active_runs.c.thread_id))
         columns = (active_runs.c.run_id, active_runs.c.state, active_runs.c.cancel_requested, threads.c.status)
@@ -85,17 +85,17 @@ class ListOwned(Work):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
-    """Why the runs of a worker have to be ended, and what its supervisor knows of single ones.
+    """Why the runs of a worker have to be ended, and what its supervisor knows about single runs.
 
-    `stopped` were asked to stop, and their process had to be ended for that: they end as was asked for, with that reason.
-    `timed_out` took longer than they may, which the reason says.
+    Those in `stopped` were asked to stop, and their process had to be ended for that: they end as was asked for, with
+    that reason. Those in `timed_out` took longer than they may, as the reason says.
     """
 
     failure: FailureReason = FailureReason.worker_lost
     stopped: Mapping[str, str] = MappingProxyType({})
     timed_out: Mapping[str, str] = MappingProxyType({})
     says_all: bool = False
-    """Whether it is something else than that the process went away."""
+    """Whether it is something other than that the process went away."""
 
 
 _GONE: Final = Death()
@@ -105,7 +105,7 @@ _UNTOLD: Final = "how the run had ended could neither be stored nor be spooled"
 class Reaped(NamedTuple):
     """What was found of workers that are gone: runs that were ended, runs that wait for another worker.
 
-    `retries` are the runs as which some of those that were ended go on. `is_all` says that there is no more to be found.
+    `retries` are the runs that some of the ended ones go on as. `is_all` says that there is no more to be found.
     """
 
     ended: Sequence[str]
@@ -116,11 +116,11 @@ class Reaped(NamedTuple):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _ClearAway(Work):
-    """End the runs that workers which are gone leave behind, a part in each transaction; those not begun are others'."""
+    """End the runs that workers that are gone left behind, a part in each transaction; runs not begun go to others."""
 
     limit: int = 256
     retry_ids: dict[str, str] = field(default_factory=dict)
-    """Under which ids runs go on: a transaction that is repeated gives them no others."""
+    """The ids under which runs go on: a transaction that is repeated gives them no others."""
 
     @property
     @override
@@ -138,7 +138,7 @@ class _ClearAway(Work):
     ) -> Reaped:
         """See to these runs (id, thread, owner), of owners that were `lost` for some reason, unless somebody was faster.
 
-        So many were `found`, if these are not all of them.
+        `found` is how many were found, if these are not all of them.
         """
         threads = {thread_id for _, thread_id, _ in rows}
         unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
@@ -147,7 +147,7 @@ class _ClearAway(Work):
         retries: dict[str, str] = {}
         for run_id, _, owner in rows:
             active = unit.queue.find(run_id)
-            if active is None or active.owner != owner:  # before its rows could be locked
+            if active is None or active.owner != owner:  # somebody was faster, before its rows could be locked
                 continue
             if active.portable and active.waits_for_worker:
                 active.owner = None
@@ -166,10 +166,10 @@ class _ClearAway(Work):
 class Reap(_ClearAway):
     """End the runs of workers that are gone, and leave those that have not started to others (I7).
 
-    `reaper` is not gone, whatever its lease says: it is here. Of its own runs those are announced as resting that are not
-    `known` to it any more: they have ended, and it did not hear that nobody has announced that yet. `whose` says whether
-    it sees to these, to those of others, or to both. Unless it `trusts_leases`, as it is asked when it has read them, those
-    alone are gone whose processes are known to have ended.
+    `reaper` is not gone, whatever its lease says: it is here. Of its own runs, it announces that the threads rest for
+    those that are not `known` to it any more: they have ended, and it did not hear that nobody has announced that yet.
+    `whose` says whether it sees to these, to those of others, or to both. Unless it `trusts_leases`, which it is asked
+    when it has read them, only workers whose processes are known to have ended are gone.
     """
 
     reaper: str
@@ -218,7 +218,7 @@ class Bury(_ClearAway):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Lose(_ClearAway):
-    """End runs that this worker has executed and whose ends could be kept nowhere: nobody will ever tell them."""
+    """End runs that this worker has executed but whose ends could be kept nowhere: nobody will ever report them."""
 
     owner: str
     untold: Collection[str]
@@ -234,7 +234,7 @@ class Lose(_ClearAway):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Disown(_ClearAway):
-    """Give runs back that are this worker's without its knowledge, as it never heard that it got them."""
+    """Give back runs that are this worker's without its knowledge, as it never heard that it got them."""
 
     owner: str
     strangers: Collection[str]
@@ -248,7 +248,7 @@ class Disown(_ClearAway):
 
 
 def _owners_unknown(unit: UnitOfWork, *, but: Collection[str]) -> list[str]:
-    """Who has runs, and is no worker any more: one step through the index for each owner, however many runs he has."""
+    """Owners of runs that are workers no more: one step through the index for each owner, however many runs it has."""
     owner = active_runs.c.owner
     owners = select(func.min(owner).label("owner")).cte("owners", recursive=True)
     following = select(func.min(owner)).where(owner > owners.c.owner).scalar_subquery()
@@ -259,17 +259,17 @@ def _owners_unknown(unit: UnitOfWork, *, but: Collection[str]) -> list[str]:
 
 
 def _workers_gone(unit: UnitOfWork, *, but: str, trusts_leases: TrustsLeases | None) -> dict[str, str]:
-    """Workers whose lease has ended, or whose process has, and which of it."""
+    """Workers whose lease or whose process has ended, and which of the two."""
     columns = (workers.c.worker_id, workers.c.process, workers.c.isolated_in)
     processes = unit.session.execute(select(*columns).where(workers.c.process.is_not(None)))
     gone = {worker_id: isolated_in for worker_id, process, isolated_in in processes if is_gone(process)}
-    # The supervisor of a child process knows why that has ended, and sees to it as long as it lives itself.
+    # The supervisor of a child process knows why the child has ended, and sees to that as long as it lives itself.
     supervisors = {worker_id for worker_id, _, _ in processes} - gone.keys()
     known = {worker_id for worker_id, isolated_in in gone.items() if isolated_in not in supervisors}
     now = unit.session.clock()
     is_trusted = trusts_leases is None or trusts_leases(now)
     ended = has_ended(workers, now)
-    # One reaper at a time, and before a renewal that comes too late: that one will find no row.
+    # One reaper at a time, and ahead of a renewal that comes too late: the renewal will find no row.
     query = select(workers.c.worker_id, workers.c.name).where(workers.c.worker_id != but)
     lost = unit.session.execute(
         query.where(or_(ended, workers.c.worker_id.in_(known))).with_for_update(skip_locked=True)
@@ -285,7 +285,7 @@ def _workers_gone(unit: UnitOfWork, *, but: str, trusts_leases: TrustsLeases | N
 
 
 def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None, death: Death) -> bool:
-    """Announce of a run what its worker did not live to announce; whether it goes on, under that id."""
+    """Announce for a run what its worker did not live to announce; returns whether it goes on, as `retry_id`."""
     because = "" if reason is None else f": {reason}"
     run_id, failure = active.run_id, death.failure
     match active.state:
@@ -331,7 +331,7 @@ _HAS_NO_POOL: Final = active_runs.c.pool == DEFAULT_POOL
 
 
 def left_to_others(agents: Collection[str], unfit: Collection[str]) -> Select[Any]:
-    """The ids of runs of these agents that have no owner, but for those that are known to be unfit, or have a pool."""
+    """The ids of runs of these agents that have no owner, except those that are known to be unfit, or have a pool."""
     waits = (active_runs.c.owner.is_(None), active_runs.c.portable, active_runs.c.run_id.not_in(unfit), _HAS_NO_POOL)
     of_agents = runs.c.agent.in_(agents)
     return select(active_runs.c.run_id).join(runs, runs.c.run_id == active_runs.c.run_id).where(*waits, of_agents)
@@ -339,11 +339,11 @@ def left_to_others(agents: Collection[str], unfit: Collection[str]) -> Select[An
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Adopt(Work):
-    """Take over runs that wait for a worker, first come first, as far as they are of these agents.
+    """Take over runs of these agents that wait for a worker, in the order in which they came.
 
-    `unfit` are known to be for another version of Trackside. Where a fleet is on the same database, as while one is made of
-    a single process, its runs are taken over, too, whatever the version of their agents: whoever comes first. But a run of
-    a pool waits for a worker of that pool, which may have what others have not.
+    Those in `unfit` are known to be for another version of Trackside. If a fleet is on the same database, as happens
+    while a single process is turned into one, its runs are taken over, too, whatever the version of their agents: the
+    first to come gets them. But a run of a pool waits for a worker of that pool, which may have what others lack.
     """
 
     owner: str
@@ -422,7 +422,7 @@ def asked_for(
     """What is known of a run that has not started, for whoever takes it; the last eight are columns of `_ASKED`.
 
     Raises:
-        UnreadableRunError: it cannot be read. It is this run's trouble alone: others must not wait for it.
+        UnreadableRunError: it cannot be read. That is this run's problem alone: others must not wait for it.
     """
     try:
         record = RunRecord(

@@ -1,4 +1,4 @@
-"""Rows that nobody is at: for who does something for all, and must not wait for one."""
+"""Rows that nobody has locked: for a process that does something for all, and must not wait for one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trackside.app.storage._writing.work import UnitOfWork
 
 
 def free_among[Row: tuple[Any, ...]](unit: UnitOfWork, rows: Sequence[Row]) -> list[Row]:
-    """Those of these runs (id, thread, …) whose rows, and those of their threads, nobody else has locked; they are now.
+    """Lock those of these runs (id, thread, …), with their threads, whose rows nobody else has locked; returns them.
 
     In SQLite, where only one writes at a time, these are all.
     """
@@ -25,8 +25,8 @@ def _held(unit: UnitOfWork, key: ColumnElement[str], names: set[str]) -> set[str
     if not names:
         return set()
     query = select(key).where(key.in_([*names])).order_by(key)
-    # NO KEY: as whoever changes them, who does not keep out who only refers to them.
+    # NO KEY: as those who change them lock them, which does not keep out those who only refer to them.
     free = {name for (name,) in unit.session.execute(query.with_for_update(key_share=True, skip_locked=True))}
     if len(free) == len(names):
         return set()
-    return {name for (name,) in unit.session.execute(query)} - free  # what is not there, nobody has locked
+    return {name for (name,) in unit.session.execute(query)} - free  # nobody has locked a row that is not there

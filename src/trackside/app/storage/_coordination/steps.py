@@ -1,7 +1,7 @@
-"""What a coordinator has written: each step is a work that sees its thread's queue and leaves it consistent.
+"""The steps that a coordinator has written: each is a work that sees its thread's queue and leaves it consistent.
 
 Runs have an owner, the worker that looks after them. Whoever takes a run of another owner out of the queue ends it in
-the same transaction, so that no run ever waits for somebody who does not know that it is his.
+the same transaction, so that no run ever waits for an owner that does not know of it.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ type Fates = dict[str, Fate]
 
 
 def undecide(fates: Fates, run_ids: Iterable[str], fate: Fate) -> None:
-    """What was decided of these runs was not committed after all."""
+    """Drop what was decided about these runs: it was not committed after all."""
     for run_id in run_ids:
         if fates.get(run_id) == fate:
             del fates[run_id]
 
 
 class Displaced(NamedTuple):
-    """A run that has to make room: one that runs is asked to stop, one of the same owner has been withdrawn."""
+    """A run that has to make room: one that is running is asked to stop; one of the same owner has been withdrawn."""
 
     run_id: str
     running: bool
@@ -110,29 +110,29 @@ class _Entry(_ThreadWork):
 
     @override
     def refused(self, error: TracksideError) -> None:
-        self._decide_nothing()  # and not when its caller hears of it: the next work may decide about the same runs
+        self._decide_nothing()  # now, not when its caller hears of it: the next work may decide about the same runs
 
     def _decide_nothing(self) -> None:
         undecide(self.fates, self.withdrawn, "withdrawn")
         self.withdrawn.clear()
 
     def make_room(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:
-        """Have all runs that hold the thread or wait for it make room, if the one that comes asks for that."""
+        """Have all runs that hold the thread or wait for it make room, if the coming run asks for that."""
         if (action := MultitaskStrategy(coming.multitask).displaces) is None:
             return []
         lane = unit.queue.lane(coming.thread_id)
-        # Who holds the thread comes last: else it would be given to each of the others, only to be taken away again.
+        # The holder of the thread comes last: else each of the others would be given the thread, only to lose it again.
         present = [*unit.queue.all_waiting(lane), *([lane.holder] if lane.holder else ())]
         unit.load(run_ids=[run.run_id for run in present if not self._is_own(run)], thread_ids=(), queues=())
-        ends, lane.ends = lane.ends, False  # not with the last of these: one is coming
+        ends, lane.ends = lane.ends, False  # it does not end with the last of these: one is coming
         moved = [self._displace(unit, run, action) for run in present]
         lane.ends = ends
         return [displaced for displaced in [*moved[-1:], *moved[:-1]] if displaced is not None]
 
     def take_away_delayed(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:
-        """Have the other runs of the thread that are not due yet make room, if the one that comes asks for that.
+        """Have the other runs of the thread that are not due yet make room, if the coming run asks for that.
 
-        It is on its thread by now, which else might end with the last of them.
+        That run is on its thread by now: otherwise the thread might end with the last of them.
         """
         if (action := MultitaskStrategy(coming.multitask).displaces) is None:
             return []
@@ -174,10 +174,11 @@ class Admit(_Entry):
     """Let a run in. Another process can execute it if it is `portable`; one that is `nobodys` waits for a worker of its
     `pool`, with its `version` of the agents.
 
-    `asks_for` is on whose behalf it is, of a thread which may be another's with `any_owner`, and has to be there already
-    with `thread_exists`. A new one is his, has `thread_metadata`, and `ends` with its last run. With a `lifetime` it lives
-    that long from now on, be it new or not. `due_in` is how many seconds from now it is due by the clock that others will
-    look at; without, `due_at` is by the clock of whoever lets it in.
+    `asks_for` says on whose behalf that is. The thread may be somebody else's with `any_owner`, and has to exist
+    already with `thread_exists`. A new thread is theirs, has `thread_metadata`, and with `thread_ends` ends with its
+    last run. With a `lifetime` the thread lives that long from now on, whether new or not. `due_in` is in how many
+    seconds the run is due by the clock that others will look at; without it, `due_at` is by the clock of whoever lets
+    the run in.
     """
 
     start: RunStart
@@ -292,7 +293,7 @@ class Admit(_Entry):
         return (run.thread_id, run.created_at, run.agent) == (self.thread_id, start.created_at, start.agent)
 
     def _again(self, unit: UnitOfWork, run: RunRow) -> Admitted:
-        """The answer to an admission that is asked again, because the first answer was lost.
+        """The answer to an admission that is repeated because the first answer was lost.
 
         Raises:
             DuplicateRunError: the run with this id is another's.
@@ -307,7 +308,7 @@ class Admit(_Entry):
         return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
 
     def _elsewhere_again(self, unit: UnitOfWork, active: ActiveRun | None) -> Admitted:
-        """The same of a run that another process may have taken meanwhile, and ended: it is told by what is stored of it.
+        """The same for a run that another process may have taken and ended meanwhile: what is stored identifies it.
 
         A worker of a fleet took it, or somebody took it over because this process was taken for dead.
         """
@@ -315,14 +316,14 @@ class Admit(_Entry):
         if unit.session.execute(query) not in ([], [(self.start.request,)]):
             raise DuplicateRunError(run_id=self.run_id)
         if self.nobodys and active is not None and active.is_ready:
-            unit.queue.change(active)  # that it is ready may have been lost with the answer
+            unit.queue.change(active)  # the news that it is ready may have been lost with the answer
         displaced = () if self.given is None else self.given.displaced
         return Admitted(False, unit.thread_status(self.thread_id), displaced, elsewhere=True)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Promote(_Entry):
-    """Give a delayed run that is due its place: behind all others, unless it has one, as another attempt of a run.
+    """Give a delayed run that is due its place: behind all others, unless it has one, as another attempt at a run does.
 
     None: it is not delayed any more.
     """
@@ -355,10 +356,10 @@ class Promote(_Entry):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Claim(_ThreadWork):
-    """Take a pending run at the head of its thread that is nobody's, or one's own; what its thread's status is.
+    """Take a pending run at the head of its thread that is nobody's, or one's own; the result: its thread's status.
 
-    None: it is not to be had. `fates` are those of the owner's runs: that the run is claimed has to be known to whoever
-    comes next in the same transaction. `decided` says that this work has put it there, to be undone if it fails.
+    None: it cannot be had. `fates` are those of the owner's runs: whatever comes next in the same transaction has to
+    know that the run is claimed. `decided` says that this work has put that there, to be undone if it fails.
     """
 
     fates: Fates
@@ -402,7 +403,7 @@ class Withdraw(_ThreadWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestCancel(_ThreadWork):
-    """Record that a run should stop; one of another owner that has not started is ended at once, as is one of nobody."""
+    """Record that a run should stop; another owner's that has not started ends at once, as does an unattended one."""
 
     action: CancelAction
 
@@ -439,7 +440,7 @@ class NoteStuck(_ThreadWork):
 class Settle(_ThreadWork):
     """What the end of a run means for its thread.
 
-    `retried_as` is the id under which it is started anew, if that is to be.
+    `retried_as` is the id under which the run is started anew, if it is to be.
     """
 
     status: RunStatus
@@ -459,7 +460,7 @@ class Settle(_ThreadWork):
         at_rest = self.at_rest or thread_status_after(self.status, another_waits=False)
         goes_on = attempt is not None and attempt.is_due
         another_waits = goes_on or unit.queue.first_waiting(unit.queue.lane(self.thread_id)) is not None
-        # None: it follows from the run's status, and there is nothing to write, unless something else was said before.
+        # None: the status follows from the run's, and there is nothing to write unless something else was said before.
         if active.at_rest is not self.at_rest and (another_waits or active.at_rest is not None):
             active.at_rest = self.at_rest
             unit.queue.change(active)

@@ -1,4 +1,4 @@
-"""What a worker of a fleet takes runs with, and gives them to its host."""
+"""Takes runs for a worker of a fleet, and gives them to its host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("trackside.storage")
 
 
 class Taker:
-    """Takes runs that are ready; what was taken is the host's before anybody hears of it, whoever is cancelled meanwhile.
+    """Takes ready runs; what was taken is the host's before anybody hears of it, whoever is cancelled meanwhile.
 
     Args:
         writer: that of the store.
@@ -43,11 +43,11 @@ class Taker:
         self._gathering: tuple[Take, asyncio.Task[Takings]] | None = None
 
     async def take(self, host: RunHost, run_ids: Sequence[str]) -> dict[str, Taking]:
-        """Take these runs, as far as they are to be had; what became of each."""
+        """Take these runs, as far as they can be had; returns what became of each."""
         if not run_ids or not host.agents:
             return dict.fromkeys(run_ids, Taking.busy)
         gathering = self._gathering
-        # One that has failed may never have begun: nothing more comes of it.
+        # A take that has failed may never have begun: nothing more comes of it.
         if gathering is None or gathering[1].done() or not gathering[0].add(run_ids):
             work = self._work(host, [*run_ids], limit=0)
             gathering = self._gathering = work, self._begin(host, work)
@@ -55,7 +55,7 @@ class Taker:
         return {run_id: takings.outcomes[run_id] for run_id in run_ids}
 
     async def take_any(self, host: RunHost, limit: int) -> list[str]:
-        """Take so many runs at most, those that came first; which."""
+        """Take at most `limit` runs, those that came first; returns their ids."""
         if limit < 1 or not host.agents:
             return []
         takings = await outlived(self._begin(host, self._work(host, None, limit=limit)))
@@ -90,7 +90,7 @@ class Taker:
         return await self._give_back(takings, refused) if refused else takings
 
     def _give(self, host: RunHost, run: TakenRun) -> bool:
-        """Have the host know a run that was taken; False: it takes none any more."""
+        """Tell the host of a run that was taken; False: it takes no more."""
         run_id = run.record.run_id
         is_known = run_id in self._own
         own = self._own.take(run.record, ready=True, thread_status=run.thread_status)
@@ -106,7 +106,7 @@ class Taker:
         return True
 
     async def _give_back(self, takings: Takings, refused: Sequence[str]) -> Takings:
-        """Let others have what came too late for the host, which closes: it would wait here until that has closed."""
+        """Let others have what came too late for the closing host: it would wait here until the host has closed."""
         try:
             await self._writer.write_to_the_end(Disown(owner=self._worker_id, strangers=refused, limit=len(refused)))
         except (StorageError, ClosedError) as exc:  # the next rounds find that nobody here knows them
@@ -121,6 +121,6 @@ class Taker:
 
 
 def _hear(taking: asyncio.Task[Takings]) -> None:
-    """Have what failed heard, though nobody may be left who waits for it."""
+    """Retrieve the failure of a take, though nobody may be left who waits for it."""
     if not taking.cancelled():
         taking.exception()

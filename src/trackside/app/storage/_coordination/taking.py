@@ -1,6 +1,6 @@
-"""How a worker of a fleet gets runs: it takes those that are ready and nobody's, by compare-and-set on their owner.
+"""How a worker of a fleet gets runs: it takes ready ones that have no owner, by compare-and-set on their owner.
 
-What is asked for while a take is on its way to the database goes with it, so that it is one statement for many.
+Runs asked for while a take is on its way to the database go with it, so that one statement takes many.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _COUNTING_TRIES: Final = 50
 
 
 class TakenRun(NamedTuple):
-    """A run that is a worker's now, and what was asked for. `new_thread`: it has begun its thread, so that nothing
-    can be remembered of that.
+    """A run that is a worker's now, and what was asked for. `new_thread`: it has begun its thread, so that the thread
+    can remember nothing.
     """
 
     record: RunRecord
@@ -39,8 +39,8 @@ class TakenRun(NamedTuple):
 
 
 class Takings(NamedTuple):
-    """What came of a take: what was taken, what became of each run that was asked for, and those that cannot be read, with
-    the reason: another version of Trackside may.
+    """What came of a take: what was taken, what became of each run that was asked for, and which runs cannot be read,
+    with the reason: another version of Trackside may read them.
     """
 
     taken: Sequence[TakenRun]
@@ -50,11 +50,11 @@ class Takings(NamedTuple):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Take(Work):
-    """Take runs that are ready, and that this worker can execute: among these, or (None) whatever came first.
+    """Take ready runs that this worker can execute: among those `asked` for, or (None) whatever came first.
 
-    Of agents with a number in `most` it executes no more than that at once; if it is part of another one (`isolated_in`),
-    all parts of that together do. `database` and `schema` are what it knows: where the tables are of another version, it
-    takes nothing.
+    Of an agent with a number in `most` it executes no more runs than that at once; if it is part of another worker
+    (`isolated_in`), that holds for all parts of that one together. `database` and `schema` are what it knows: if the
+    tables are of another version, it takes nothing.
     """
 
     owner: str
@@ -73,7 +73,7 @@ class Take(Work):
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _begun: bool = False
 
-    # What was taken is in doubt only as long as nothing has come of it: its start is synced, and all before that with it.
+    # A taken run is in doubt only as long as nothing has come of it: its start is synced, and all before that with it.
     may_be_forgotten = True
 
     def add(self, run_ids: Iterable[str]) -> bool:
@@ -105,7 +105,7 @@ class Take(Work):
         return Takings(taken, outcomes, unfit)
 
     def _room(self, unit: UnitOfWork) -> dict[str, int]:
-        """How many more runs may be taken of each agent with a number; those that runs have started come on top."""
+        """How many more runs may be taken of each agent in `most`; runs that were started by other runs come on top."""
         if not self.most:
             return {}
         if self.isolated_in is not None and not self._counts_alone(unit, self.isolated_in):
@@ -121,7 +121,7 @@ class Take(Work):
 
     def _counts_alone(self, unit: UnitOfWork, whole: str) -> bool:
         """See that no other part of the same worker counts, and takes, until this transaction is over; False: one does,
-        and for long. Waits for nobody without end, as who has the lock may wait for what this transaction has.
+        and for long. Never waits without end, as the holder of the lock may wait for what this transaction has.
         """
         alone = select(func.pg_try_advisory_xact_lock(_COUNTING, func.hashtext(whole)))
         for _ in range(_COUNTING_TRIES):
@@ -132,7 +132,7 @@ class Take(Work):
         return False
 
     def _take(self, unit: UnitOfWork, taken: list[TakenRun], unfit: dict[str, str], room: dict[str, int]) -> bool:
-        """Take what there is room for; whether more may be there, behind runs whose agents have got full by that."""
+        """Take what there is room for; returns whether there may be more, behind runs whose agents are full by that."""
         wanted = Wanted(
             owner=self.owner,
             pools=self.pools,
@@ -209,7 +209,7 @@ class Take(Work):
         return outcomes | {run_id: self._outcome(run_id, found.get(run_id), full) for run_id in others}
 
     def _outcome(self, run_id: str, facts: Sequence[Any] | None, full: Collection[str]) -> Taking:
-        """What became of a run that was not to be had."""
+        """What became of a run that could not be had."""
         if facts is None:
             return Taking.gone
         state, owner, portable, cancel_requested, pool, version, holds, agent = facts

@@ -43,7 +43,7 @@ class Upkeep:
         writer: that of the store.
         readers: those of the store.
         own: the runs of this worker.
-        enrolment: has this worker known.
+        enrolment: makes this worker known.
         worker_id: the name under which it owns runs.
         lease_seconds: how long its lease is.
         takes_over: whether it executes what others leave.
@@ -74,7 +74,7 @@ class Upkeep:
         self._host: RunHost | None = None
         self._unfit: set[str] = set()
         self._strangers: set[str] = set()
-        """Runs that are this worker's in the database, and were not known here at the last round."""
+        """Runs that are this worker's in the database, but were not known here in the last round."""
         self._lost: set[str] = set()
         """Runs whose ends are kept nowhere."""
         self._nudge = asyncio.Event()
@@ -88,16 +88,16 @@ class Upkeep:
         self._task = asyncio.create_task(self._keep_up(), name="trackside-coordinator")
 
     def nudge(self) -> None:
-        """Have it look soon: something was committed, here or elsewhere, that may matter."""
+        """Make it look soon: something that may matter was committed, here or elsewhere."""
         self._nudge.set()
 
     def lose(self, run_id: str) -> None:
-        """Have it end a run that has ended here, and whose end is kept nowhere."""
+        """Make it end a run that has ended here, but whose end is kept nowhere."""
         self._lost.add(run_id)
         self.nudge()
 
     def stop(self) -> list[asyncio.Task[None]]:
-        """Do no more; what is to be awaited then."""
+        """Stop; returns what the caller then has to await."""
         if self._task is None:
             return []
         self._task.cancel()
@@ -121,10 +121,10 @@ class Upkeep:
                 await self.look()
             except StorageError as exc:
                 logger.warning("the queue of runs cannot be looked after: %s", exc)
-            except Exception:  # whatever it is, runs of others would wait for ever if this ended
+            except Exception:  # whatever it is, others' runs would wait for ever if this ended
                 logger.exception("the queue of runs cannot be looked after")
-            # What this process commits is hinted at, too, and who has thousands of runs waiting has much to look at. A look
-            # that waited for a database that was away is no reason to leave the next one for long.
+            # This process's own commits give hints, too, and with thousands of runs waiting there is much to look at. A
+            # look that waited for a database that was away is no reason to put off the next one for long.
             await asyncio.sleep(max(_LEAST_PAUSE, min(self._period, _REST * (loop.time() - began))))
             try:
                 async with asyncio.timeout(0.0 if self._lost else max(0.0, next_round - loop.time())):
@@ -150,8 +150,8 @@ class Upkeep:
         await self._take_over()
 
     async def take_what_is_left(self) -> None:
-        """The same at once, if this worker does that, for somebody who asks for such a run: he is not to hear that a
-        process has it which is gone. Those who ask meanwhile share the next look.
+        """Do the same at once, if this worker takes runs over, for a caller who asks for such a run, and must not hear
+        that a process has it that is gone. Callers who ask meanwhile share the next look.
 
         Raises:
             StorageError: the store failed.
@@ -166,7 +166,7 @@ class Upkeep:
                 self._looked = seen
 
     async def _is_left(self) -> bool:
-        """Whether runs wait that this worker could take over: another has closed, and said so with its commit."""
+        """Whether runs wait that this worker could take over: another worker has closed, and its commit said so."""
         host = self._host
         if host is None or not host.agents or not self._takes_over:
             return False
@@ -190,7 +190,7 @@ class Upkeep:
             is_all = adoption.is_all or bool(refused)  # else those would be taken over again at once
 
     def _adopt(self, host: RunHost, adopted: Adopted) -> bool:
-        """Have the host know a run that was taken over; False: it takes none any more."""
+        """Tell the host of a run that was taken over; False: it takes no more."""
         record = adopted.record
         is_known = record.run_id in self._own
         own = self._own.take(record, ready=adopted.ready, thread_status=adopted.thread_status)
@@ -216,10 +216,11 @@ class Upkeep:
             self._lost.difference_update(lost)
 
     async def disown(self) -> None:
-        """Give back what is this worker's without its knowledge, because the reply to its taking, adoption or admission was
-        lost.
+        """Give back runs that are this worker's without its knowledge, because the reply to their taking, adoption or
+        admission was lost.
 
-        What is on its way in this moment is known by the next round, so only what two rounds in a row find is a stranger.
+        A run that is on its way at this moment is known by the next round, so only what two rounds in a row find is a
+        stranger.
 
         Raises:
             StorageError: the store failed.
@@ -255,16 +256,16 @@ class Upkeep:
                 continue
             if run_id in owned:
                 _hear(host, own, owned[run_id], was_cancelled=run_id in cancelled)
-            elif run_id in claimed or not own.claimed:  # one that was claimed since is the next look's
+            elif run_id in claimed or not own.claimed:  # one that was claimed since is for the next look
                 self._own.forget(run_id)
                 host.on_lost(run_id)
 
     async def _still_to_start(self, claimed: Sequence[str]) -> Collection[str]:
-        """Of runs that are claimed here, and not this worker's by the database, those that are not lost.
+        """Which of the runs that are claimed here, but are not this worker's by the database, are not lost.
 
-        The database hears of a claim by the start of the run. Who was taken for dead before that still has the run, as long
-        as it is nobody else's: the start may be on its way, and the log takes it. To give the run up now would leave it
-        started and executed by nobody.
+        The database hears of a claim through the start of the run. A worker that was taken for dead before that still
+        has the run, as long as nobody else has it: the start may be on its way, and the log takes it. Giving the run up
+        now would leave it started and executed by nobody.
         """
         if not claimed:
             return ()
@@ -275,7 +276,7 @@ class Upkeep:
 
 
 def say_ended(reaped: Reaped, why: str = "its worker is lost") -> None:
-    """Log which runs were ended because their workers are lost, or for what else somebody knows."""
+    """Log which runs were ended, because their workers are lost or for another reason that is known."""
     for run_id in reaped.ended:
         retried_as = reaped.retries.get(run_id)
         goes_on = "" if retried_as is None else f"; it is started anew as run {retried_as}"
