@@ -1,4 +1,4 @@
-"""What the store needs of a database, whichever it is; `sqlite.backend` and `postgres.backend` have it."""
+"""What the store needs of a database, whichever it is; `sqlite.backend` and `postgres.backend` provide it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reads(Protocol):
     async def read[T](self, read: Callable[[Connection], T]) -> T:
         """What `read` finds; all its queries see the same moment.
 
-        It may be called again where that moment, or the connection, did not last.
+        `read` may be called again if that moment, or the connection, did not last.
 
         Raises:
             StorageError: the database cannot be read.
@@ -30,7 +30,7 @@ class Reads(Protocol):
         ...
 
     async def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """The rows that one statement in the database's own words finds, for what is read so often that it matters.
+        """The rows that one statement in the database's own SQL finds, for what is read so often that it matters.
 
         Raises:
             StorageError: the database cannot be read.
@@ -83,13 +83,13 @@ class Backend(Protocol):
         ...
 
     def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
-        """Let tables be changed, in one transaction and while nobody else does it.
+        """Let `change` change tables, in one transaction and while nobody else changes them.
 
-        Another process that does may take long. As long as that keeps it from here, this asks now and then whether it
-        `is_needed` still, which may take its time, and is done if not.
+        Another process that changes them may take long. While that keeps this one waiting, it asks now and then whether
+        the change `is_needed` still, which may take its time, and returns if not.
 
         Raises:
-            StorageError: that failed, and changed nothing, or is what `is_needed` raised.
+            StorageError: the change failed, and changed nothing; or `is_needed` raised this.
         """
         ...
 
@@ -99,11 +99,11 @@ class Backend(Protocol):
 
     @property
     def session_beside(self) -> Callable[[], Session] | None:
-        """Makes what something else writes with at the same time; None where only one can write at a time."""
+        """Makes what something else can write with at the same time; None where only one can write at a time."""
         ...
 
     def reads(self, *, standby: bool) -> Reads:
-        """What readers read with; a `standby`, which has what is written a moment later, will do for who writes nothing.
+        """What readers read with; a `standby`, which has what is written a moment later, will do if nothing is written.
 
         Raises:
             StorageError: this user may not read the database.
@@ -111,5 +111,5 @@ class Backend(Protocol):
         ...
 
     def signals(self, *, every: float) -> CommitSignals:
-        """What tells that other processes have committed; where nobody tells, it looks so often (in seconds)."""
+        """What tells that other processes have committed; where nobody tells it, it looks `every` so many seconds."""
         ...

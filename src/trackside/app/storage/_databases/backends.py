@@ -17,7 +17,7 @@ def backend_at(url: Any, *, synchronous: Synchronous, busy_timeout: float) -> Ba
         StoreOptionError: an option has a value that does not fit.
     """
     if isinstance(url, str) and is_postgres(url):
-        # Imported here: who stores in SQLite has nothing to wait for.
+        # Imported here: a program that stores in SQLite need not wait for it.
         from trackside.app.storage._databases.postgres.backend import PostgresBackend
         from trackside.app.storage._databases.postgres.connections import PostgresDatabase
 
@@ -26,6 +26,6 @@ def backend_at(url: Any, *, synchronous: Synchronous, busy_timeout: float) -> Ba
 
 
 def is_postgres(url: str) -> bool:
-    """Whether this is meant as the address of a PostgreSQL database, for whatever driver it was written."""
+    """Whether this is meant as the address of a PostgreSQL database, whichever driver it was written for."""
     scheme = url.partition("://")[0].partition("+")[0]
     return scheme in {"postgres", "postgresql"}

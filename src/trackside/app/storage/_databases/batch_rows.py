@@ -18,7 +18,7 @@ from trackside.harness.types import CancelAction, LifecycleEventType, RunStatus,
 
 type Row = Sequence[Any]
 
-# What calling the enum gives, at a tenth of its price, for several rows of each run.
+# What calling the enum gives, at a tenth of the cost, for several rows of each run.
 _RUN_STATUSES = {str(status): status for status in RunStatus}
 _THREAD_STATUSES = {str(status): status for status in ThreadStatus}
 _STANDINGS = {str(standing): standing for standing in Standing}
@@ -27,9 +27,9 @@ _STANDINGS = {str(standing): standing for standing in Standing}
 class Step(StrEnum):
     """What one bulk statement does, in the order in which a transaction does all of them, and locks rows.
 
-    No row is touched by two of them, so that they may be parts of one statement. Only the rule that a thread has one
-    holder looks at the rows of several: whoever gives one back comes first. And SQLite gives a new row the place behind
-    all others, which may be one that was just given up: whoever takes that over comes before.
+    No two of them touch the same row, so that they may be parts of one statement. Only the rule that a thread has one
+    holder looks at the rows of several: the step that gives threads back comes first. And SQLite gives a new row the
+    place behind all others, which may be one that was just given up: the step that takes such places over comes before.
     """
 
     save_thread_states = auto()
@@ -61,11 +61,11 @@ class Step(StrEnum):
 type Batch = dict[Step, list[Row]]
 """The rows of each step, in the order of the steps."""
 
-_STEPS = (*Step,)  # in one go: to iterate over an enum is a call for each member
+_STEPS = (*Step,)  # in one go: iterating over an enum is a call for each member
 
 
 def batch_of(changes: Changes, *, stored_threads: Container[str] = ()) -> Batch:
-    """The rows of all that changes but the events. Of `stored_threads` it is known that they have rows."""
+    """The rows of all that changes except the events. `stored_threads` are known to have rows."""
     batch: Batch = {step: [] for step in _STEPS}
     batch[Step.save_thread_states].extend(changes.thread_states)
     batch[Step.save_graph_checkpoints].extend(changes.graph_checkpoints)
@@ -101,7 +101,7 @@ def batch_of(changes: Changes, *, stored_threads: Container[str] = ()) -> Batch:
 
 
 def _add_run(batch: Batch, run: RunRow) -> None:
-    """Sort a run by what becomes of it."""
+    """Add the rows of a run to the steps for what becomes of it."""
     run_id, start, end = run.fold.run_id, run.start, run.end
     if start is not None:
         place = (start.created_at, run_id, run.thread_id, start.agent)
@@ -235,10 +235,10 @@ def active_of(
 
 
 def change_thread(batch: Batch, thread: ThreadRow) -> None:
-    """Have what may change in a row of `threads` changed; None stays as it is.
+    """Add the change of a row of `threads`; a column whose new value is None stays as it is.
 
-    That a thread is removed has a step of its own: it is in the conditions of most indexes, and each change that may be
-    one would cost a look at each of them.
+    Removing a thread has a step of its own: whether a thread is removed is in the conditions of most indexes, and each
+    change that might remove one would cost a look at each of them.
     """
     status = thread.status and str(thread.status)
     changed = (

@@ -24,17 +24,17 @@ _LONGEST_PAUSE: Final = 2.0
 _ASK_FOR_END: Final = select(counters.c.value).where(counters.c.name == POSITION)
 
 LOG_END: Final = _ASK_FOR_END.scalar_subquery()
-"""What `log_end` gives, inside of another query."""
+"""What `log_end` gives, inside another query."""
 
 
 def log_end(connection: Connection) -> int:
-    """The last position that was given to an event, whether it still is in the log or not."""
+    """The last position that was given to an event, whether or not the event is still in the log."""
     end: int = connection.execute(_ASK_FOR_END).scalar_one()
     return end
 
 
 class LogGrowth:
-    """Wakes who waits for the log to grow, whoever writes there. Belongs to the store's event loop.
+    """Wakes those who wait for the log to grow, whoever writes there. Belongs to the store's event loop.
 
     Args:
         readers: what the end is read with.
@@ -62,19 +62,19 @@ class LogGrowth:
         self._closed = False
 
     def reach(self, position: int) -> None:
-        """This process has committed up to this position."""
+        """Note that this process has committed up to this position."""
         if position > self._end:
             self._end = position
             self._wake()
 
     def turn_back(self, end: int) -> None:
-        """The log has lost what came after this position: whoever waits looks anew."""
+        """Note that the log has lost what came after this position: those who wait look anew."""
         self._end = end
         self._times_shorter += 1
         self._wake()
 
     async def beyond(self, position: int) -> int:
-        """Where the log ends, as soon as that is behind this position, or before where it ended: then it lost events.
+        """Where the log ends, as soon as that is past this position, or before its former end: then it has lost events.
 
         Raises:
             ClosedError: the store is closed.
@@ -86,7 +86,7 @@ class LogGrowth:
                 raise ClosedError(what="store")
             grown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.add(grown)
-            self._signals.listen(self._look)  # which has the end read now, if something was missed
+            self._signals.listen(self._look)  # which reads the end now, if something was missed
             try:
                 await grown
             finally:

@@ -1,9 +1,9 @@
 """What LangGraph's own savers have left in this database: tables of theirs, from which threads move into ours.
 
 A thread moves as a whole and in one transaction, when it is first used; then it is in one place only, so that nothing of it
-comes back after it has been changed or removed. Its bytes stay as they are: what LangGraph's serializer has written, ours
-reads, and JSON is one of its encodings. The values that are inside of old checkpoints get rows of their own besides, for
-checkpoints that will come after them and have them still.
+comes back after it has been changed or removed. Its bytes stay as they are: our serializer reads what LangGraph's has
+written, and JSON is one of its encodings. The values inside old checkpoints also get rows of their own, for checkpoints
+that come after them and still have those values.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _IS_LEFT = "SELECT 1 FROM checkpoints WHERE thread_id = :thread_id LIMIT 1"
 _PLACE = {"thread_id", "checkpoint_ns", "checkpoint_id"}
 
 type SplitCheckpoint = Callable[[str, str, tuple[str, bytes]], Iterable[ValueRow]]
-"""Takes a thread, a namespace and an encoded checkpoint, and gives the values that are inside of it."""
+"""Takes a thread, a namespace and an encoded checkpoint, and gives the values that are inside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class OldTables:
-    """Those of one of LangGraph's savers."""
+    """The tables of one of LangGraph's savers."""
 
     statements: tuple[str, ...]
     """What moves a thread, in this order."""
@@ -36,7 +36,7 @@ class OldTables:
     """What reads the checkpoints of a thread."""
 
     def move(self, session: Session, thread_id: str) -> bool:
-        """Move what is left of a thread, unless that was done; what of it is in our tables already counts more."""
+        """Move what is left of a thread, unless that was done; what our tables already have of it takes precedence."""
         if not session.execute(text(_IS_LEFT).bindparams(thread_id=thread_id)):
             return False
         for statement in self.statements:
@@ -45,7 +45,7 @@ class OldTables:
         return True
 
     def values(self, connection: Connection, thread_id: str, split: SplitCheckpoint) -> list[ValueRow]:
-        """The values that are inside of a thread's checkpoints, each version once."""
+        """The values that are inside a thread's checkpoints, each version once."""
         values: dict[tuple[str, ...], ValueRow] = {}
         for namespace, encoding, body in connection.execute(text(self.bodies), {"thread_id": thread_id}):
             for value in split(thread_id, namespace, (encoding, body)):
@@ -57,13 +57,13 @@ class OldTables:
         return connection.execute(text(_IS_LEFT), {"thread_id": thread_id}).first() is not None
 
     def some_threads(self, connection: Connection, limit: int) -> list[str]:
-        """So many of the threads that are left."""
+        """At most `limit` of the threads that are left."""
         query = text("SELECT DISTINCT thread_id FROM checkpoints LIMIT :limit")
         return [*connection.scalars(query, {"limit": limit})]
 
 
 def remove_old(session: Session, thread_ids: Collection[str]) -> None:
-    """Remove what LangGraph's savers have left of threads, in whichever tables of theirs there are."""
+    """Remove what LangGraph's savers have left of threads, in whichever of their tables there are."""
     for table in sorted(_TABLES & session.tables_with("checkpoint_ns")):
         statement = text(f"DELETE FROM {table} WHERE thread_id IN :thread_ids")  # a name of LangGraph's
         these: BindParameter[str] = bindparam("thread_ids", [*thread_ids], expanding=True)
@@ -78,7 +78,7 @@ def tables_of_others(connection: Connection, tables: Collection[str]) -> list[st
 
 
 def old_tables(connection: Connection) -> OldTables | None:
-    """Those that there are; None if no saver of LangGraph's has ever been used here."""
+    """The tables that there are; None if no saver of LangGraph's has ever been used here."""
     inspector = inspect(connection)
     if not inspector.has_table("checkpoints"):
         return None
@@ -97,7 +97,7 @@ def old_tables(connection: Connection) -> OldTables | None:
 
 
 def _of_sqlite(*, has_writes: bool, task_path: str) -> OldTables:
-    """A checkpoint has all its values in its bytes, and stays like that."""
+    """A checkpoint has all its values in its bytes, and keeps them there."""
     bodies = "SELECT checkpoint_ns, coalesce(type, 'msgpack'), checkpoint FROM checkpoints WHERE thread_id = :thread_id"
     checkpoints = f"""
         INSERT INTO graph_checkpoints ({GRAPH_CHECKPOINT})
@@ -114,7 +114,7 @@ def _of_sqlite(*, has_writes: bool, task_path: str) -> OldTables:
 
 
 def _of_postgres(task_path: str) -> OldTables:
-    """Values are in a table of their own, as ours are, but for texts; the rest is JSON."""
+    """Values are in a table of their own, as ours are, except for texts; the rest is JSON."""
     bodies = """
         SELECT checkpoint_ns, 'json', convert_to(checkpoint::text, 'UTF8') FROM checkpoints WHERE thread_id = :thread_id"""
     checkpoints = f"""

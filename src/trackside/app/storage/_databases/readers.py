@@ -1,4 +1,4 @@
-"""What a store is read with, by whatever the database reads."""
+"""What a store is read with, on top of what reads the database."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _OF_READS: Final[Mapping[type[errors.StorageError], type[errors.StorageError]]] 
     errors.StatementStoppedError: errors.ReadStoppedError,
     errors.TransactionConflictError: errors.ReadConflictError,
 }
-"""What these errors are called where nothing was to be written, and so nobody asks whether it was."""
+"""What these errors are called where nothing was to be written, so that nobody asks whether it was."""
 
 
 def beside_the_loop[T](connection: Connection, work: Callable[[], T]) -> T:
-    """What a function gives that a read needs, and that takes long without asking the database anything."""
+    """The result of a function that a read needs, and that takes long without asking the database anything."""
     if connection.dialect.name == "sqlite":  # which is read in a thread
         return work()
     driver: Any = connection.connection.dbapi_connection
@@ -33,13 +33,13 @@ def beside_the_loop[T](connection: Connection, work: Callable[[], T]) -> T:
 
 
 _IDS_AT_ONCE: Final = 1_000
-"""Of so many a statement asks: PostgreSQL takes no more than some 32,000 values."""
+"""How many a statement asks for: PostgreSQL takes no more than some 32,000 values."""
 
 
 def in_pieces[T](
     connection: Connection, ids: Iterable[str], find: Callable[[Connection, Sequence[str]], Mapping[str, T]]
 ) -> dict[str, T]:
-    """What a function finds of these, by their ids, however many they are."""
+    """What `find` finds of these, by their ids, however many there are."""
     found: dict[str, T] = {}
     for some in batched(ids, _IDS_AT_ONCE):
         found.update(find(connection, some))
@@ -81,7 +81,7 @@ class Readers:
             raise _OF_READS[type(exc)](**exc.details) from exc
 
     async def rows(self, statement: Mapping[Dialect, str], *values: Any) -> list[tuple[Any, ...]]:
-        """The rows that one statement, in each database's own words, finds; for what is read so often that it matters.
+        """The rows that one statement, in each database's own SQL, finds; for what is read so often that it matters.
 
         Raises:
             ClosedError: the store is closed.

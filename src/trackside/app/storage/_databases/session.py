@@ -30,14 +30,14 @@ class Changes:
     thread_states: Collection[Sequence[str | None]] = ()
     """What threads remember: id, values, what is paused, and since when."""
     graph_checkpoints: Collection[Sequence[Any]] = ()
-    """Checkpoints of graphs; these and the next two as `_rows.graph_checkpoint_tables` has their columns, each key once."""
+    """Checkpoints of graphs; these three have the columns of `_rows.graph_checkpoint_tables`, each key once."""
     graph_values: Collection[Sequence[Any]] = ()
     graph_writes: Collection[Sequence[Any]] = ()
     threads: Collection[ThreadRow] = ()
     gone_threads: Collection[str] = ()
-    """The ids of threads whose rows were deleted in it: one that is among `threads` all the same is made anew."""
+    """The ids of threads whose rows this transaction has deleted: one that is also among `threads` is made anew."""
     thread_labels: Collection[Sequence[str]] = ()
-    """By what threads are found that were found by nothing: key, value, id."""
+    """What threads are found by that nothing found before: key, value, id."""
     runs: Collection[RunRow] = ()
     inactive: Collection[str] = ()
     """The ids of runs that are not active any more."""
@@ -48,7 +48,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which runs that are ready a worker would take; `run_ids` are those among which it looks, None: all.
+    """Which ready runs a worker would take; `run_ids` are those among which it looks, None: all.
 
     `schema` is the revision of the tables that it knows; from others it takes nothing.
     """
@@ -64,11 +64,11 @@ class Wanted:
 
 
 type GraphAccess = Literal["saves", "removes"]
-"""What a transaction does to checkpoints of graphs: any number save some at once, one alone removes some."""
+"""What a transaction does to checkpoints of graphs: any number may save some at once, one alone may remove some."""
 
 
 def graph_access(of_works: Iterable[GraphAccess | None]) -> GraphAccess | None:
-    """What a transaction does to them whose works do this."""
+    """What a transaction does to them if its works do this."""
     kinds = {*of_works}
     if "removes" in kinds:
         return "removes"
@@ -84,8 +84,8 @@ class Session(Protocol):
 
     def transaction(self, *, synced: bool = True, graph: GraphAccess | None = None) -> AbstractContextManager[None]:
         """One transaction; connects first if need be. Unless it is `synced`, a server that crashes at once may forget it,
-        but never what comes after it alone. What it does to checkpoints of graphs, `graph` says before: who removes some
-        waits for who saves some, and the other way round, with nothing in hand that others wait for.
+        but never what comes after it alone. `graph` says beforehand what it does to checkpoints of graphs: one that
+        removes some waits for those that save some, and the other way round, holding nothing that others wait for.
 
         Raises:
             CollisionError: something had to be unique, or to be there; nothing was written.
@@ -112,22 +112,22 @@ class Session(Protocol):
     def load(
         self, *, run_ids: Collection[str], thread_ids: Collection[str], queues: Collection[str]
     ) -> tuple[dict[str, RunRow], list[Lane]]:
-        """What is stored of these runs and queues, as far as it decides about what comes next.
+        """What is stored of these runs and queues, as far as it decides what comes next.
 
-        With the queues come those of such of the threads as have one of the runs as an active one. Nobody else changes
-        the runs, or the threads and their queues, as far as they have rows, until the end of the transaction.
+        With these queues come those of the threads that have one of the runs as an active one. Nobody else changes the
+        runs, or the threads and their queues, as far as they have rows, until the end of the transaction.
         """
         ...
 
     def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
-        """Runs that wait for a thread, first come first, from behind this ordinal on."""
+        """Runs that wait for a thread, in their order, from after this ordinal on."""
         ...
 
     def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
-        """Give runs that are ready to whoever wants them, oldest first, as `_coordination.taking.Take` reads them.
+        """Give ready runs to the worker that wants them, oldest first, as `_coordination.taking.Take` reads them.
 
-        Those that others are at in this moment are passed over. Of the threads, too, nobody else changes anything until the
-        end of the transaction.
+        Those that others have locked at this moment are passed over. Nobody else changes anything of their threads,
+        either, until the end of the transaction.
         """
         ...
 
@@ -146,7 +146,7 @@ class Session(Protocol):
     def note_graph_removal(self) -> None:
         """Count one more removal of checkpoints, which this transaction is going to do, as it has said.
 
-        To its end nobody else saves any; those that are saved already can be read.
+        Until it ends nobody else saves any; those that are saved already can be read.
         """
         ...
 
@@ -172,7 +172,7 @@ def compiled(statement: ClauseElement, dialect: Dialect) -> tuple[str, list[Any]
 
 
 def insert_in_place(session: Session, events: Iterable[EventRow], positions: Mapping[str, int]) -> None:
-    """Store events that have a place, by their ids, where they were, unless the log has got there, and the others behind."""
+    """Store events that have a position, by their ids, where they were, unless the log is past it; others behind."""
     counter = counters.c.name == POSITION
     ((last,),) = session.execute(select(counters.c.value).where(counter).with_for_update())
     stretch: list[EventRow] = []

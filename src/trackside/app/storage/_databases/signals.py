@@ -1,7 +1,7 @@
 """Hints that something may have been committed elsewhere, for those who wait for what other processes do.
 
-A hint is no news: it may come for nothing, and once for many commits. What there is, is read from the log by position.
-So a hint may be late, which costs time, and never has to carry anything, which could get lost.
+A hint is no news: it may come for nothing, and once for many commits. What there is to know is read from the log by
+position. So a hint may be late, which costs time, and never has to carry anything, which could get lost.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class CommitSignals(ABC):
         self._attend()
 
     def stop_listening(self, listener: Listener) -> None:
-        """Do not call this one any more. May be called again."""
+        """Stop calling this one. May be called again."""
         self._listeners.discard(listener)
 
     def forget(self, listener: Listener) -> None:
-        """Do not call this one any more, which will not listen again. May be called again."""
+        """Stop calling this one, which will not listen again. May be called again."""
         self.stop_listening(listener)
         self._heard.pop(listener, None)
 
@@ -64,7 +64,7 @@ class CommitSignals(ABC):
         """Somebody listens: see to it that there is something to hear."""
 
     def _hint(self) -> None:
-        """Something may have been committed elsewhere."""
+        """Tell the listeners that something may have been committed elsewhere."""
         self._hints += 1
         for listener in [*self._listeners]:
             self._tell(listener)
@@ -99,8 +99,8 @@ class Mark(Protocol):
 class PolledSignals(CommitSignals):
     """Looks at a mark every few hundredths of a second, in a thread, and only while somebody listens.
 
-    Commits of this process change the mark as well, and are hinted at. Nobody needs to be told anything: whoever waits in
-    another process looks for himself.
+    Commits of this process change the mark as well, and are hinted at. Nobody needs to be told anything: those who wait
+    in other processes look for themselves.
     """
 
     def __init__(self, mark: Mark, *, every: float) -> None:
@@ -137,7 +137,7 @@ class PolledSignals(CommitSignals):
         before = self._seen
         try:
             self._seen = self._mark.look()
-        except Exception:  # whoever is told reads for himself, and so learns what is the matter
+        except Exception:  # those who are told read for themselves, and so learn what is wrong
             logger.debug("the mark of commits cannot be read", exc_info=True)
             self._seen = None
             self._mark.close()

@@ -1,5 +1,5 @@
-"""Telling those who want to hear of what a store does. What one of them raises is his own: the others hear of it all the
-same, and nobody waits for what has happened already.
+"""Tells those who want to hear of what a store does. What one of them raises is its own failure: the others hear of it
+all the same, and nobody waits for what has happened already.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ logger = logging.getLogger("trackside.storage")
 
 
 def tell_each[*Said](hearers: Iterable[Callable[[*Said], object]], *said: *Said) -> None:
-    """Call each of these; a failure is said in the program's log."""
+    """Call each of these; a failure goes to the program's log."""
     for hear in [*hearers]:
         try:
             hear(*said)

@@ -13,7 +13,7 @@ from trackside.harness.payload import canonical
 from trackside.harness.types import Json
 
 MAX_VALUE_BYTES: Final = 16 * 1_048_576
-"""How much JSON one item has. A value is never cut: whoever reads it would go on with half of it."""
+"""How much JSON one item may have. A value is never cut: a reader would go on with half of it."""
 
 MAX_NAME_BYTES: Final = 1_000
 """How long a namespace may be, all its labels together, and how long a key: every database indexes this much."""
@@ -26,7 +26,7 @@ _WILD: Final = "*"
 _OPERATORS: Final = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
 _MOST_WANTED: Final = 1_000
 _MOST_NEEDLES: Final = 20  # a statement has no room for all that may be wanted
-_NEEDLE_CHARS: Final = 1_000  # SQLite does not look for much longer ones
+_NEEDLE_CHARS: Final = 1_000  # SQLite does not search for much longer ones
 
 
 def stored_namespace(labels: Any) -> str:
@@ -69,7 +69,7 @@ def fixed_part(labels: Sequence[str]) -> Sequence[str]:
 
 
 def matches(labels: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether labels are those of a pattern."""
+    """Whether labels match a pattern."""
     return len(labels) == len(wanted) and all(one in (_WILD, other) for one, other in zip(wanted, labels, strict=True))
 
 
@@ -150,7 +150,7 @@ def checked_number(field: str, said: Any) -> int:
 
 
 def checked_filter(said: Any) -> Mapping[str, Any]:
-    """What the values of items shall have.
+    """What the values of items have to contain.
 
     Raises:
         InvalidQueryError: it is no filter.
@@ -181,9 +181,9 @@ def _check_wanted(wanted: Any) -> None:
 
 
 def needles_of(wanted: Mapping[str, Any]) -> list[str]:
-    """What stands in the text of every value that fits: not all that is wanted, but much fewer have it than there are.
+    """What stands in the text of every value that fits: not all that is wanted, but far fewer values have it.
 
-    Only of texts: one and the same number can be written in several ways.
+    Only for texts: one and the same number can be written in several ways.
     """
     found = []
     for key, value in wanted.items():
@@ -194,7 +194,7 @@ def needles_of(wanted: Mapping[str, Any]) -> list[str]:
 
 
 def fits(value: Mapping[str, Json], wanted: Mapping[str, Any]) -> bool:
-    """Whether a value has all that is wanted: the same, or, of an object, what is named of it, or what compares like this.
+    """Whether a value has all that is wanted: the same; or of an object what is named of it; or what compares as asked.
 
     Numbers compare with numbers, texts with texts, and nothing else does.
     """

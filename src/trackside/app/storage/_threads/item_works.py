@@ -42,7 +42,7 @@ SWEPT_AT_ONCE: Final = 1_000
 _ROW_BYTES: Final = 300
 _NAMES_AT_ONCE: Final = 500
 _ROWS_AT_ONCE: Final = 200
-_LONG: Final = 16_384  # bytes of a value: so many can be read of a page of rows, and decoded on an event loop
+_LONG: Final = 16_384  # bytes of a value: shorter ones can be read with a page of rows, and decoded on an event loop
 _BYTES_AT_ONCE: Final = 4 * 1_048_576
 
 _TEXT: Final = type_coerce(items.c.value, Text).label("value")
@@ -80,7 +80,7 @@ class WriteItems(Work):
     rows: Sequence[ItemRow] = ()
     removed: Sequence[ItemName] = ()
     extended: Mapping[str, Sequence[ItemVersion]] | None = None
-    """By the times when they expire then. Those that have a newer value, or live as long already, stay as they are."""
+    """By the times when they then expire. Those that have a newer value, or live as long already, stay as they are."""
     sweeps: bool = False
 
     @property
@@ -125,7 +125,7 @@ def one_expired(now: datetime) -> Any:
 
 
 def _read(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[Item]:
-    """The items that a query finds, as few as are wanted; long ones are not decoded on an event loop."""
+    """The items that a query finds, no more than are wanted; long ones are not decoded on an event loop."""
     rows = connection.execute(query).all()
     make = partial(_items_of, rows)
     return make() if sum(len(row.value) for row in rows) < _LONG else beside_the_loop(connection, make)
@@ -148,7 +148,7 @@ def _items_of(rows: Sequence[_Row]) -> list[Item]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemSearch:
-    """Which items are wanted: below a prefix of namespaces, in its stored form, with what their values shall have."""
+    """Which items are wanted: below a prefix of namespaces, in its stored form, with what their values must contain."""
 
     prefix: str
     wanted: Mapping[str, Any]
@@ -157,14 +157,14 @@ class ItemSearch:
     now: datetime
 
     def read(self, connection: Connection) -> list[Item]:
-        """Those written last first."""
+        """The items, last written first."""
         if not self.limit:
             return []
         return self._filtered(connection) if self.wanted else self._newest(connection)
 
     def _newest(self, connection: Connection) -> list[Item]:
         order = items.c.updated_at.desc(), items.c.namespace, items.c.key
-        # Which they are is found in an index, and only these are read.
+        # An index tells which they are, and only these are read.
         found = select(items.c.namespace, items.c.key).where(*_below(self.prefix), _is_alive(self.now))
         found = found.order_by(*order).limit(self.limit).offset(self.offset)
         names = found.subquery()
@@ -185,11 +185,11 @@ class ItemSearch:
         return sorted(found, key=lambda item: places[stored_prefix(item.namespace), item.key])
 
     def _fitting(self, rows: Sequence[_Row]) -> list[tuple[float, str, str]]:
-        """Those of these, of which the values are texts, that have what is wanted: their places, and so their names."""
+        """The places, and so the names, of those of these rows, with values as texts, that have what is wanted."""
         return [_place(row) for row in rows if fits(json_of(row.value), self.wanted)]
 
     def _likely(self, connection: Connection) -> Iterator[Sequence[_Row]]:
-        """Those that may have what is wanted, with their values as texts; never many bytes of these at once."""
+        """The rows that may have what is wanted, with values as texts; never many bytes of these at once."""
         likely = [_TEXT.contains(needle, autoescape=True) for needle in needles_of(self.wanted)]
         chosen = [*_below(self.prefix), _is_alive(self.now), *likely]
         columns = (*_NAME, items.c.updated_at)
@@ -214,7 +214,7 @@ class ItemSearch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceListing:
-    """Which namespaces are wanted: that begin and end with these labels, all of them, cut at a depth."""
+    """Which namespaces are wanted: those that begin and end with all of these labels, cut at a depth."""
 
     prefix: tuple[str, ...]
     suffix: tuple[str, ...]
@@ -224,7 +224,7 @@ class NamespaceListing:
     now: datetime
 
     def read(self, connection: Connection) -> list[tuple[str, ...]]:
-        """They, in order, each once."""
+        """The namespaces, in order, each once."""
         below = _below("".join(f"{label}." for label in fixed_part(self.prefix)))
         query = select(items.c.namespace).where(*below, _is_alive(self.now)).distinct()
         rows = connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
@@ -237,7 +237,7 @@ class NamespaceListing:
 
 
 def _place(row: _Row) -> tuple[float, str, str]:
-    """What sorts the items that were written last first."""
+    """What sorts items by when they were written, the last first."""
     return -row.updated_at.timestamp(), row.namespace, row.key
 
 
@@ -265,7 +265,7 @@ def _parts[T](names: Sequence[T]) -> Iterable[Sequence[T]]:
     return (names[start : start + _NAMES_AT_ONCE] for start in range(0, len(names), _NAMES_AT_ONCE))
 
 
-# Who puts what has expired makes something new.
+# Putting an item that has expired makes a new one.
 _PUT = text("""
     INSERT INTO items (namespace, key, value, created_at, updated_at, expires_at, ttl_minutes)
     VALUES (:namespace, :key, :value, :now, :now, :expires_at, :ttl_minutes)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, literal, select, tuple_, union
 from trackside.app.storage._rows.tables import runs, threads
 
 PAGE = 500
-"""So many threads are seen to together."""
+"""How many threads are seen to together."""
 
 
 class Waiting(NamedTuple):
@@ -30,12 +30,12 @@ def expired(connection: Connection, now: datetime, after: Waiting | None) -> lis
 
 
 def deleted_to_forget(connection: Connection, after: Waiting | None) -> list[Waiting]:
-    """Threads that were deleted, or whose time was over, and of which what they remember may not be gone; a page."""
+    """Threads that were deleted, or whose time was over, and that may still remember something; a page of them."""
     return _page(connection, _to_forget().where(~threads.c.ends), after, "removed_at")
 
 
 def ended_to_forget(connection: Connection, after: Waiting | None, *, before: datetime) -> list[Waiting]:
-    """Threads that went with their last run by `before`, and of which what they remember may not be gone; a page."""
+    """Threads that went with their last run by `before`, and that may still remember something; a page of them."""
     return _page(connection, _to_forget().where(threads.c.ends, threads.c.removed_at <= before), after, "removed_at")
 
 
@@ -47,7 +47,7 @@ def _to_forget() -> Select[*tuple[Any, ...]]:
 def threads_by_agent(
     connection: Connection, *, thread_ids: Sequence[str], agents: Collection[str]
 ) -> Mapping[str, Sequence[str]]:
-    """On which of these threads each of these agents has run, or for which of them it was there."""
+    """On which of these threads each of these agents has run, or which of them are for it."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     asked = (select(each.c.agent, each.c.thread_id) for each in (runs, threads))
     asked = (query.where(query.selected_columns.thread_id.in_(thread_ids)) for query in asked)
@@ -58,7 +58,7 @@ def threads_by_agent(
 
 
 def to_delete(connection: Connection, after: str) -> list[str]:
-    """The ids of threads that are gone with all that they have, but for what is still in the log; a page of them."""
+    """The ids of threads that are gone with all that they have, except what is still in the log; a page of them."""
     query = select(threads.c.thread_id)
     query = query.where(
         threads.c.removed_at.is_not(None), ~threads.c.ends, threads.c.forgotten, threads.c.thread_id > after

@@ -44,7 +44,7 @@ type SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_
 
 _HOLDERS: Final = select(active_runs.c.thread_id).where(HOLDS_ITS_THREAD)
 _IS_HELD: Final = there_is(active_runs.c.thread_id == threads.c.thread_id, HOLDS_ITS_THREAD)
-"""That a run has the thread, from its admission on: for who looks for the thread it is busy, whatever the log has said."""
+"""That a run has the thread, from its admission on: for a search the thread is busy, whatever the log has said."""
 
 _SORTED_BY: Final[Mapping[str, ColumnElement[Any]]] = {
     "thread_id": threads.c.thread_id,
@@ -58,7 +58,7 @@ _SORTED_BY: Final[Mapping[str, ColumnElement[Any]]] = {
 MOST: Final = 2**31 - 1
 _ROWS_AT_ONCE: Final = 1_000
 _MOST_LABELS: Final = 20
-"""By so many labels the database finds threads; others are looked at, as no statement has room for all that may be asked."""
+"""How many labels the database finds threads by; others are looked at, as no statement has room for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class ThreadSearch:
         self._order = _SORTED_BY[query.sort_by]
 
     def _without_labels(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What of it no label says; those that there are room for are taken down."""
+        """What of it no label says; the labels that there is room for are taken down."""
         check_size("metadata", asked, MOST_WANTED)
         others: dict[str, Any] = {}
         for key, value in asked.items():
@@ -171,7 +171,7 @@ class ThreadSearch:
         leading = self._leading(connection)
         if leading is not None or not self._holds_matter:
             return sum(map(many, self._ways(leading)))
-        # As the log says it, and then those for whom that is not so: not each of all is looked at.
+        # First as the log says it, then those for which that is not so: this does not look at every thread.
         announced = many([_is_one_of(self._statuses), *self._others])
         return announced + many(self._held()) if self._finds_held else announced - many(self._held(announced=True))
 
@@ -184,7 +184,7 @@ class ThreadSearch:
         return bool(self._looked_at or self._values)
 
     def _leading(self, connection: Connection) -> ColumnElement[bool] | None:
-        """What leads to few threads, if anything does."""
+        """A condition that leads to few threads, if one does."""
         if self._ids is not None:
             return threads.c.thread_id.in_(self._ids)
         for label in self._labels:
@@ -198,9 +198,10 @@ class ThreadSearch:
         return [] if self._owner is None else [column == self._owner, threads.c.removed_at.is_(None)]
 
     def _ways(self, leading: ColumnElement[bool] | None, *, apart: bool = False) -> list[list[ColumnElement[bool]]]:
-        """What holds for the threads, in one way or another: first what leads to them, then what is looked at.
+        """The conditions for the threads, for each way to find them: first what leads to them, then what is looked at.
 
-        Each is found in one way only. If nothing leads to few their statuses do, each by itself if they shall be `apart`.
+        Each thread is found in one way only. If nothing leads to few, their statuses lead to them, each by itself if
+        they are to be `apart`.
         """
         wanted, others = self._statuses, self._others
         if leading is not None:
@@ -214,7 +215,7 @@ class ThreadSearch:
         return [*ways, self._held()] if self._holds_matter and self._finds_held else ways
 
     def _held(self, *, announced: bool = False) -> list[ColumnElement[bool]]:
-        """What holds for threads that a run has, and that are not announced with a status that is wanted, or are."""
+        """The conditions for threads that a run has, and that are not `announced` with a wanted status, or are."""
         is_wanted = _is_one_of(self._statuses, unindexed(threads.c.status))
         return [threads.c.thread_id.in_(_HOLDERS), is_wanted if announced else ~is_wanted, *self._others]
 
@@ -275,7 +276,7 @@ class ThreadSearch:
         return found
 
     def _fitting(self, rows: Sequence[Row[Any]]) -> list[str]:
-        """The ids of those that fit, of these with their metadata, and with what they remember if that matters, as texts."""
+        """The ids of these that fit; each row has metadata, and what the thread remembers if that matters, as texts."""
         found: list[str] = []
         for thread_id, metadata, *states in map(tuple, rows):
             said = {} if metadata is None else json_of(metadata)

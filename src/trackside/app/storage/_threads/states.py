@@ -30,7 +30,7 @@ MAX_STATE_BYTES = 16 * 1_048_576
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveThreadState(Work):
-    """What a thread shall remember from now on, as JSON text; nothing of a run that has ended without its process.
+    """What a thread is to remember from now on, as JSON text; nothing from a run that has ended without its process.
 
     `held` says that its process claimed the run here.
     """
@@ -59,7 +59,7 @@ class SaveThreadState(Work):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ChangeThreadState(OnThread):
-    """Values that a thread at rest shall remember beside what it does; an open question stays open.
+    """Values that a thread at rest is to remember in addition to what it does already; an open question stays open.
 
     It looks and writes in one transaction, so that no run begins in between and others' changes are not undone.
     """

@@ -31,7 +31,7 @@ from trackside.harness.types import CancelAction, JsonObject, ThreadStatus
 
 _ROW_BYTES: Final = 600
 _SURELY_LEFT: Final = timedelta(days=1)
-"""A run that no coordinator has, and that has said nothing for so long, ends with the time of its thread."""
+"""A run that no coordinator has, and that has said nothing for this long, ends when its thread's time is over."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -139,11 +139,11 @@ class CreateThread(_Making):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ChangeThread(OnThread):
-    """Add metadata to those that a thread has, and say anew how long it lives."""
+    """Add metadata to what a thread has, and say anew how long it lives."""
 
     metadata: JsonObject
     agent: str | None = None
-    """For which agent it is from now on, unless it has had a run."""
+    """The agent that the thread is for from now on, unless it has had a run."""
     lifetime: Lifetime | None = None
 
     @property
@@ -188,7 +188,7 @@ def _write(unit: UnitOfWork, thread_id: str, changes: Mapping[str, Any]) -> None
 class NoteState(OnThread):
     """Note that a thread's state was changed on behalf of no run: it changed now, and rests with this status.
 
-    The log says so in the name of the thread's last run. While a run has the thread, it is for that one to say.
+    The log says so in the name of the thread's last run. While a run has the thread, that is for the run to say.
     """
 
     status: ThreadStatus
@@ -203,7 +203,7 @@ class NoteState(OnThread):
         if (run_id := last_run_of(unit, self.thread_id)) is not None:
             unit.load(run_ids=(run_id,), thread_ids=(), queues=())
             run = unit.run(run_id)
-        if run is None:  # none yet, or the log has it no more
+        if run is None:  # there is none yet, or the log no longer has it
             thread.status = self.status
         elif is_final(run.fold.status):
             rest_as(unit, run.fold.run_id, self.thread_id, self.status)
@@ -211,10 +211,10 @@ class NoteState(OnThread):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RemoveThread(OnThread):
-    """Have a thread gone, with its runs, for clients at once. What it has is removed later (`sweeping`).
+    """Remove a thread, with its runs, from what clients see, at once. What it has is removed later (`sweeping`).
 
-    With `expired` only if it has expired by now, and no run is at it: else it stays without complaint. Runs that somebody
-    has left there for good end with it. Whether it was removed.
+    With `expired`, only if it has expired by now and no run is on it: otherwise it stays, without complaint. Runs that
+    somebody has left there for good end with it. The result says whether it was removed.
     """
 
     expired: bool = False
@@ -269,14 +269,14 @@ class RemoveThread(OnThread):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class CopyThread(_Making):
-    """Make a thread with the metadata of another one, and what that remembers; whoever copies it has it."""
+    """Make a thread with the metadata of another one, and what that one remembers; it belongs to whoever copies it."""
 
     copy_id: str
     belongs_to: str | None
     metadata: JsonObject | None = None
-    """Instead of those of the other one."""
+    """Metadata instead of the other thread's."""
     checkpoints: bool = False
-    """Whether what graphs have left of it is copied, too."""
+    """Whether what graphs have left of the other thread is copied, too."""
 
     @property
     @override
@@ -323,7 +323,7 @@ class CopyThread(_Making):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RemoveRun(OnThread):
-    """Have a run that has ended gone for clients. The log keeps its events."""
+    """Remove a run that has ended from what clients see. The log keeps its events."""
 
     run_id: str
     removed: bool = False
@@ -360,9 +360,10 @@ class RemoveRun(OnThread):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetThreads(Work):
-    """Removes what threads that are gone remember, and notes that; also of which runs it was not noted that they are.
+    """Removes what threads that are gone remember, and notes that; also that their runs are, where that was not noted.
 
-    Those that have no runs are not needed for anything any more. One that was begun anew since it was found stays as it is.
+    Threads that have no runs are not needed for anything any more. One that was begun anew since it was found stays as
+    it is.
     """
 
     forgotten: Sequence[str]

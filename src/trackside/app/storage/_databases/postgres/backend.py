@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 _UPGRADE_LOCK: Final = int.from_bytes(b"Trackside"[:8])
-"""Who makes or changes tables holds this advisory lock of the database."""
-_TURN_STEP: Final = 1_000  # milliseconds; who waits at the server hears of nothing else
+"""A process that makes or changes tables holds this advisory lock of the database."""
+_TURN_STEP: Final = 1_000  # milliseconds; a process that waits at the server hears of nothing else
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries of a read that has no connection
 _PARTING: Final = 2.0
 """Seconds that closing waits for reads that are under way: a server that is away answers none."""
@@ -32,7 +32,7 @@ _PARTING: Final = 2.0
 class PostgresReads:
     """Reads on a few connections that cannot write.
 
-    A read sees one moment. Where its connection is lost, it is called again on another one; a server that is away is
+    A read sees one moment. If its connection is lost, it is called again on another one; a server that is away is
     waited for.
     """
 
@@ -88,7 +88,7 @@ class PostgresReads:
     async def aclose(self) -> None:
         """Let running reads end, and let go of the connections. May be called again."""
         self._closed = True
-        if self._under_way:  # who came back with a connection afterwards would leave it behind
+        if self._under_way:  # a read that came back with a connection afterwards would leave it behind
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PARTING):
                     await self._at_rest.wait()
@@ -106,10 +106,10 @@ class PostgresBackend:
         return str(self._database)
 
     def check_place(self, *, create: bool) -> None:
-        """Databases are made by whoever runs the server; whether this one is there, the first connection tells."""
+        """Check nothing: whoever runs the server makes databases; the first connection tells if this one is there."""
 
     def check_writable(self) -> None:
-        """What a user may do, the server says when it is done."""
+        """Check nothing: the server says what a user may do when it is tried."""
 
     def look[T](self, read: Callable[[Connection], T]) -> T:
         """What `read` finds, at once and on a connection of its own; not for a thread with a running loop."""
@@ -128,13 +128,13 @@ class PostgresBackend:
         self._database.check_owner(connection)
 
     def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
-        """Let tables be changed; whoever else wants to waits for his turn."""
+        """Let `change` change tables; others who want to change them wait for their turn."""
         while not asyncio.run(self._change(change)):
             if not is_needed():
                 return
 
     async def _change(self, change: Callable[[Connection], Any]) -> bool:
-        """Let tables be changed, unless another process keeps its turn for a while; whether it was changed."""
+        """Let tables be changed, unless another process keeps its turn for a while; returns whether they were."""
         has_turn = False
 
         def change_alone(connection: Connection) -> None:
@@ -161,11 +161,11 @@ class PostgresBackend:
 
     @property
     def session_beside(self) -> Callable[[], PostgresSession]:
-        """Makes what something else writes with at the same time."""
+        """Makes what something else can write with at the same time."""
         return self.session
 
     def reads(self, *, standby: bool) -> PostgresReads:
-        """What readers read with; unless it may be a `standby`, from the server that takes writes alone."""
+        """What readers read with; unless it may be a `standby`, only from the server that takes writes."""
         return PostgresReads(self._database, standby=standby)
 
     def signals(self, *, every: float) -> PostgresSignals:
@@ -176,7 +176,7 @@ class PostgresBackend:
 async def _fetch(
     database: PostgresDatabase, engine: AsyncEngine, statement: str, values: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
-    """Fetch rows by the driver itself, which costs a third of the way through SQLAlchemy."""
+    """Fetch rows through the driver itself, at a third of the cost of going through SQLAlchemy."""
     connection = await _connected(database, engine)
     try:
         with database.translated():
@@ -184,7 +184,7 @@ async def _fetch(
             try:
                 return [tuple(row) for row in await driver.fetch(statement, *values)]
             finally:
-                if driver.is_closed():  # which the pool, asked by nobody but the driver, does not notice
+                if driver.is_closed():  # which the pool does not notice, as only the driver was asked
                     await connection.invalidate()
     finally:
         with database.translated():

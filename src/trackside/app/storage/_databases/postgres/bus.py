@@ -1,8 +1,9 @@
 """PostgreSQL: the one connection on which a process hears and sends notices (LISTEN and NOTIFY), for all that needs it.
 
-A NOTIFY inside a transaction that writes would halve what can be appended: all transactions that have one commit one after
-another. So notices are sent by themselves, and those that come while a statement is on its way go together in the next one.
-A notice may be lost, with the process or the connection; whoever listens looks now and then without having been told.
+A NOTIFY inside a transaction that writes would halve what can be appended: all transactions that contain one commit one
+after another. So notices are sent by themselves, and those that come while a statement is on its way go together in the
+next one. A notice may be lost, with the process or the connection; so listeners look now and then without having been
+told.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trackside.storage")
 
 COMMITS: Final = "trackside_commits"
-"""The one channel that all schemas of a database share: who hears of a commit for nothing has only looked once more."""
+"""The one channel that all schemas of a database share: hearing of a commit for nothing only costs one more look."""
 MAX_PAYLOAD: Final = 7_999
 """Bytes that PostgreSQL takes in one notice."""
 
@@ -81,7 +82,7 @@ class PostgresBus:
         self._limits = BusLimits() if limits is None else limits
         self._listeners: dict[str, dict[Hear, _Listener]] = {}
         self._heard: dict[str, Callable[..., None]] = {}
-        """What the connection of now listens to, and what it calls."""
+        """What the current connection listens to, and what it calls."""
         self._waiting: dict[Notice, None] = {}
         self._bytes = 0
         self._sending: Sequence[Notice] = ()
@@ -181,7 +182,7 @@ class PostgresBus:
             return await self._fetch(connection, statement, *values)
 
     def name_of(self, channel: str) -> str:
-        """What PostgreSQL calls a channel, as is known once there was a connection: each schema has channels of its own."""
+        """What PostgreSQL calls a channel, known once there was a connection: each schema has channels of its own."""
         return channel if channel == COMMITS else channel + self._suffix
 
     def _attend(self) -> None:
@@ -199,7 +200,7 @@ class PostgresBus:
                 async with self._connected() as connection:
                     pause, has_warned = _FIRST_PAUSE, False
                     await self._serve(connection)
-            except Exception as exc:  # whatever it is, whoever listens is told to look, and another connection is tried
+            except Exception as exc:  # whatever it is, listeners are told to look, and another connection is tried
                 error = exc if isinstance(exc, StorageError) else self._database.unreachable(exc)
                 why = str(error or exc)
                 self._cause = str(getattr(error, "why", "")) or None
@@ -217,7 +218,7 @@ class PostgresBus:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[asyncpg.Connection]:
-        # That a notice is lost with a server that crashes does no harm: its connections are lost, too.
+        # Losing a notice when the server crashes does no harm: its connections are lost, too.
         # A standby sends no notices, and lets nobody listen to them.
         connection = await self._database.connect_primary(synchronous_commit="off")
         try:
@@ -268,7 +269,7 @@ class PostgresBus:
     def _hearing(self, channel: str, own: int) -> Callable[..., None]:
         def hear(_: object, sender: int, name: str, payload: object) -> None:
             if self._heard.get(channel) is not hear:
-                return  # it begins with the gap, behind which it finds what has come so early
+                return  # listening begins with the gap, after which what has come this early is found
             for hearer, listener in [*self._listeners.get(channel, {}).items()]:
                 if sender != own or listener.hears_own:
                     hearer(str(payload))
@@ -279,7 +280,7 @@ class PostgresBus:
         """Send some of what waits, in one statement."""
         batch = self._sending = [notice for notice, _ in zip(self._waiting, range(self._limits.together), strict=False)]
         for notice in batch:
-            del self._waiting[notice]  # the same once more is about something new
+            del self._waiting[notice]  # the same notice once more is about something new
         try:
             async with self._turn:
                 names = [self.name_of(channel) for channel, _ in batch]
@@ -290,7 +291,7 @@ class PostgresBus:
                 self._forget([notice for notice in batch if notice in self._waiting])
                 self._waiting = dict.fromkeys(batch) | self._waiting
                 raise
-            # It would not take them at another time either, or its own queue is full and nobody hears anything.
+            # The server would not take them at another time either, or its own queue is full and nobody hears anything.
             self.dropped_total += len(batch)
             logger.warning("%d notices were not sent: %s", len(batch), exc)
         else:
@@ -316,7 +317,7 @@ class PostgresBus:
             raise error from exc
 
     def _note_ended(self, connection: object) -> None:
-        """A connection is no more, and another one is not made yet."""
+        """Note that a connection has ended, and another one is not made yet."""
         self._wake.set()
         if connection is self._connection and self._status.connected and not self._closed:
             self._note_lost("the connection was lost")
@@ -340,7 +341,7 @@ class PostgresBus:
 
 
 def _check(channel: str, payload: str) -> int:
-    """How many bytes a notice has that PostgreSQL takes."""
+    """How many bytes a notice has; it has to be one that PostgreSQL takes."""
     size = _size(channel, payload)
     if not 0 < len(channel.encode()) <= _MAX_CHANNEL or "\0" in channel:
         raise ValueError(f"a channel has a name of 1 to {_MAX_CHANNEL} bytes, and not {channel!r}")

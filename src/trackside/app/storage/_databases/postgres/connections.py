@@ -1,6 +1,6 @@
 """PostgreSQL: how connections to it are made, and what its errors mean.
 
-The driver is asyncpg, which is imported when the first connection is made: who stores in SQLite does not need it.
+The driver is asyncpg, which is imported when the first connection is made: a store in SQLite does not need it.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ _LOCK_PAUSE = 0.05  # seconds
 _PARTING = 1.0  # seconds that a server has to answer when a connection is closed
 _IDLE_IN_TRANSACTION = 60  # seconds; a session of ours thinks for milliseconds, unless its process was stopped
 # A writer that was stopped or cut off in a transaction keeps others from writing. It may idle there for this part of the
-# time for which they wait for a lock, and for so many seconds in any case, since it may only have had no turn.
+# time for which they wait for a lock, and for this many seconds in any case, since it may just not have had its turn.
 _WRITER_IDLES, _LEAST_IDLE = 0.8, 2.0
 
-# Seconds without an answer after which the other side is believed to be gone, which a network that loses everything tells
-# nobody; an idle connection is probed first after so many, then every so many, and so often before it is given up.
+# Seconds without an answer after which the other side is believed to be gone: a network that loses everything tells
+# nobody of that. An idle connection is first probed after `_IDLE`, then every `_PROBE_EVERY`, and given up after
+# `_PROBES` probes.
 _SILENT = 8
 _IDLE, _PROBE_EVERY, _PROBES = 4, 2, 2
-# A connection keeps its plans: to make one anew costs more than to execute it. They may be from when the tables were empty,
-# and were not worth an index; and to join with few rows is to look each of them up.
+# A connection keeps its plans: making one anew costs more than executing it. They may be from when the tables were
+# empty and not worth an index; and joining with few rows means looking each of them up.
 _WRITERS_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -70,10 +71,10 @@ _MEANINGS: Final[Mapping[str, type[errors.StorageError]]] = {
 }
 _LOST = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04"})
 
-# Not set as one connects: with `target_session_attrs=read-write` the driver takes that for the server's own.
+# Not set while connecting: with `target_session_attrs=read-write` the driver takes that for the server's own setting.
 WRITES: Final = "SET default_transaction_read_only = off"
 _READS: Final = "SET default_transaction_read_only = on"
-# Not always "on": a server that waits for its replicas, too, goes on doing so.
+# Not always "on": a server that also waits for its replicas goes on doing so.
 _WAITS: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
@@ -175,8 +176,8 @@ class PostgresDatabase:
         return connection
 
     async def connect_primary(self, **settings: str) -> asyncpg.Connection:
-        """As `connect`, but not to a standby. After a failover an address may lead to one for a moment, and who stayed
-        connected to it would not see what is written from then on.
+        """As `connect`, but not to a standby. After a failover an address may lead to one for a moment, and a process
+        that stayed connected to it would not see what is written from then on.
 
         Raises:
             ConnectionError: the server is a standby.
@@ -207,7 +208,7 @@ class PostgresDatabase:
             max_overflow=0,
             pool_timeout=self.busy_timeout,
         )
-        # Before SQLAlchemy does: it waits for the server, however long that takes.
+        # Before SQLAlchemy closes it: that waits for the server, however long it takes.
         event.listen(engine.sync_engine, "close", lambda connection, _: connection.run_async(let_go))
         return engine
 
@@ -226,8 +227,8 @@ class PostgresDatabase:
             connection = await self.connect()
         try:
             with self.translated():
-                # Asked again and again: a statement that waits has a snapshot, for whose end CREATE INDEX CONCURRENTLY of
-                # whoever holds the lock would wait.
+                # Asked again and again: a statement that waits has a snapshot, and a CREATE INDEX CONCURRENTLY of the
+                # lock's holder would wait for that snapshot to end.
                 while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock):  # noqa: ASYNC110  # see above
                     await asyncio.sleep(_LOCK_PAUSE)
             yield
@@ -235,8 +236,8 @@ class PostgresDatabase:
             connection.terminate()  # which gives the lock back
 
     def check_owner(self, connection: Connection) -> None:
-        """See that the server is new enough, the database takes every text, and the schema is ours or empty but for what
-        LangGraph's savers have left.
+        """See that the server is new enough, the database takes every text, and the schema is ours, or empty except for
+        what LangGraph's savers have left.
 
         Raises:
             ServerTooOldError: it is older than what is used here.
@@ -290,7 +291,7 @@ class PostgresDatabase:
         return meaning(database=database, why=why)
 
     def unreachable(self, exc: BaseException) -> errors.StorageError | None:
-        """What an exception means that came while connecting; None if it is none of the driver."""
+        """What an exception that came while connecting means; None if it is not the driver's."""
         error = self.translate(exc)
         if isinstance(error, errors.ConnectionLostError):
             return errors.ServerUnreachableError(database=str(self), why=error.details["why"])
@@ -315,7 +316,7 @@ async def let_go(connection: asyncpg.Connection) -> None:
 
 
 def _notice_silence(connected: socket.socket) -> None:
-    """Have this machine notice that the server is gone; the server's settings do so there."""
+    """Make this machine notice when the server is gone; the server's settings do the same over there."""
     if connected.family not in {socket.AF_INET, socket.AF_INET6}:
         return
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -354,7 +355,7 @@ def is_lost(exc: BaseException) -> bool:
 
 
 def _original(exc: BaseException) -> BaseException | None:
-    """The driver's own exception; None if it is none of the driver and none of a connection."""
+    """The driver's own exception; None if it is neither the driver's nor a connection's."""
     import asyncpg
 
     if isinstance(exc, DBAPIError) and exc.orig is not None:

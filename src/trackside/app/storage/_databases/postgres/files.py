@@ -16,7 +16,7 @@ _CERTIFICATES = ("sslrootcert", "sslcrl", "sslcert")
 def read_service(name: str, file: str | None, *, database: str) -> Mapping[str, str]:
     """What a service says, in the file that is named or else where libpq looks for it.
 
-    The driver's own reading passes over a service that it does not find, and fails at a `%`.
+    The driver's own reader ignores a service that it does not find, and fails at a `%`.
 
     Raises:
         ConnectionSetupError: no file has the service, or one cannot be read.
@@ -44,7 +44,7 @@ def _service_files(file: str | None) -> Iterator[Path]:
 
 
 def _section(text: str, name: str) -> dict[str, str] | None:
-    """The first section of this name; as libpq has it, what is said first counts, and no character is special in a value."""
+    """The first section of this name; as in libpq, what is said first counts and no character is special in a value."""
     found: dict[str, str] | None = None
     for line in map(str.strip, text.split("\n")):
         if line.startswith("["):
@@ -58,7 +58,7 @@ def _section(text: str, name: str) -> dict[str, str] | None:
 
 
 def check_certificates(driver: Mapping[str, str], *, database: str) -> None:
-    """See that the files with certificates are there that are named; the driver's error names none of them.
+    """See that the files with certificates that are named are there; the driver's error names none of them.
 
     Raises:
         ConnectionSetupError: one is not.

@@ -1,6 +1,6 @@
 """What becomes of an option that PostgreSQL's libpq knows, in an address, in a service or as a variable.
 
-The driver is another one than libpq. What it does not know is passed over where nothing depends on it; what somebody may
+The driver is not libpq. An option that it does not know is ignored where nothing depends on it; one that somebody may
 rely on is refused.
 """
 
@@ -31,7 +31,7 @@ SERVER: Final = frozenset({"application_name", "options", "search_path"})
 HEEDED: Final = (*PLACE, *sorted(TLS | DRIVER | SERVICE | SERVER), "connect_timeout")
 
 _MOST_DIGITS = 9
-"""Of a number: more seconds, or ports, than there are."""
+"""In a number: enough for more seconds, or ports, than there are."""
 
 _MEANINGLESS = frozenset(
     {
@@ -59,7 +59,7 @@ _PROTECTIONS: Mapping[str, frozenset[str]] = {
     "sslcertmode": frozenset({"disable", "allow"}),
     "sslcrldir": frozenset(),
 }
-"""With the values that ask for none."""
+"""Options that ask for a protection, with the values that ask for none."""
 _BEYOND_IT = frozenset(
     {
         "oauth_client_id",
@@ -74,7 +74,7 @@ _BEYOND_IT = frozenset(
 
 
 def fault_of(name: str, value: str, *, shown: str | None = None) -> str | None:
-    """Why an option, `shown` as it stands there, cannot be taken; None if it can."""
+    """Why an option, which is written there as `shown`, cannot be taken; None if it can."""
     shown = shown or name
     if name in _MEANINGLESS:
         return None
@@ -93,7 +93,7 @@ def fault_of(name: str, value: str, *, shown: str | None = None) -> str | None:
 
 
 def fault_in_service(service: Mapping[str, str], said: Collection[str]) -> str | None:
-    """As `fault_of`, of what a service says, but for what is said by the address, which takes its place."""
+    """As `fault_of`, for what a service says, except for what the address says, which takes its place."""
     if service.get("search_path"):
         return "search_path cannot be in a file of libpq's: write options=-c search_path=…, or say it in the address"
     known = {"database", *said}
@@ -102,9 +102,9 @@ def fault_in_service(service: Mapping[str, str], said: Collection[str]) -> str |
 
 
 def fault_in_variables(said: Collection[str]) -> str | None:
-    """As `fault_of`, of variables that the driver does not read: those that ask for protection, and how long to wait.
+    """As `fault_of`, for variables that the driver does not read: those that ask for protection, and how long to wait.
 
-    What is said by the address or a service takes their place.
+    What the address or a service says takes their place.
     """
     named = {name: f"PG{name.replace('_', '').upper()}" for name in _PROTECTIONS}
     named["connect_timeout"] = "PGCONNECT_TIMEOUT"
@@ -114,10 +114,10 @@ def fault_in_variables(said: Collection[str]) -> str | None:
 
 
 def seconds_of(connect_timeout: str | None) -> float | None:
-    """How long that is; None if it is not said, or says to wait for ever, as 0 does."""
+    """How many seconds that is; None if it is not said, or says to wait for ever, as 0 does."""
     return float(connect_timeout) if connect_timeout and int(connect_timeout) > 0 else None
 
 
 def is_whole(text: str) -> bool:
-    """Whether that is a number without a sign, and not one that is too long to be read."""
+    """Whether this is a number without a sign, and not too long to be read."""
     return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS

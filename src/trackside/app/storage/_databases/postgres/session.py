@@ -2,9 +2,9 @@
 
 Each statement costs a round trip, so a transaction has four: it begins, locks and loads, writes, and commits; where runs
 are active, their queues are loaded in a fifth. A commit waits for the disk only if something was written: PostgreSQL logs
-locks, too, and would flush them. Several processes may write at once. Whoever changes a row holds its lock until the
-commit, and all take their locks in one order: threads, runs, sums, and last the counter of positions, each sorted by
-key. What has a position becomes visible in the order of positions (I2).
+locks, too, and would flush them. Several processes may write at once. A transaction that changes a row holds its lock
+until the commit, and all take their locks in one order: threads, runs, sums, and last the counter of positions, each
+sorted by key. What has a position becomes visible in the order of positions (I2).
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ _REFERS_TO_NOTHING = "23503"  # what another has written meanwhile refers to wha
 _NOT_SUPPORTED = "0A000"  # of BEGIN: this server takes no writes while it recovers, as a standby always does
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _PLAN_ANEW = "SET LOCAL plan_cache_mode = auto"
-# An advisory lock: one of the table of checkpoints would wait for whoever vacuums that.
+# An advisory lock: a lock of the table of checkpoints would wait for whoever vacuums the table.
 _GRAPHS = int.from_bytes(b"TrGraphs")
 _LOCK_GRAPHS: Mapping[GraphAccess, str] = {
     "saves": f"SELECT pg_advisory_xact_lock_shared({_GRAPHS})",
     "removes": f"SELECT pg_advisory_xact_lock({_GRAPHS})",
 }
-"""Taken before all other locks, on the way to the server on which the transaction begins anyway."""
+"""Taken before all other locks, in the round trip that begins the transaction anyway."""
 _COMMIT_UNSYNCED = "SET LOCAL synchronous_commit = off; COMMIT"
-_LEAST_WAIT = 1.0  # seconds that a server has to answer, whoever is in a hurry
+_LEAST_WAIT = 1.0  # seconds that a server has to answer, however great the hurry
 
 
 class PostgresSession:
@@ -108,7 +108,7 @@ class PostgresSession:
             yield
         except BaseException as exc:
             if not begun and getattr(exc, "sqlstate", None) == _NOT_SUPPORTED:
-                self._driver.terminate()  # it is a standby's; by now another connection may lead to who takes writes
+                self._driver.terminate()  # it is a standby's; by now another may lead to the server that takes writes
                 raise errors.ConnectionLostError(database=str(self._database), why=str(exc)) from exc
             self._roll_back()
             if (error := self._meaning(exc)) is None:
@@ -127,7 +127,7 @@ class PostgresSession:
         """Run a statement that has its values in it, and fetch its rows, as the database has them."""
         self._must_flush = self._must_flush or not isinstance(statement, Select)
         text, values = compiled(statement, _DIALECT)
-        if values and not self._plans_anew:  # which may say that a part of a table has an index of its own
+        if values and not self._plans_anew:  # these may say that a part of a table has an index of its own
             self._wait(self._driver.execute(_PLAN_ANEW))
             self._plans_anew = True
         return self._fetch(text, *values)
@@ -153,7 +153,7 @@ class PostgresSession:
             *queues,
             *(thread_id for is_active, _, thread_id, *_ in runs if is_active and thread_id in thread_ids),
         }
-        # A thread that has no row has no queue. If another makes one meanwhile, that it is made again stops this one.
+        # A thread without a row has no queue. If another process makes one meanwhile, making it again stops this.
         new = {thread_id for thread_id in wanted if thread_id in thread_ids and thread_id not in self._stored_threads}
         active, lanes = self._queues(active_ids, wanted - new) if active_ids or wanted > new else ({}, [])
         lanes.extend(lane_of(thread_id, None, None, None) for thread_id in new)
@@ -165,11 +165,11 @@ class PostgresSession:
         return {row[0]: row for row in active}, [lane_of(*lane) for lane in lanes]
 
     def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
-        """Runs that wait for a thread, first come first, from behind this ordinal on."""
+        """Runs that wait for a thread, in their order, from after this ordinal on."""
         return [active_of(*row) for row in self._fetch(LOAD_WAITING, thread_id, after, limit)]
 
     def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
-        """Give runs that are ready to whoever wants them; those that others are at in this moment are passed over."""
+        """Give ready runs to the worker that wants them; those that others have locked just now are passed over."""
         self._must_flush = True
         asked = (wanted.owner, [*wanted.agents], wanted.version, [*wanted.unfit], wanted.schema, [*wanted.pools])
         if wanted.run_ids is None:
@@ -186,7 +186,7 @@ class PostgresSession:
         return int(ordinal)
 
     def save(self, changes: Changes) -> None:
-        """Write all of it. All who append wait for each other from the moment it gives positions to the commit."""
+        """Write all of it. All that append wait for each other from the moment positions are given to the commit."""
         batch = batch_of(changes, stored_threads=self._stored_threads.difference(changes.gone_threads))
         steps = tuple([step for step, rows in batch.items() if rows])
         events = changes.events
@@ -196,7 +196,7 @@ class PostgresSession:
         values: list[Any] = [[*column] for step in steps for column in zip(*batch[step], strict=True)]
         if events:
             values.extend(times_of(events))
-            *columns, _ = zip(*map(event_row, events), strict=True)  # positions are given by the statement
+            *columns, _ = zip(*map(event_row, events), strict=True)  # the statement gives the positions
             values.extend([*column] for column in columns)
         ((last, *removals),) = self._fetch(writing(steps, events=bool(events)), *values)
         if removals:
@@ -207,7 +207,7 @@ class PostgresSession:
     def note_graph_removal(self) -> None:
         """Count one more removal of checkpoints, which this transaction is going to do.
 
-        Whoever saves some waits for its end before he looks at any row, and sees it.
+        A transaction that saves some waits for the end of this one before it looks at any row, and sees the removal.
         """
         assert self._graph == "removes"
         self._must_flush = True
@@ -228,7 +228,7 @@ class PostgresSession:
             return
         if connection is not None:
             self._loop.run_until_complete(let_go(connection))
-        self._loop.run_until_complete(asyncio.sleep(0))  # what was cut off is let go of by the loop
+        self._loop.run_until_complete(asyncio.sleep(0))  # the loop lets go of what was cut off
         self._loop.close()
         self._loop = None
 
@@ -238,7 +238,7 @@ class PostgresSession:
         return self._connection
 
     def _connect(self) -> bool:
-        """Whether a new connection had to be made."""
+        """Connect if need be; returns whether a new connection had to be made."""
         if self._connection is not None and not self._connection.is_closed():
             return False
         self._connection = None
@@ -262,7 +262,7 @@ class PostgresSession:
             if (error := self._meaning(exc)) is None:
                 raise
             raise error from exc
-        if done != "COMMIT":  # an error before was swallowed, and the server has rolled back
+        if done != "COMMIT":  # an earlier error was swallowed, and the server has rolled back
             raise errors.StorageError(database=str(self._database), why="a statement of the transaction had failed")
 
     def _roll_back(self) -> None:
@@ -285,7 +285,7 @@ class PostgresSession:
         return [tuple(row) for row in self._wait(self._driver.fetch(statement, *values))]
 
     def _wait[T](self, doing: Coroutine[Any, Any, T]) -> T:
-        """What the driver comes to; however long that takes, unless the process leaves.
+        """Wait for what the driver does and return its result, however long that takes, unless the process leaves.
 
         Raises:
             TimeoutError: the server did not answer in the time that was left; there is no connection any more.
@@ -306,7 +306,7 @@ class PostgresSession:
                 self._giving_up.cancel()
 
     def _limit_wait(self) -> None:
-        """Have what is waited for given up when the process leaves."""
+        """Arrange for the wait to be given up when the process leaves."""
         if self._loop is None or self._asking is None:
             return
         if self._giving_up is not None:
@@ -316,7 +316,7 @@ class PostgresSession:
     def _give_up(self) -> None:
         assert self._asking is not None
         if self._connection is not None:
-            # Not only cancelled: the driver has the server break that off, and a COMMIT that waits for a standby and is
-            # broken off is done, but not safe.
+            # Not only cancelled: the driver has the server break that off, and a COMMIT that is broken off while it
+            # waits for a standby is done, but not safe.
             self._connection.terminate()
         self._asking.cancel()

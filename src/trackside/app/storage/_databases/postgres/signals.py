@@ -1,7 +1,7 @@
 """PostgreSQL: processes tell each other of their commits on a channel of the bus, beside the connections that write.
 
-What is told may be lost, with the process or the connection; whoever listens therefore looks now and then without having
-been told.
+What is told may be lost, with the process or the connection; listeners therefore look now and then without having been
+told.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final, override
 from trackside.app.storage._databases.postgres.bus import COMMITS, Notice, PostgresBus
 from trackside.app.storage._databases.signals import CommitSignals
 
-_UNTOLD_LOOK: Final = 5.0  # seconds after which somebody who was told nothing looks for himself
-_GATHER: Final = 0.005  # seconds for which what is committed after a notice waits for the next one
+_UNTOLD_LOOK: Final = 5.0  # seconds after which a process that was told nothing looks for itself
+_GATHER: Final = 0.005  # seconds for which a commit after a notice waits for the next one
 
 
 class PostgresSignals(CommitSignals):
@@ -31,12 +31,12 @@ class PostgresSignals(CommitSignals):
         self._looking: asyncio.TimerHandle | None = None
         self.notifications = 0
         """How many were sent."""
-        bus.on_lost.append(self._hint)  # who reads learns what is the matter
+        bus.on_lost.append(self._hint)  # a listener that reads learns what is wrong
         bus.on_sent.append(self._note_sent)
 
     @property
     def bus(self) -> PostgresBus:
-        """On which processes tell each other of commits, and of whatever else they want to."""
+        """The bus on which processes tell each other of commits, and of whatever else they want to."""
         return self._bus
 
     @override

@@ -4,7 +4,7 @@ Each step takes its rows as an array for each column, `unnest($1::text[], …)`,
 PostgreSQL would do the parts at any time, in any order. So each one begins by counting the rows of the one before it
 (`AFTER`), which has to be done by then: locks are taken in the order of the steps. All parts see the database as it was
 before the statement, which is why none may touch rows of another. Last comes the counter of positions, the one row that
-everybody needs: whoever has it keeps the others waiting for the events and the commit, and for nothing else.
+everybody needs: its holder keeps the others waiting for the events and the commit, and for nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ACTIVE: Final = (
     "portable, keeps_request, pool"
 )
 
-# NO KEY: who only refers to a row, as new events do to their run, is not kept out.
+# NO KEY: does not keep out what only refers to a row, as new events do to their run.
 LOCK: Final = """
     WITH locked AS MATERIALIZED (
         SELECT thread_id FROM threads WHERE thread_id = ANY($1::text[]) ORDER BY thread_id FOR NO KEY UPDATE
@@ -50,9 +50,9 @@ LOCK: Final = """
     SELECT run_id, thread_id, status, last_sequence, started_at, created_at, agent,
         EXISTS (SELECT FROM active_runs a WHERE a.run_id = found.run_id)
     FROM found"""
-"""Locks threads, then runs. Whether a run was active when it began to wait for the locks: if not, it is not now."""
+"""Locks threads, then runs. Tells whether a run was active when the wait for the locks began: if not, it is not now."""
 
-# Not a part of the above, which would not see what another had changed while it waited for the locks.
+# Not a part of the above, which would not see what another transaction had changed while it waited for the locks.
 LOAD_QUEUES: Final = f"""
     SELECT json_build_array(
         (SELECT coalesce(json_agg(json_build_array({_ACTIVE})), '[]') FROM active_runs WHERE run_id = ANY($1::text[])),
@@ -66,7 +66,7 @@ LOAD_QUEUES: Final = f"""
              WHERE a.thread_id = asked.thread_id AND state = 'pending' AND NOT holds ORDER BY ordinal LIMIT 1)
         )), '[]') FROM unnest($2::text[]) AS asked (thread_id))
     )::text"""
-"""Active runs, and of threads what decides about who may use them, who holds them, and who is the first to wait."""
+"""Active runs; and for threads what decides who may use them, which run holds them, and which is the first to wait."""
 
 LOAD_WAITING: Final = f"""
     SELECT {_ACTIVE} FROM active_runs
@@ -80,7 +80,7 @@ _MAY_BE_TAKEN: Final = """
     a.owner IS NULL AND a.state = 'pending' AND a.holds AND a.portable AND a.cancel_requested IS NULL
     AND (a.version IS NULL OR a.version = $3::text) AND r.agent = ANY($2::text[]) AND a.run_id <> ALL($4::text[])
     AND (SELECT version_num FROM alembic_version) = $5::text"""
-# A thread that waited with its first run for a time of its own may have been given a state meanwhile: nothing held it.
+# A thread whose first run was delayed may have been given a state meanwhile: nothing held it.
 _OF_PICKED: Final = """
     a.run_id, a.ordinal, t.status, t.last_run_id IS NULL AND t.created_at = r.created_at AND a.due_at IS NULL AS is_new"""
 _TAKE: Final = """
@@ -91,8 +91,8 @@ _TAKE: Final = """
     SELECT taken.run_id, taken.thread_id, multitask, due_at, taken.status, is_new,
         agent, created_at, metadata, parent_run_id, trigger, attempt, retry_of, request
     FROM taken JOIN runs ON runs.run_id = taken.run_id ORDER BY ordinal"""
-# Whoever locks a run or a thread of one that is picked, at this moment, has it passed over: so nobody waits here, and the
-# order in which locks are taken does not matter.
+# A run is passed over if it or its thread is locked by another at this moment: so nobody waits here, and the order in
+# which locks are taken does not matter.
 _FROM: Final = "active_runs a JOIN runs r ON r.run_id = a.run_id JOIN threads t ON t.thread_id = a.thread_id"
 _LOCKED: Final = "FOR NO KEY UPDATE OF a, t SKIP LOCKED"
 
@@ -103,9 +103,9 @@ TAKE_THESE: Final = _TAKE.format(
 )
 """Gives runs to a worker ($1), as far as they are ready and for workers like it: the hot path of a fleet."""
 
-# Agent by agent, pool by pool: what is ready of each stands in the order of an index, and what waits for other workers is
-# not read. Where the agent is not noted the run says it. That they are given as ranges, and are sorted by, leaves no other
-# index in that order: by the key of the table all that is claimed would be read first, as it came first.
+# Agent by agent, pool by pool: what is ready of each stands in the order of an index, and what waits for other workers
+# is not read. Where the agent is not noted, the run says it. Giving both as ranges, and sorting by them, leaves no
+# other index in that order: by the key of the table, everything claimed would be read first, as it came first.
 TAKE_FIRST: Final = _TAKE.format(
     picked=f"""
         SELECT first.* FROM unnest($6::text[]) AS asked (pool)
@@ -116,7 +116,7 @@ TAKE_FIRST: Final = _TAKE.format(
             ORDER BY a.pool, a.agent, a.ordinal LIMIT $7::bigint {_LOCKED}
         ) AS first ORDER BY first.ordinal LIMIT $7::bigint"""
 )
-"""As much, of those that came first."""
+"""The same, for the runs that came first."""
 
 NEXT_ORDINAL: Final = "SELECT nextval(pg_get_serial_sequence('active_runs', 'ordinal'))"
 
@@ -140,7 +140,7 @@ class _Bulk:
 
 
 def _adding_to(totals: Table) -> _Bulk:
-    """Adds amounts to the rows of sums; makes those that are missing. Whoever adds to the same sums waits."""
+    """Adds amounts to the rows of sums; makes those that are missing. Others that add to the same sums wait."""
     key = [column.name for column in totals.primary_key]
     names = [column.name for column in totals.columns]
     sums = ", ".join(f"{name} = {totals.name}.{name} + excluded.{name}" for name in names if name not in key)
@@ -331,7 +331,7 @@ def writing(steps: tuple[Step, ...], *, events: bool) -> str:
     """One statement for these steps, in this order, and behind them for events, if there are any.
 
     Its parameters are the columns of the rows of each step; then the times of the events, and their columns. It gives the
-    position of the last event; and, with checkpoints among the steps, how many removals of some there have been.
+    position of the last event; and, with checkpoints among the steps, how many removals of checkpoints there have been.
     """
     removals = f", {_GRAPH_REMOVALS}" if Step.save_graph_checkpoints in steps else ""
     parts: list[str] = []

@@ -50,16 +50,16 @@ class PostgresAddress:
     server: tuple[tuple[str, str], ...] = ()
     """Settings of the session."""
     patience: float | None = None
-    """The `connect_timeout` that is said."""
+    """The `connect_timeout` that is given."""
     said: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
-    """Which options say something: of these no service or variable counts."""
+    """Which options say something: for these no service or variable counts."""
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         """The address in a URL.
 
         Raises:
-            DatabaseUrlError: it is none, or has an option that is not known; it is named without its password.
+            DatabaseUrlError: it is none, or has an option that is not known; the error names it without its password.
         """
         found = _URL.fullmatch(url)
         if found is None or (found["who"] is None and "@" in url):
@@ -84,10 +84,10 @@ class PostgresAddress:
         )
 
     def resolved(self) -> Self:
-        """The address with what it leaves to a service and to `PGOPTIONS`, of which the driver then needs to know nothing.
+        """The address, with what it leaves to a service and to `PGOPTIONS`, of which the driver then need not know.
 
         Raises:
-            ConnectionSetupError: the service is not to be found, or says what cannot be, as a variable may.
+            ConnectionSetupError: the service cannot be found, or it or a variable says something that cannot be.
         """
         service = self._service
         if (why := fault_in_service(service, self.said)) is not None:
@@ -101,7 +101,7 @@ class PostgresAddress:
         said |= dict(self.driver) | dict(self.server)
         return replace(
             self,
-            # Beside a host, which certificates and passwords are looked up by, its address leads to the same server.
+            # Beside a host, by which certificates and passwords are looked up, its address leads to the same server.
             hosts=self.hosts or _listed(service, "host") or _listed(service, "hostaddr") or _addresses(),
             ports=self.ports or self._ports_of(service),
             user=self.user or service.get("user") or None,
@@ -120,7 +120,7 @@ class PostgresAddress:
 
     @property
     def _service(self) -> Mapping[str, str]:
-        """What the service says that is meant; nothing if none is."""
+        """What the service that is meant says; nothing if none is meant."""
         said = dict(self.driver)
         name = said.get("service") or os.environ.get("PGSERVICE")
         return read_service(name, said.get("servicefile"), database=str(self)) if name else {}
@@ -156,8 +156,8 @@ class PostgresAddress:
 
     @property
     def target(self) -> str | None:
-        """Which of the several hosts of a resolved address is meant: the one that takes writes. None if there is one, or
-        something says which.
+        """Which of the several hosts of a resolved address is meant: the one that takes writes. None if there is only
+        one, or if something says which.
         """
         if "target_session_attrs" in dict(self.driver) or os.environ.get("PGTARGETSESSIONATTRS"):
             return None
@@ -169,7 +169,7 @@ class PostgresAddress:
         """Which database, and which schemas in it: the same text for the same ones, whoever connects and however.
 
         What the address leaves to the environment is in it, too, as far as that is set; what a service says is not, only
-        how it is called.
+        the service's name.
         """
         said = dict(self.driver) | dict(self.server)
         if "options" not in said and "search_path" not in said:
@@ -185,7 +185,7 @@ class PostgresAddress:
             "PGSERVICE": said.get("service"),
         }
         more += [(name, os.environ.get(name)) for name, is_said in left.items() if not is_said]
-        if not self.database and not os.environ.get("PGDATABASE"):  # it is called as who connects
+        if not self.database and not os.environ.get("PGDATABASE"):  # it is named after the user who connects
             more.append(("user", self.user or os.environ.get("PGUSER")))
         query = "&".join(f"{name}={value}" for name, value in more if value)
         database = f"/{quote(self.database, safe='')}" if self.database else ""
@@ -209,7 +209,7 @@ def _listed(service: Mapping[str, str], option: str) -> tuple[str, ...]:
 
 
 def _addresses() -> tuple[str, ...]:
-    """The IP addresses in the variable for them, which the driver does not read; none beside one that says hosts."""
+    """The IP addresses in `PGHOSTADDR`, which the driver does not read; none if `PGHOST` says hosts."""
     return () if os.environ.get("PGHOST") else _listed(os.environ, "PGHOSTADDR")
 
 
@@ -242,7 +242,7 @@ def _places(
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Hosts, or their IP addresses where no host is said, and a port for each if any is said.
 
-    As with libpq, each of the options `host` and `port` takes the place of its own in front of the database alone.
+    As with libpq, the options `host` and `port` each replace only their own counterpart in front of the database.
     """
     names, numbers = _read_places(url, hosts)
     if addresses and not (other_hosts or any(names)):
@@ -265,7 +265,7 @@ def _places(
 
 
 def _read_places(url: str, hosts: str) -> tuple[list[str], list[str]]:
-    """Hosts, and what is said as the port of each; nothing of one without."""
+    """Hosts, and what is said as the port of each; nothing for a host without one."""
     names: list[str] = []
     numbers: list[str] = []
     for host in unquote(hosts).split(",") if hosts else ():

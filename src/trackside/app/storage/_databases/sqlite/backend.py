@@ -17,7 +17,7 @@ from trackside.app.storage._databases.sqlite.reads import ThreadedReads, reads_o
 from trackside.app.storage._databases.sqlite.session import SqliteSession
 from trackside.app.storage._databases.sqlite.signals import sqlite_signals
 
-_BUSY_STEP: Final = 0.5  # seconds; who waits inside of SQLite hears of nothing else
+_BUSY_STEP: Final = 0.5  # seconds; a thread that waits inside SQLite hears of nothing else
 
 
 class SqliteBackend:
@@ -51,7 +51,7 @@ class SqliteBackend:
         self._database.check_owner(connection)
 
     def change(self, change: Callable[[Connection], Any], *, is_needed: Callable[[], bool]) -> None:
-        """Let tables be changed while nobody else writes; mark the file as ours."""
+        """Let `change` change tables while nobody else writes; mark the file as ours."""
         database = replace(self._database, busy_timeout=min(self.busy_timeout, _BUSY_STEP))
         while True:
             with suppress(errors.DatabaseBusyError):
@@ -61,7 +61,7 @@ class SqliteBackend:
                 return
 
     def compact(self) -> None:
-        """Write the file anew without the room that nothing fills; nobody else writes meanwhile.
+        """Write the file anew without its unused space; nobody else writes meanwhile.
 
         Raises:
             CompactBlockedError: it is done, but others read what was there before, and the disk has nothing back yet.
@@ -91,7 +91,7 @@ class SqliteBackend:
         return ThreadedReads(reads_of(self._database))
 
     def signals(self, *, every: float) -> PolledSignals:
-        """Looks at the file so often (in seconds)."""
+        """Looks at the file `every` so many seconds."""
         return sqlite_signals(self._database, reads_of(self._database), every=every)
 
 

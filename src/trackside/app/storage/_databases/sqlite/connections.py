@@ -2,7 +2,7 @@
 
 One connection writes (WAL, `BEGIN IMMEDIATE`, `synchronous=FULL`: a commit that was answered survives a power cut);
 others read, and cannot write. While anybody has the file open, SQLite keeps two more beside it: `…-wal` has what was
-committed last, `…-shm` says who reads what. Whoever closes last puts it all into the one file again.
+committed last, `…-shm` says who reads what. The last to close it puts everything into the one file again.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class SqliteDatabase:
         return None
 
     def check_owner(self, connection: Connection) -> None:
-        """See that the file is ours, or empty but for what LangGraph's savers have left.
+        """See that the file is ours, or empty except for what LangGraph's savers have left.
 
         Raises:
             ForeignDatabaseError: it is a database of another program.
@@ -138,7 +138,7 @@ class SqliteDatabase:
         """An engine for connections that make no file, for users who may only read.
 
         With `locking` they see what is in `…-wal` and keep to the locks in `…-shm`, which both have to be there. Without
-        they see the one file alone, and torn if somebody writes to it.
+        it they see the one file alone, and torn if somebody writes to it.
         """
         options = "mode=ro&readonly_shm=1" if locking else "mode=ro&immutable=1"
         engine = create_engine("sqlite://", creator=lambda: self._connect(options), poolclass=NullPool)
@@ -160,12 +160,12 @@ class SqliteDatabase:
         return connection
 
     def _make_private(self) -> None:
-        """Make the file, if it is not there, for this user alone. SQLite gives what it keeps beside it the same mode."""
+        """Make the file, if it is not there, for this user alone. SQLite gives the files beside it the same mode."""
         with suppress(OSError):  # it is there; or it cannot be made, which SQLite says better
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
 
     def _log_ahead(self, connection: sqlite3.Connection) -> None:
-        """Switch to WAL. For that SQLite does not wait while another process does the same, so we do."""
+        """Switch to WAL. SQLite does not wait for that while another process does the same, so we do."""
         until = monotonic() + self.busy_timeout
         while True:
             try:
@@ -177,7 +177,7 @@ class SqliteDatabase:
             sleep(_BUSY_PAUSE)
 
     def _connect_reader(self) -> sqlite3.Connection:
-        # Not mode=ro: what such a connection leaves open when it is the last, it cannot tidy up.
+        # Not mode=ro: such a connection, when it is the last, cannot tidy up what it leaves open.
         connection = self._connect("mode=rw")
         try:
             connection.execute("PRAGMA query_only = ON")
@@ -210,7 +210,7 @@ class SqliteDatabase:
             raise undecodable(str(self), exc) from exc
 
     def unreadable(self, why: str) -> errors.UnreadableDatabaseError:
-        """The error of a user who may not even read."""
+        """The error for a user who may not even read."""
         return errors.UnreadableDatabaseError(database=str(self), name=self.path.name, why=why)
 
     def translate(self, exc: sqlite3.Error | DBAPIError) -> errors.StorageError:
@@ -247,7 +247,7 @@ class SqliteDatabase:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    # Deferred, two writers both read first and then one of them can never write.
+    # If deferred, two writers both read first, and then one of them can never write.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

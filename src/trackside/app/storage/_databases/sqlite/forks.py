@@ -1,8 +1,9 @@
 """SQLite files that were open when this process was forked: it must not open them.
 
-SQLite keeps its own account, in the memory of the process, of the locks that this has on a file. A forked child has a copy
-of it, and none of the locks. It would believe that it keeps others from removing `…-wal` under it, and lose what it writes;
-or that one of its threads is writing, and wait for ever (https://www.sqlite.org/howtocorrupt.html, 2.6).
+SQLite keeps its own account, in the memory of the process, of the locks that the process has on a file. A forked child
+has a copy of that account, but none of the locks. It would believe that it keeps others from removing `…-wal` under it,
+and lose what it writes; or that one of its threads is writing, and wait for ever
+(https://www.sqlite.org/howtocorrupt.html, 2.6).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ type _FileId = tuple[int, int]  # the device and the number there, whatever the 
 
 
 class NotedConnection(sqlite3.Connection):
-    """A connection by which its file counts as open, until it is closed or nobody has it any more."""
+    """A connection that makes its file count as open, until it is closed or nobody has it any more."""
 
     def __init__(self, path: Path, *args: Any, **options: Any) -> None:
         self.file = _file_at(path)
-        _open.add(self)  # before it is: another thread may fork at any moment
+        _open.add(self)  # before it is open: another thread may fork at any moment
         super().__init__(*args, **options)
 
     def close(self) -> None:

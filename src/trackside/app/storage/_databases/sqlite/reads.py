@@ -18,11 +18,11 @@ from trackside.app.storage._databases.backend import Dialect
 from trackside.app.storage._databases.sqlite.connections import READERS, SqliteDatabase
 
 _TICK: Final = 0.02
-"""Seconds in which a file may change twice and have the same time: systems tell it by a clock that ticks."""
+"""Seconds in which a file may change twice and have the same time: systems take the time from a clock that ticks."""
 
 
 class PooledReads:
-    """Reads on a few connections that are kept, under SQLite's locks. Takes the right to write, for these."""
+    """Reads on a few connections that are kept, under SQLite's locks, which need the right to write."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
@@ -60,19 +60,20 @@ class PooledReads:
 
 
 class _State(NamedTuple):
-    """What tells whether a database file has changed, and whether more is to be known than what is in it."""
+    """What tells whether a database file has changed, and whether there is more to know than what is in it."""
 
     more_beside_it: bool
     file: tuple[int, int, int] | None
     is_fresh: bool
-    """Whether the file has changed so lately that the next change might leave no trace."""
+    """Whether the file has changed so recently that the next change might leave no trace."""
 
 
 class GuestReads:
-    """Reads where nothing may be written, and so no lock be taken unless a writer has made the place for it.
+    """Reads where nothing may be written, so that no lock can be taken unless a writer has made the place for it.
 
     While nothing is in the log beside the file, the file is all there is: it is read as it is, and what was found holds
-    if the file is still the same afterwards and nothing is beside it. Else somebody writes, and his locks are there.
+    if the file is still the same afterwards and nothing is beside it. Otherwise somebody is writing, and that writer's
+    locks are there.
     """
 
     def __init__(self, database: SqliteDatabase) -> None:
@@ -81,7 +82,7 @@ class GuestReads:
         self._file_alone = database.guests(locking=False)
 
     def read[T](self, read: Callable[[Connection], T]) -> T:
-        """What `read` finds; all its queries see the same moment. It is called again where that moment did not last.
+        """What `read` finds; all its queries see the same moment. `read` is called again if that moment did not last.
 
         Raises:
             UnreadableDatabaseError: this user may not read it, or what its last writer left can only be read by
@@ -93,7 +94,7 @@ class GuestReads:
             before = self._state()
             try:
                 found = self._read(read, locking=before.more_beside_it)
-            except Exception:  # whatever torn pages lead to, or that a writer has just gone; else it is told
+            except Exception:  # whatever torn pages lead to, or a writer that has just gone; else it is raised
                 if self._state() == before and not before.is_fresh:
                     raise
             else:
@@ -153,7 +154,7 @@ class ThreadedReads:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="trackside-reader")
 
     async def read[T](self, read: Callable[[Connection], T]) -> T:
-        """What `read` finds; all its queries see the same moment. It is called again where that moment did not last.
+        """What `read` finds; all its queries see the same moment. `read` is called again if that moment did not last.
 
         Raises:
             StorageError: the database cannot be read.

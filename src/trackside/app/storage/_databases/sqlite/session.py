@@ -1,9 +1,9 @@
 """SQLite: the statements of the writer, on the driver itself, for whole batches.
 
 Beside a busy event loop the driver's `executemany` is thirty times slower than one statement with many rows: it lets go
-of the GIL and has to win it back for each row. So a batch is written, and read, in a handful of statements of many rows.
-They say OR ROLLBACK, which is what happens to the transaction anyway, because else SQLite would keep a copy of each page
-that they touch, to be able to undo half a statement.
+of the GIL and has to win it back for each row. So a batch is written, and read, in a handful of statements of many
+rows. They say OR ROLLBACK, which is what happens to the transaction anyway, because otherwise SQLite would keep a copy
+of each page that they touch, to be able to undo half a statement.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ _MAY_BE_TAKEN: Final = """
     a.owner IS NULL AND a.state = 'pending' AND a.holds = 1 AND a.portable AND a.cancel_requested IS NULL
     AND (a.version IS NULL OR a.version = ?4) AND a.run_id NOT IN (SELECT value FROM json_each(?3))
     AND (SELECT version_num FROM alembic_version) = ?5"""
-# A thread that waited with its first run for a time of its own may have been given a state meanwhile: nothing held it.
+# A thread whose first run was delayed may have been given a state meanwhile: nothing held it.
 _TAKE: Final = f"""
     SELECT a.run_id, a.thread_id, a.multitask, a.due_at, t.status,
         t.last_run_id IS NULL AND t.created_at = r.created_at AND a.due_at IS NULL,
@@ -143,8 +143,8 @@ _TAKE_THESE: Final = _TAKE.format(
     among="a.run_id IN (SELECT value FROM json_each(?6)) AND +a.pool IN (SELECT value FROM json_each(?1))"
 )
 
-# Of each agent in each pool as many as are wanted of all, in the order of an index: whatever waits for other workers is not
-# read. Only where the agent is not noted are the runs looked at.
+# For each agent in each pool as many as are wanted in all, in the order of an index: what waits for other workers is
+# not read. The runs themselves are looked at only where the agent is not noted.
 _TAKE_FIRST: Final = (
     _TAKE.format(
         among=f"""a.ordinal IN (
@@ -312,12 +312,12 @@ class SqliteSession:
         self._connection: Connection | None = None
         self._path = database.path.absolute()
         self._file: int | None = None
-        """Which file it is that was opened."""
+        """The inode of the file that was opened."""
         self._graph_removals: int | None = None
 
     @contextmanager
     def transaction(self, *, synced: bool = True, graph: GraphAccess | None = None) -> Generator[None]:
-        """One transaction that nobody else can write beside; connects first if need be. It is as `synced` as all others.
+        """One transaction, beside which nobody else can write; connects first if need be. It is as `synced` as all are.
 
         Raises:
             CollisionError: something had to be unique, or to be there; nothing was written.
@@ -343,10 +343,10 @@ class SqliteSession:
             raise self._database.translate(exc) from exc
 
     def leave_by(self, moment: float) -> None:
-        """A file is there or is not, at once; for a lock nobody waits longer than `busy_timeout`."""
+        """Do nothing: a file is there or is not, at once, and nobody waits for a lock longer than `busy_timeout`."""
 
     def _check_file(self) -> None:
-        """See that the file which was opened is still there: SQLite goes on with one that was deleted, and all is lost.
+        """See that the file that was opened is still there: SQLite goes on with a deleted one, and everything is lost.
 
         Raises:
             DatabaseGoneError: it is not, or another one is in its place.
@@ -382,7 +382,7 @@ class SqliteSession:
     def load(
         self, *, run_ids: Collection[str], thread_ids: Collection[str], queues: Collection[str]
     ) -> tuple[dict[str, RunRow], list[Lane]]:
-        """What is stored of these runs and queues. Nobody else changes anything in the length of a transaction."""
+        """What is stored of these runs and queues. Nobody else changes anything during a transaction."""
         runs: dict[str, RunRow] = {}
         if run_ids:
             found, self._graph_removals = self._driver.execute(_LOAD_RUNS, (json_text([*run_ids]),)).fetchone()
@@ -398,11 +398,11 @@ class SqliteSession:
         return [lane_of(*row) for row in json_of(rows)]
 
     def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
-        """Runs that wait for a thread, first come first, from behind this ordinal on."""
+        """Runs that wait for a thread, in their order, from after this ordinal on."""
         return [active_of(*row) for row in self._driver.execute(_LOAD_WAITING, (thread_id, after, limit))]
 
     def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
-        """Give runs that are ready to whoever wants them."""
+        """Give ready runs to the worker that wants them."""
         lists = [json_text([*names]) for names in (wanted.pools, wanted.agents, wanted.unfit)]
         statement, among = (
             (_TAKE_FIRST, wanted.limit) if wanted.run_ids is None else (_TAKE_THESE, json_text([*wanted.run_ids]))
@@ -425,7 +425,7 @@ class SqliteSession:
         """Write all of it."""
         driver = self._driver
         batch = batch_of(changes)
-        # Which of them have rows is not known: those that have none get one, and then all are changed.
+        # It is not known which of them have rows: those that have none get one, and then all are changed.
         batch[Step.change_threads], batch[Step.remove_threads] = [], []
         for thread in changes.threads:
             change_thread(batch, thread)
@@ -452,7 +452,7 @@ class SqliteSession:
         self._graph_removals = None
 
     def graph_removals(self) -> int:
-        """How many such removals there have been; whoever has loaded runs has been told with them."""
+        """How many such removals there have been; loading runs has already told."""
         removals = self._graph_removals
         if removals is None:
             (removals,) = self._driver.execute(_GRAPH_REMOVALS).fetchone()

@@ -45,6 +45,6 @@ class LastPosition:
 
 
 def sqlite_signals(database: SqliteDatabase, reads: PooledReads | GuestReads, *, every: float) -> PolledSignals:
-    """The signals of a file that is read in this way, looked for so often (in seconds)."""
+    """The signals of a file that is read in this way, looked for `every` so many seconds."""
     mark: Mark = LastPosition(reads) if isinstance(reads, GuestReads) else DataVersion(database)
     return PolledSignals(mark, every=every)

@@ -1,9 +1,10 @@
 """The log beside an SQLite file (`…-wal`): how long it may become.
 
-SQLite copies what is in it to the file as it goes, and begins it anew from its start at a commit at which all is copied and
-nobody reads what is in it. Where several read all the time that moment may not come: the log grows for as long as they do,
-reads become slower with it, and the disk fills up. So whoever writes looks how long it is, and beyond a bound waits for the
-readers for a moment: those who begin then read the file alone, as there is nothing that it has not got.
+SQLite copies its content to the file as it goes, and begins it anew from its start at a commit at which everything is
+copied and nobody reads from it. If several readers read all the time, that moment may not come: the log grows for as
+long as they do, reads become slower with it, and the disk fills up. So the writer looks how long the log is, and beyond
+a bound waits for the readers for a moment: those that begin then read the file alone, as the log has nothing that the
+file lacks.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from time import monotonic
 from typing import Final
 
 BEGUN_ANEW: Final = 16 * 1_048_576
-"""Bytes that are left of a longer log when it begins anew: to write over them is faster than to let it grow again."""
+"""Bytes that are kept of a longer log when it begins anew: overwriting them is faster than letting it grow again."""
 LONG: Final = 32 * 1_048_576
-"""Bytes beyond which one that does not begin anew by itself is made to."""
+"""Bytes beyond which a log that does not begin anew by itself is made to."""
 _LOOKS_APART: Final = 0.05
-"""Seconds: to ask the system lets other threads have the interpreter, and costs a small commit a seventh of its time."""
-_PATIENCE: Final = 50  # milliseconds for which nobody writes; who reads for longer than that is not waited for
+"""Seconds: asking the system lets other threads have the interpreter, costing a small commit a seventh of its time."""
+_PATIENCE: Final = 50  # milliseconds for which nobody writes; readers that take longer are not waited for
 
 
 class WriteAheadLog:
@@ -37,9 +38,10 @@ class WriteAheadLog:
         self._looks_at = 0.0
 
     def keep_short(self, connection: sqlite3.Connection) -> None:
-        """After a commit: have it begin anew if it has become long, unless somebody reads for long; looks now and then.
+        """After a commit: make it begin anew if it has become long, unless somebody reads for long; looks now and then.
 
-        He is given time until it has grown by as much again. Nothing depends on it: what fails is tried again then.
+        Such a reader has time until the log has grown by as much again. Nothing depends on it: what fails is tried
+        again then.
         """
         if (now := monotonic()) < self._looks_at:
             return
