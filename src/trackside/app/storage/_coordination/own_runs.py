@@ -81,7 +81,7 @@ class OwnRuns:
         return iter(self._runs.values())
 
     def ids(self) -> KeysView[str]:
-        """Their ids, as they are at any time."""
+        """A live view of their ids."""
         return self._runs.keys()
 
     def get(self, run_id: str) -> OwnRun | None:

@@ -440,7 +440,7 @@ class NoteStuck(_ThreadWork):
 class Settle(_ThreadWork):
     """What the end of a run means for its thread.
 
-    `retried_as` is the id under which the run is started anew, if it is to be.
+    `retried_as` is the id under which the run is started anew, if it is.
     """
 
     status: RunStatus

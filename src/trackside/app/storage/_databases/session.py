@@ -155,7 +155,7 @@ class Session(Protocol):
         ...
 
     def tables_with(self, column: str) -> set[str]:
-        """The names of all tables that have a column of this name, others' too."""
+        """The names of all tables, including others', that have a column of this name."""
         ...
 
     def close(self) -> None:

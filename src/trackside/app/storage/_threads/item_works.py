@@ -185,7 +185,7 @@ class ItemSearch:
         return sorted(found, key=lambda item: places[stored_prefix(item.namespace), item.key])
 
     def _fitting(self, rows: Sequence[_Row]) -> list[tuple[float, str, str]]:
-        """The places, and so the names, of those of these rows, with values as texts, that have what is wanted."""
+        """The places, and so the names, of the rows (with values as texts) that have what is wanted."""
         return [_place(row) for row in rows if fits(json_of(row.value), self.wanted)]
 
     def _likely(self, connection: Connection) -> Iterator[Sequence[_Row]]:

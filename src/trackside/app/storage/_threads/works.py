@@ -139,7 +139,7 @@ class CreateThread(_Making):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ChangeThread(OnThread):
-    """Add metadata to what a thread has, and say anew how long it lives."""
+    """Add metadata to what a thread has, and set anew how long it lives."""
 
     metadata: JsonObject
     agent: str | None = None

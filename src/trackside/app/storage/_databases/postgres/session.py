@@ -218,7 +218,7 @@ class PostgresSession:
         return self._graph_removals
 
     def tables_with(self, column: str) -> set[str]:
-        """The names of all tables that have a column of this name, others' too."""
+        """The names of all tables, including others', that have a column of this name."""
         return {name for (name,) in self._fetch(TABLES_WITH, column)}
 
     def close(self) -> None:

@@ -459,7 +459,7 @@ class SqliteSession:
         return int(removals)
 
     def tables_with(self, column: str) -> set[str]:
-        """The names of all tables that have a column of this name, others' too."""
+        """The names of all tables, including others', that have a column of this name."""
         query = (
             "SELECT t.name FROM sqlite_master t JOIN pragma_table_info(t.name) c WHERE t.type = 'table' AND c.name = ?"
         )
