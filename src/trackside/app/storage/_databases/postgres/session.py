@@ -153,7 +153,7 @@ class PostgresSession:
             *queues,
             *(thread_id for is_active, _, thread_id, *_ in runs if is_active and thread_id in thread_ids),
         }
-        # A thread without a row has no queue. If another process makes one meanwhile, making it again stops this.
+        # A thread without a row has no queue. If another transaction makes one meanwhile, making it again stops this.
         new = {thread_id for thread_id in wanted if thread_id in thread_ids and thread_id not in self._stored_threads}
         active, lanes = self._queues(active_ids, wanted - new) if active_ids or wanted > new else ({}, [])
         lanes.extend(lane_of(thread_id, None, None, None) for thread_id in new)
