@@ -18,7 +18,7 @@ from trackside.app.storage._writing.work import ROW_BYTES, UnitOfWork, Work
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class PromoteDue(Work):
-    """Give delayed runs without an owner that are due by the database's clock their places; the result is their ids."""
+    """Give places to delayed runs without an owner that are due by the database's clock; the result is their ids."""
 
     limit: int
     promoted: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Leases of duties, which one process of a fleet does for all, measured by the database's clock (I8)."""
+"""Leases, by the database's clock, of duties: what one process of a fleet does for all (I8)."""
 
 from __future__ import annotations
 

@@ -64,15 +64,15 @@ class Enrolment:
         self._heart: Heart | None = None
         self._has_left = False
         self._known_until = 0.0
-        """Until when, by the monotonic clock, the others surely know that it is alive, and for a while longer."""
+        """Until when, by the monotonic clock, the others surely know that it is alive, and will for a while longer."""
         self._written_at = 0.0
         """When it was last made known, by the same clock."""
         self._trusts_from = inf
         """From when on a lease that has ended says something about its worker."""
         self._clock: LeaseClock | None = None
-        """What the clock of the leases said when it was last made known."""
+        """What the clock of the leases said when the worker was last made known."""
         self._beating: asyncio.Future[Any] | None = None
-        """The last sign of life that was queued behind all other writes, whether by its thread or by the event loop."""
+        """The last sign of life, from its thread or from the event loop, that was queued behind all other writes."""
         self._enrolling = asyncio.Lock()
         self._failure: StorageError | None = None
         """What the last try failed with."""
@@ -130,7 +130,7 @@ class Enrolment:
         database was away. And not if the clock of the leases was set, which ends everybody's leases.
         """
         if self._heart is None:
-            return not self._says  # by hand, and nobody's duty in a fleet
+            return not self._says  # not enrolled: outside a fleet somebody asks by hand; the duty of a fleet waits
         if not self._trusts_from <= monotonic() < self._known_until:
             return False
         return now is None or not self._was_set(now, monotonic())

@@ -76,8 +76,8 @@ def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Ca
 def _of_pool(query: Select[*tuple[Any, ...]], pool: str) -> Select[*tuple[Any, ...]]:
     """The same for what is ready in a pool, in the order in which it came.
 
-    Giving the pool as a range, and sorting by it, leaves only one index that has this order. The table's key has it,
-    too, but by that all claimed runs would be read first.
+    Giving the pool as a range, and sorting by it, leaves only one index that has this order. Otherwise the table's key
+    would have it, too, and by that all claimed runs would be read first.
     """
     of = active_runs.c.pool
     return query.where(*_IS_READY, of >= pool, of <= pool).order_by(of, active_runs.c.ordinal)

@@ -121,7 +121,7 @@ class LoosenVersions(Work):
     """Let workers with another version of the agents take runs whose version no live worker has; the result: how many.
 
     These are the first `limit` of the `unserved` runs that nobody has locked at this moment. Runs for which there is no
-    worker at all, of whatever version, stay as they are: their own may come back first.
+    worker at all, of whatever version, stay as they are: one of their own version may come back first.
     """
 
     unserved: Sequence[RunKind]

@@ -116,7 +116,7 @@ class Reaped(NamedTuple):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _ClearAway(Work):
-    """End the runs that workers that are gone left behind, a part in each transaction; runs not begun go to others."""
+    """End the runs left behind by workers that are gone, a part in each transaction; runs not begun go to others."""
 
     limit: int = 256
     retry_ids: dict[str, str] = field(default_factory=dict)
@@ -166,8 +166,8 @@ class _ClearAway(Work):
 class Reap(_ClearAway):
     """End the runs of workers that are gone, and leave those that have not started to others (I7).
 
-    `reaper` is not gone, whatever its lease says: it is here. Of its own runs, it announces that the threads rest for
-    those that are not `known` to it any more: they have ended, and it did not hear that nobody has announced that yet.
+    `reaper` is not gone, whatever its lease says: it is here. For its own runs that are not `known` to it any more, it
+    announces that their threads rest: the runs have ended, and it did not hear that nobody has announced that yet.
     `whose` says whether it sees to these, to those of others, or to both. Unless it `trusts_leases`, which it is asked
     when it has read them, only workers whose processes are known to have ended are gone.
     """
@@ -248,7 +248,7 @@ class Disown(_ClearAway):
 
 
 def _owners_unknown(unit: UnitOfWork, *, but: Collection[str]) -> list[str]:
-    """Owners of runs that are workers no more: one step through the index for each owner, however many runs it has."""
+    """Which owners of runs are not workers: one step through the index for each owner, however many runs it has."""
     owner = active_runs.c.owner
     owners = select(func.min(owner).label("owner")).cte("owners", recursive=True)
     following = select(func.min(owner)).where(owner > owners.c.owner).scalar_subquery()

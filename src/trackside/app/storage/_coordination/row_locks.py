@@ -12,7 +12,7 @@ from trackside.app.storage._writing.work import UnitOfWork
 
 
 def free_among[Row: tuple[Any, ...]](unit: UnitOfWork, rows: Sequence[Row]) -> list[Row]:
-    """Lock those of these runs (id, thread, …), with their threads, whose rows nobody else has locked; returns them.
+    """Lock these runs (id, thread, …) and their threads; returns the runs of which nobody else had locked either.
 
     In SQLite, where only one writes at a time, these are all.
     """

@@ -175,10 +175,10 @@ class Admit(_Entry):
     `pool`, with its `version` of the agents.
 
     `asks_for` says on whose behalf that is. The thread may be somebody else's with `any_owner`, and has to exist
-    already with `thread_exists`. A new thread is theirs, has `thread_metadata`, and with `thread_ends` ends with its
-    last run. With a `lifetime` the thread lives that long from now on, whether new or not. `due_in` is in how many
-    seconds the run is due by the clock that others will look at; without it, `due_at` is by the clock of whoever lets
-    the run in.
+    already with `thread_exists`. A new thread belongs to `asks_for`, has `thread_metadata`, and with `thread_ends` ends
+    with its last run. With a `lifetime` the thread lives that long from now on, whether new or not. `due_in` is in how
+    many seconds the run is due by the clock that others will look at; without it, `due_at` is by the clock of whoever
+    lets the run in.
     """
 
     start: RunStart
@@ -403,7 +403,10 @@ class Withdraw(_ThreadWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestCancel(_ThreadWork):
-    """Record that a run should stop; another owner's that has not started ends at once, as does an unattended one."""
+    """Record that a run should stop.
+
+    One that is not this owner's and has not started ends at once, as does one that no coordinator has.
+    """
 
     action: CancelAction
 
@@ -440,7 +443,7 @@ class NoteStuck(_ThreadWork):
 class Settle(_ThreadWork):
     """What the end of a run means for its thread.
 
-    `retried_as` is the id under which the run is started anew, if it is.
+    `retried_as` is the id under which the run is started anew, if it is to be.
     """
 
     status: RunStatus

@@ -151,7 +151,7 @@ class Upkeep:
 
     async def take_what_is_left(self) -> None:
         """Do the same at once, if this worker takes runs over, for a caller who asks for such a run, and must not hear
-        that a process has it that is gone. Callers who ask meanwhile share the next look.
+        that a process that is gone has it. Callers who ask meanwhile share the next look.
 
         Raises:
             StorageError: the store failed.

@@ -103,7 +103,8 @@ class Backend(Protocol):
         ...
 
     def reads(self, *, standby: bool) -> Reads:
-        """What readers read with; a `standby`, which has what is written a moment later, will do if nothing is written.
+        """What readers read with. A `standby`, which has what is written a moment later, will do for a store that only
+        reads.
 
         Raises:
             StorageError: this user may not read the database.

@@ -37,7 +37,7 @@ class Changes:
     gone_threads: Collection[str] = ()
     """The ids of threads whose rows this transaction has deleted: one that is also among `threads` is made anew."""
     thread_labels: Collection[Sequence[str]] = ()
-    """What threads are found by that nothing found before: key, value, id."""
+    """Labels of threads that had none, which are found by them from now on: key, value, id."""
     runs: Collection[RunRow] = ()
     inactive: Collection[str] = ()
     """The ids of runs that are not active any more."""
@@ -83,9 +83,11 @@ class Session(Protocol):
     """
 
     def transaction(self, *, synced: bool = True, graph: GraphAccess | None = None) -> AbstractContextManager[None]:
-        """One transaction; connects first if need be. Unless it is `synced`, a server that crashes at once may forget it,
-        but never what comes after it alone. `graph` says beforehand what it does to checkpoints of graphs: one that
-        removes some waits for those that save some, and the other way round, holding nothing that others wait for.
+        """One transaction; connects first if need be. Unless it is `synced`, a server that crashes at once may forget
+        it, but only together with all that was committed after it.
+
+        `graph` says beforehand what it does to checkpoints of graphs: one that removes some waits for those that save
+        some, and the other way round, holding nothing that others wait for.
 
         Raises:
             CollisionError: something had to be unique, or to be there; nothing was written.
@@ -114,8 +116,9 @@ class Session(Protocol):
     ) -> tuple[dict[str, RunRow], list[Lane]]:
         """What is stored of these runs and queues, as far as it decides what comes next.
 
-        With these queues come those of the threads that have one of the runs as an active one. Nobody else changes the
-        runs, or the threads and their queues, as far as they have rows, until the end of the transaction.
+        With these queues come those of each of the threads (`thread_ids`) that has one of the runs as an active one.
+        Nobody else changes the runs, or the threads and their queues, as far as they have rows, until the end of the
+        transaction.
         """
         ...
 
@@ -172,7 +175,7 @@ def compiled(statement: ClauseElement, dialect: Dialect) -> tuple[str, list[Any]
 
 
 def insert_in_place(session: Session, events: Iterable[EventRow], positions: Mapping[str, int]) -> None:
-    """Store events that have a position, by their ids, where they were, unless the log is past it; others behind."""
+    """Store events at the positions of their ids, unless the log has got there already; all others come behind."""
     counter = counters.c.name == POSITION
     ((last,),) = session.execute(select(counters.c.value).where(counter).with_for_update())
     stretch: list[EventRow] = []

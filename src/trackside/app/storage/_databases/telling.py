@@ -1,4 +1,4 @@
-"""Tells those who want to hear of what a store does. What one of them raises is its own failure: the others hear of it
+"""Tells those who want to hear of what a store does. What one of them raises is its own failure: the others are told
 all the same, and nobody waits for what has happened already.
 """
 

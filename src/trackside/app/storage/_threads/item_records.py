@@ -181,7 +181,7 @@ def _check_wanted(wanted: Any) -> None:
 
 
 def needles_of(wanted: Mapping[str, Any]) -> list[str]:
-    """What stands in the text of every value that fits: not all that is wanted, but far fewer values have it.
+    """What stands in the text of every value that fits: not all that is wanted, but it leaves far fewer values.
 
     Only for texts: one and the same number can be written in several ways.
     """

@@ -47,7 +47,7 @@ def _to_forget() -> Select[*tuple[Any, ...]]:
 def threads_by_agent(
     connection: Connection, *, thread_ids: Sequence[str], agents: Collection[str]
 ) -> Mapping[str, Sequence[str]]:
-    """On which of these threads each of these agents has run, or which of them are for it."""
+    """For each of these agents, those of these threads on which it has run, or that are for it."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     asked = (select(each.c.agent, each.c.thread_id) for each in (runs, threads))
     asked = (query.where(query.selected_columns.thread_id.in_(thread_ids)) for query in asked)

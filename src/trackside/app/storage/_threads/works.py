@@ -269,7 +269,7 @@ class RemoveThread(OnThread):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class CopyThread(_Making):
-    """Make a thread with the metadata of another one, and what that one remembers; it belongs to whoever copies it."""
+    """Make a thread with the metadata of another one, and what that one remembers; the copy belongs to `belongs_to`."""
 
     copy_id: str
     belongs_to: str | None
@@ -360,7 +360,7 @@ class RemoveRun(OnThread):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetThreads(Work):
-    """Removes what threads that are gone remember, and notes that; also that their runs are, where that was not noted.
+    """Removes what threads that are gone remember, and notes that; notes their runs as gone, too, if they are not yet.
 
     Threads that have no runs are not needed for anything any more. One that was begun anew since it was found stays as
     it is.

@@ -74,7 +74,7 @@ _BEYOND_IT = frozenset(
 
 
 def fault_of(name: str, value: str, *, shown: str | None = None) -> str | None:
-    """Why an option, which is written there as `shown`, cannot be taken; None if it can."""
+    """Why an option, which is called `shown` where it is set, cannot be taken; None if it can."""
     shown = shown or name
     if name in _MEANINGLESS:
         return None

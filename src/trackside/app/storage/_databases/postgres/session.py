@@ -108,7 +108,7 @@ class PostgresSession:
             yield
         except BaseException as exc:
             if not begun and getattr(exc, "sqlstate", None) == _NOT_SUPPORTED:
-                self._driver.terminate()  # it is a standby's; by now another may lead to the server that takes writes
+                self._driver.terminate()  # it is a standby's; by now another connection may lead to the primary
                 raise errors.ConnectionLostError(database=str(self._database), why=str(exc)) from exc
             self._roll_back()
             if (error := self._meaning(exc)) is None:
@@ -186,7 +186,7 @@ class PostgresSession:
         return int(ordinal)
 
     def save(self, changes: Changes) -> None:
-        """Write all of it. All that append wait for each other from the moment positions are given to the commit."""
+        """Write all of it. All that append wait for each other, from when positions are given until the commit."""
         batch = batch_of(changes, stored_threads=self._stored_threads.difference(changes.gone_threads))
         steps = tuple([step for step, rows in batch.items() if rows])
         events = changes.events

@@ -317,7 +317,7 @@ class SqliteSession:
 
     @contextmanager
     def transaction(self, *, synced: bool = True, graph: GraphAccess | None = None) -> Generator[None]:
-        """One transaction, beside which nobody else can write; connects first if need be. It is as `synced` as all are.
+        """One transaction, beside which nobody else can write; connects first if need be. `synced` changes nothing.
 
         Raises:
             CollisionError: something had to be unique, or to be there; nothing was written.
@@ -452,7 +452,7 @@ class SqliteSession:
         self._graph_removals = None
 
     def graph_removals(self) -> int:
-        """How many such removals there have been; loading runs has already told."""
+        """How many such removals there have been; when runs were loaded, the number came with them."""
         removals = self._graph_removals
         if removals is None:
             (removals,) = self._driver.execute(_GRAPH_REMOVALS).fetchone()

@@ -1,10 +1,10 @@
 """The log beside an SQLite file (`…-wal`): how long it may become.
 
-SQLite copies its content to the file as it goes, and begins it anew from its start at a commit at which everything is
-copied and nobody reads from it. If several readers read all the time, that moment may not come: the log grows for as
-long as they do, reads become slower with it, and the disk fills up. So the writer looks how long the log is, and beyond
-a bound waits for the readers for a moment: those that begin then read the file alone, as the log has nothing that the
-file lacks.
+SQLite copies what is in the log to the file as it goes, and begins the log anew from its start at a commit at which
+everything is copied and nobody reads from the log. If several readers read all the time, that moment may not come: the
+log grows for as long as they do, reads become slower with it, and the disk fills up. So the writer looks how long the
+log is, and beyond a bound waits for the readers for a moment: those that begin then read the file alone, as the log has
+nothing that the file lacks.
 """
 
 from __future__ import annotations
