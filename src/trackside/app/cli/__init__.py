@@ -30,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         if arguments is None:
             _ignore_interrupts()
-    except KeyboardInterrupt:  # imports nothing more, as Ctrl-C may have come at any import
+    except KeyboardInterrupt:  # import nothing more: Ctrl-C may have come during any import
         code = INTERRUPTED
         if arguments is None:
             _ignore_interrupts()
-        warnings.simplefilter("ignore")  # what was broken off anywhere may complain when it is thrown away
+        warnings.simplefilter("ignore")  # objects left half-used may complain when they are discarded
     if arguments is None:
         _expect_the_end(code)
         _look_for_garbage_once()
@@ -53,13 +53,13 @@ def _expect_the_end(code: int) -> None:
 
 
 def _look_for_garbage_once() -> None:
-    """Python would do so several times on its way out, among all imports: a fifth of the time of a short command."""
+    """Collect garbage once: Python would search all imports several times at exit, a fifth of a short command's run."""
     gc.collect()
     gc.freeze()
 
 
 def _say_what_keeps_it() -> None:
-    """Comes this late because Python's own end, which is next, is also the end of threads that have nothing to do."""
+    """Called this late because Python itself exits next, and that also ends threads that have nothing to do."""
     if "trackside.app.cli.leftovers" in sys.modules:
         from trackside.app.cli.leftovers import say_what_is_left_soon
 
@@ -67,7 +67,7 @@ def _say_what_keeps_it() -> None:
 
 
 def _ignore_interrupts() -> None:
-    """From here until Python itself has ended, nothing would catch a `KeyboardInterrupt`."""
+    """Ignore Ctrl-C: from here until Python itself has ended, nothing would catch a `KeyboardInterrupt`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -80,14 +80,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         from trackside.app.cli.commands.parser import parser
         from trackside.app.settings.variables import DEBUG_VARIABLE
 
-        # What Trackside's own parts tell operators; what concerns whoever sits here is said otherwise.
+        # These are messages from Trackside's own parts to operators; the person at the terminal is told in other ways.
         shown = bool(os.environ.get(DEBUG_VARIABLE))
         handler = logging.StreamHandler() if shown else logging.NullHandler()
         logging.getLogger("trackside").addHandler(handler)
         try:
             code = parser()(arguments, prog_name="trackside", standalone_mode=False)
         finally:
-            if arguments is not None:  # else this is the program, and hears what is said on its way out, too
+            if arguments is not None:  # otherwise this is the program itself, which also hears messages during its exit
                 logging.getLogger("trackside").removeHandler(handler)
         sys.stdout.flush()
         return int(code or 0)

@@ -14,7 +14,7 @@ from trackside.harness.errors import TracksideError
 from trackside.harness.types import Json, JsonObject
 
 ALL = 2**63 - 1
-"""As many as a database can have."""
+"""The largest number that a database can hold."""
 
 
 class ArgumentError(TracksideError, ValueError, code=""):
@@ -22,7 +22,7 @@ class ArgumentError(TracksideError, ValueError, code=""):
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text has no half characters, which typed bytes that are not UTF-8 turn into."""
+    """Whether a text has no half characters, which is what typed bytes that are not UTF-8 become."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -67,7 +67,7 @@ def read_answer(text: str) -> Json:
 def _content(text: str, name: str) -> str:
     if text == "-":
         text = _decode(sys.stdin.buffer.read(), name, "standard input")
-        return text.removesuffix("\n").removesuffix("\r")  # with which `echo` ends
+        return text.removesuffix("\n").removesuffix("\r")  # the line end that `echo` adds
     if not text.startswith("@"):
         return text
     if text == "@":
@@ -87,7 +87,7 @@ def _decode(content: bytes, name: str, where: str) -> str:
 
 
 def _json(text: str) -> Json:
-    """Read a JSON text; Python itself would also take NaN and infinite numbers for JSON.
+    """Read a JSON text; Python itself would also accept NaN and infinite numbers.
 
     Raises:
         ValueError: it is not JSON.
@@ -118,7 +118,7 @@ def _quoted(content: str) -> str:
     try:
         text = json.loads(content)
     except ValueError:
-        return content  # it only begins with a quotation
+        return content  # the text merely begins with a quotation
     return text if isinstance(text, str) else content
 
 
@@ -181,7 +181,7 @@ def read_age(text: str, name: str, *, now: datetime) -> timedelta:
     try:
         if found and found.has_unit:
             age = timedelta(seconds=found.seconds)
-            return now - (now - age)  # as far as there are years
+            return now - (now - age)  # overflows before the year 1
     except OverflowError:
         raise ArgumentError(name=name, why=f"{text!r} is longer ago than the year 1") from None
     raise ArgumentError(name=name, why=f"{text!r} is not a length of time with its unit; write 12h, 30d or 8w")

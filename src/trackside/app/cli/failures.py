@@ -1,4 +1,4 @@
-"""Turns whatever ended a command into one line on standard error and an exit code. Nobody sees a traceback of ours."""
+"""Turns whatever ended a command into one line on standard error and an exit code. Nobody sees our own tracebacks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SAID_OTHERWISE = {
     "stopped": ("cancelled",),
     "started": ("run_started",),
 }
-"""Words that people try for those of this program."""
+"""Words that people try instead of this program's own."""
 
 _TYPED_AS = {
     "after": "--after",
@@ -73,8 +73,8 @@ class ExitCode(IntEnum):
     success = 0
     error = 1
     usage = 2
-    interrupted = 75  # EX_TEMPFAIL of sysexits.h: not done, try again with an answer
-    timeout = 124  # as timeout(1) has it
+    interrupted = 75  # EX_TEMPFAIL in sysexits.h: not done, try again with an answer
+    timeout = 124  # as in timeout(1)
     cancelled = 130  # 128 + SIGINT
     reader_gone = 141  # 128 + SIGPIPE
 
@@ -101,13 +101,13 @@ def ended(console: OutputConsole, code: ExitCode = ExitCode.success) -> ExitCode
 def report(failure: BaseException) -> ExitCode:
     """Say what ended the command, in one line if possible."""
     match failure:
-        case SystemExit() if failure.code in {None, 0}:  # how completion ends when it has said what there is
+        case SystemExit() if failure.code in {None, 0}:  # how completion ends after printing its suggestions
             return ExitCode.success
         case BrokenPipeError() | SystemExit() if _is_reader_gone(failure):
             discard(sys.stdout)
             return ExitCode.reader_gone
         case OSError() if failure.filename is None and failure.errno in _OUTPUT_FAILURES:
-            discard(sys.stdout)  # what is written at exit must not fail once more
+            discard(sys.stdout)  # writing at exit must not fail again
             return report(OutputError(why=failure.strerror))
         case TyperException():
             return _misuse(failure)
@@ -128,20 +128,20 @@ def report(failure: BaseException) -> ExitCode:
 
 
 def _is_reader_gone(failure: BaseException) -> bool:
-    """Whether the broken pipe is one that this program writes to, and not another one, for example of an agent."""
-    if isinstance(failure, SystemExit):  # is how Rich takes it, which shows the help, and has turned the output away
+    """Whether the broken pipe is one that this program writes to, rather than another one, such as an agent's."""
+    if isinstance(failure, SystemExit):  # from Rich, which prints the help and has redirected the output
         return isinstance(failure.__context__, BrokenPipeError)
     return has_no_reader(sys.stdout) or has_no_reader(sys.stderr)
 
 
 def _of_an_option(failure: TracksideError) -> str | None:
-    """What a store, a manager or a server refuses, with the name under which it was typed.
+    """What a store, a manager or a server refuses, under the name that was typed for it.
 
     None if the failure is about something else.
     """
     from trackside.app.storage.errors import InvalidQueryError, InvalidSubscriptionError
 
-    field, why = failure.details.get("unfit") or ("", "")  # as a server says it
+    field, why = failure.details.get("unfit") or ("", "")  # the form that a server uses
     if isinstance(failure, InvalidQueryError | InvalidSubscriptionError | InvalidSpecError):
         field, why = failure.details.get("field", ""), failure.details.get("why", "")
     name = _TYPED_AS.get(field)
@@ -149,7 +149,7 @@ def _of_an_option(failure: TracksideError) -> str | None:
 
 
 def _misuse(failure: TyperException) -> ExitCode:
-    if message := failure.format_message():  # without arguments the help has been shown, and that says it all
+    if message := failure.format_message():  # empty without arguments: the help has been shown and says it all
         context = getattr(failure, "ctx", None)
         hint = "" if context is None else f" (see `{context.command_path} --help`)"
         _say(f"{message.replace('Value error, ', '').rstrip('.')}{_meant_in(message)}{hint}")
@@ -157,7 +157,7 @@ def _misuse(failure: TyperException) -> ExitCode:
 
 
 def _meant_in(message: str) -> str:
-    """A guess at what was meant by a word that is not one of the choices, if there is one."""
+    """A guess at what a word that is not one of the choices was meant to be, if there is one."""
     if (found := _NO_CHOICE.search(message)) is None:
         return ""
     typed, choices = found[1].casefold(), re.findall(r"'([^']+)'", found[2])

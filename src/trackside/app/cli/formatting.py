@@ -47,7 +47,7 @@ def count(number: int, noun: str) -> str:
 
 
 def cost(usd: float) -> str:
-    """An amount of US dollars, with as many digits as it takes to see it."""
+    """An amount of US dollars, with as many digits as it takes for it to show."""
     if usd == 0 or usd >= 1:
         return f"${usd:,.2f}"
     return f"${usd:.4f}" if usd >= 0.0001 else "<$0.0001"

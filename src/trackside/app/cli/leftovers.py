@@ -1,6 +1,6 @@
 """What agents and observers left running.
 
-Python does not end before their threads do, so the person who waits is told. Nobody waits for tasks longer than a moment.
+Python does not exit before their threads end, so the person who waits is told. Tasks are waited for only a moment.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from trackside.app.cli.stopping import stop_signals
 from trackside.app.cli.views.output import standard_error
 from trackside.harness.threads import LoopThreads
 
-_UNMENTIONED = 1.0  # seconds of waiting of which nobody needs to be told
-_LAST_WORDS = 0.5  # seconds that tasks have to end when they are told to
+_UNMENTIONED = 1.0  # seconds of waiting that are not worth mentioning
+_LAST_WORDS = 0.5  # seconds that tasks have to end after they are cancelled
 
 _stuck: list[asyncio.Runner] = []
 _reading: list[bool] = []
 
 
 class UnwaitedExecutor(LoopThreads):
-    """An executor for which its event loop does not wait when the loop closes. Python itself does, when it ends."""
+    """An executor that its event loop does not wait for when the loop closes. Python itself does wait, at exit."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls."""
@@ -37,7 +37,7 @@ class UnwaitedExecutor(LoopThreads):
 
 
 def event_loop(factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> CommandRunner:
-    """A runner that, unlike `asyncio.Runner`, also ends if a task swallows its cancellation."""
+    """A runner that, unlike `asyncio.Runner`, ends even if a task swallows its cancellation."""
     return CommandRunner(factory, close=_close)
 
 
@@ -82,13 +82,13 @@ def leave(code: int) -> NoReturn:
 
 
 def _left() -> list[threading.Thread]:
-    """The threads for which Python waits when it ends."""
+    """The threads that Python waits for at exit."""
     main = threading.main_thread()
     return [thread for thread in threading.enumerate() if thread is not main and not thread.daemon]
 
 
 def expect_threads(code: int) -> None:
-    """Prepare for an end that may have to wait for threads: Ctrl-C then ends the process at once, with this exit code."""
+    """Prepare for an exit that may wait for threads: Ctrl-C then ends the process at once, with this exit code."""
 
     def leave_now(number: int, frame: FrameType | None) -> None:
         leave(code)
@@ -98,7 +98,7 @@ def expect_threads(code: int) -> None:
 
 
 def say_what_is_left_soon() -> None:
-    """Say which threads Python waits for, if it still waits in a moment. Threads of idle pools have ended by then."""
+    """Say how many threads Python waits for, if it still does in a moment. Threads of idle pools have ended by then."""
     timer = threading.Timer(_UNMENTIONED, _say_what_is_left)
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""Event loops of commands. Ctrl-C interrupts them silently, and leaves no loop half made and nothing in it half done."""
+"""Event loops of commands. Ctrl-C interrupts them silently, leaving no loop half-made and nothing in it half-done."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from trackside.app.cli.stopping import stop_signals
 def run[**P, T](main: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run the coroutine that `main` returns for these arguments, as `asyncio.run` does, for commands.
 
-    `main` is called here because Ctrl-C may come between two calls: nobody might await a coroutine that exists before.
+    `main` is called here because a coroutine that was made earlier might never be awaited if Ctrl-C comes in between.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed, at whatever moment.
+        KeyboardInterrupt: Ctrl-C was pressed, at any moment.
     """
     with saying_waits(), CommandRunner() as runner:
         return runner.run(main(*args, **kwargs))
@@ -27,9 +27,9 @@ def run[**P, T](main: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwar
 class CommandRunner:
     """An `asyncio.Runner` for commands; a context manager, in the main thread.
 
-    An interrupt is not raised between any two steps of a loop, where it would leave a task that nobody ends, or a future
-    that is set twice. The first interrupt cancels what is being run, when the loop gets to it; while the loop is being made
-    or closed, it takes effect after that. The second one does not wait.
+    An interrupt is not raised between just any two steps of a loop, where it would leave a task that nobody ends, or a
+    future that is set twice. The first interrupt cancels what is being run, once the loop gets to it; while the loop is
+    being made or closed, it takes effect after that. The second one does not wait.
 
     Args:
         factory: makes the loop.
@@ -49,7 +49,7 @@ class CommandRunner:
         self._taken: list[signal.Signals] = []
 
     def __enter__(self) -> Self:
-        # Those that somebody else takes, as a server does, or ignores are theirs.
+        # Signals that something else handles, as a server does, or ignores are left alone.
         self._taken = [number for number in stop_signals() if signal.getsignal(number) is signal.default_int_handler]
         for number in self._taken:
             signal.signal(number, self._on_interrupt)
@@ -73,10 +73,10 @@ class CommandRunner:
         return self._runner.get_loop()
 
     def run[T](self, main: Coroutine[Any, Any, T]) -> T:
-        """Run this to its end.
+        """Run a coroutine to its end.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed, even if too late to cancel anything, because more may be about to follow.
+            KeyboardInterrupt: Ctrl-C was pressed, even if too late to cancel anything, because more work may follow.
         """
         loop = self.get_loop()
         self._task = task = loop.create_task(main)

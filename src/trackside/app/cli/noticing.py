@@ -1,6 +1,4 @@
-"""Shows what otherwise only the log would say during a command: what failed, mostly in live observers, and what it waits
-for.
-"""
+"""Shows what only the log would otherwise say during a command: failures, mostly in live observers, and waits."""
 
 from __future__ import annotations
 
@@ -17,12 +15,12 @@ from trackside.harness.failures import line_of
 _LOGGERS: Final = frozenset(
     f"trackside.{part}" for part in ("buffer", "cli", "metrics", "observer", "tracing", "wiring")
 )
-_MOST: Final = 10  # lines; more are no better
+_MOST: Final = 10  # lines; more would not help
 _UPGRADES: Final = logging.getLogger("trackside.storage.upgrade")
 
 
 class Notices(logging.Handler):
-    """Collects the warnings about observers, and of commands, in its `with` block, and counts repeated ones."""
+    """Collects warnings about observers, and those of commands, in its `with` block, and counts repeated ones."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -42,7 +40,7 @@ class Notices(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        """Note a warning. Any thread may call this: the handler's lock is held."""
+        """Note a warning. Any thread may call this, because the handler's lock is held."""
         failure = record.exc_info[1] if record.exc_info else None
         why = "" if failure is None else f": {line_of(failure)}"
         of = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
@@ -52,7 +50,7 @@ class Notices(logging.Handler):
             self._first.setdefault(kind, f"{record.getMessage()}{why}")
 
     def say(self) -> None:
-        """Print each of them on a line."""
+        """Print each of them on its own line."""
         for kind, first in self._first.items():
             again = self._times[kind] - 1
             more = f" (and {again} more times)" if again else ""
@@ -60,7 +58,7 @@ class Notices(logging.Handler):
 
 
 class _AtOnce(logging.Handler):
-    """Prints each warning on a line, as soon as it comes."""
+    """Prints each warning on its own line, as soon as it comes."""
 
     @override
     def emit(self, record: logging.LogRecord) -> None:

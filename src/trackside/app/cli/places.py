@@ -52,7 +52,7 @@ class Place:
 
     @property
     def said_by(self) -> tuple[str, str]:
-        """What named the address of the server, and what named the key: an option or a variable."""
+        """What gave the address of the server and what gave the key: each an option or a variable."""
         return URL_VARIABLE if self.url is None else "--url", KEY_VARIABLE if self.api_key is None else "--api-key"
 
     def settings(self) -> Settings:
@@ -62,7 +62,7 @@ class Place:
 
 def home_of(settings: Settings) -> Home:
     """The home of the records in the database of these settings."""
-    # Settings from the environment or the file are there the next time, too.
+    # Settings from the environment or the file will apply next time, too.
     given = settings.database_source == "--database"
     return Home(settings.database_shown, f" --database {shlex.quote(settings.database_shown)}" if given else "")
 
@@ -72,11 +72,11 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
     """Open an existing database, or connect to the server.
 
     Args:
-        place: which of them.
-        read_only: only look: this changes nothing in a database, and needs only the right to read it.
+        place: which of the two, and where.
+        read_only: only look: change nothing in a database, which needs only the right to read it.
 
     Raises:
-        ArgumentError: the place was typed wrongly.
+        ArgumentError: the place was typed wrong.
         SettingsError, NothingRecordedError: the database cannot be opened, or does not exist.
         RemoteError: the server does not answer, or does not accept this key.
     """
@@ -96,7 +96,7 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
 
 
 def in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_only: bool = False) -> T:
-    """Open the records as `open_records` does, in an event loop of their own, and return what `do` makes of them."""
+    """Open the records as `open_records` does, in an event loop of their own, and return what `do` returns for them."""
 
     async def main() -> T:
         async with open_records(place, read_only=read_only) as records:
@@ -106,7 +106,7 @@ def in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_o
 
 
 def say_away(failure: Exception) -> None:
-    """Tell the person who follows that the records are away, and that there is nothing to do about it."""
+    """Tell the person who follows that the records are away, and that there is nothing they need to do."""
     console = standard_error()
     console.print("waiting:", style="bold yellow", end=" ")
     console.print(f"{one_line(str(failure))} This command continues when that is over.", soft_wrap=True)

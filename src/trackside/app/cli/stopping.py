@@ -15,7 +15,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
-_BLOCKED_AFTER = 0.3  # seconds in which a loop that is not blocked comes to anything
+_BLOCKED_AFTER = 0.3  # seconds within which a loop that is not blocked gets to anything
 
 
 def interrupt_on_stop_signals() -> None:
@@ -76,7 +76,7 @@ class StopSignals:
         self._before: list[tuple[signal.Signals, Any]] = []
 
     def __enter__(self) -> Self:
-        # Not `loop.add_signal_handler`: the loop does not look while an agent blocks it, Python does.
+        # Not `loop.add_signal_handler`: the loop notices nothing while an agent blocks it, but Python does.
         self._before = [(number, signal.signal(number, self._take)) for number in stop_signals()]
         return self
 
@@ -95,7 +95,7 @@ class StopSignals:
         elif self._cancelling is not None:
             self._loop.call_soon_threadsafe(self._insist)
         elif (early := self._first_asked + _BLOCKED_AFTER - monotonic()) > 0:
-            # The loop may be about to come to it: look again when it must have.
+            # The loop may be about to get to it: look again when it must have done so.
             self._later(early, lambda: os.kill(os.getpid(), number))
         else:
             self._break_in()
@@ -114,7 +114,7 @@ class StopSignals:
         self._cancelling = asyncio.create_task(self._handle.cancel(), name="trackside-cli-cancel")
 
     def _insist(self) -> None:
-        # Once more to the agent, too: one that swallowed the first cancel may heed the second.
+        # Cancel the agent once more, too: one that swallowed the first cancellation may heed the second.
         self._cancelling = asyncio.create_task(self._handle.cancel(), name="trackside-cli-cancel")
         self.insisted.set()
 

@@ -1,4 +1,4 @@
-"""Handles standard streams that are closed, broken, or lack most characters. Imports nothing heavy, as it comes first."""
+"""Handles standard streams that are closed, broken, or lack most characters. Comes first, so imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import sys
 from typing import IO, Final
 
 _PLAIN: Final = str.maketrans({"·": ".", "…": "~", "→": ">", "×": "x"})
-"""What replaces a character of ours where there is only ASCII; as wide as that, so that columns stay aligned."""
+"""What replaces a character of ours where there is only ASCII; equally wide, so that columns stay aligned."""
 
 
 def fill_closed_streams() -> None:
-    """Open the standard streams without which the process was started (`>&-`).
+    """Open any standard streams that the process was started without (`>&-`).
 
     Otherwise the next file to be opened, perhaps the database, would be taken for one of them. Writing to such a standard
     output fails, as it should; nobody sees what goes to such a standard error.
@@ -23,14 +23,14 @@ def fill_closed_streams() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, flags)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, flags)  # takes the lowest free number, which is this one
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def spell_out() -> None:
-    """Keep a character that a stream lacks from being an error: write its replacement, else a `?`."""
+    """Keep a character that a stream lacks from being an error: write its replacement, or a `?` if it has none."""
     codecs.register_error("trackside.plain", _in_plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -46,15 +46,15 @@ def _in_plain(failure: UnicodeError) -> tuple[str, int]:
 
 def has_no_reader(file: IO[str]) -> bool:
     """Whether nobody can read a stream any more: the reader of a pipe has gone, or a terminal is closed."""
-    if not hasattr(select, "poll"):  # where that cannot be asked, who could not write is believed
+    if not hasattr(select, "poll"):  # this system cannot say, so believe the failed write
         return True
     poller = select.poll()
-    poller.register(file, 0)  # such news comes unasked
+    poller.register(file, 0)  # poll reports these conditions even if none is asked for
     return bool(poller.poll(0))
 
 
 def discard(file: IO[str]) -> None:
-    """Discard what is still written to a broken stream, so that closing it at exit does not fail either."""
+    """Discard what is still written to a broken stream, so that closing it at exit does not fail, too."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, file.fileno())
     os.close(nowhere)

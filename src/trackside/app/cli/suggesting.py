@@ -15,7 +15,7 @@ _known: list[Callable[[], TyperGroup]] = []
 
 
 def know(parser: Callable[[], TyperGroup]) -> None:
-    """Suggest commands of this parser. The parser registers itself, because its commands suggest others."""
+    """Suggest commands of this parser. The parser registers itself here, because its commands suggest others."""
     _known.append(parser)
 
 
@@ -33,7 +33,7 @@ def flags_of(typed: Mapping[str, Any]) -> str:
         return ""
     try:
         return home_of(Place(database=database).settings()).flags
-    except TracksideError:  # the settings are what is wrong, and that is said already
+    except TracksideError:  # the settings themselves are wrong, and that has been reported
         return ""
 
 
@@ -52,7 +52,7 @@ def suggest_at(flags: str, text: str) -> str:
 
 
 def _takes(words: list[str], flag: str) -> bool:
-    """Whether a command has this option, and not just a hidden one that says why it is of no use."""
+    """Whether a command has this option, rather than a hidden one that only says why it is of no use."""
     command: Any = _known[-1]() if _known else None
     for word in words:
         if not hasattr(command, "commands"):

@@ -1,1 +1,1 @@
-"""What those commands do that end by themselves: run, list, tell, cancel, remove, move, mend."""
+"""What the commands that end by themselves do: run, list, tell, cancel, remove, move, mend."""

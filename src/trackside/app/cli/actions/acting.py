@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trackside.app.cli.records.protocol import Records
     from trackside.app.storage import StoredRun, StoredThread
 
-_COUNTED = 1_000  # runs of a thread; more are said to be more
+_COUNTED = 1_000  # runs of a thread; beyond this, the text says "or more"
 _ACTIVE = [status for status in RunStatus if not is_final(status)]
 _RUNS_STAY = "Their events stay in the log, until `trackside prune` removes them for good."
 _THREADS_GO = "A running server or worker removes their events within a minute; otherwise `trackside prune` does."
@@ -81,7 +81,7 @@ def cancel(options: CancelOptions) -> ExitCode:
 
 
 async def _found_runs(records: Records, typed: Sequence[str], *, whole: bool = False) -> list[StoredRun]:
-    """The runs that were named, each once, however often and in whatever length; with `whole`, only by whole ids."""
+    """The runs that were named, each once, even if named repeatedly or by a part; with `whole`, only by whole ids."""
     found = [await find_run(records, each, whole=whole) for each in dict.fromkeys(typed)]
     return [*{run.run_id: run for run in found}.values()]
 
@@ -182,10 +182,10 @@ def delete_threads(options: DeleteOptions) -> ExitCode:
 
 
 async def _check_over(records: Records, thread: StoredThread) -> None:
-    """See that every run of a thread has ended, even one older than those that are counted, or of a thread at rest.
+    """Check that every run of a thread has ended, even one older than the counted ones, or of a thread at rest.
 
     Raises:
-        StillActiveError: one has not.
+        StillActiveError: a run has not ended.
     """
     for run in await records.runs(thread_id=thread.thread_id, status=_ACTIVE, limit=1):
         what = f"Run {run.run_id} of thread {thread.thread_id}"
@@ -219,7 +219,7 @@ def _titled(thread: StoredThread) -> str:
 
 
 def _listed(things: Sequence[str]) -> str:
-    """All of them if they are few, else the first ones and how many more there are."""
+    """All of them if there are few, else the first ones and how many more there are."""
     if len(things) <= 3:
         return "; ".join(things)
     return f"{'; '.join(things[:2])}; and {len(things) - 2:,} more"

@@ -1,4 +1,4 @@
-"""Asks the person at the terminal before a command does what cannot be undone."""
+"""Asks the person at the terminal before a command does something that cannot be undone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trackside.app.cli.views.output import standard_error
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What was typed of `--yes` and `--dry-run`."""
+    """Whether `--yes` and `--dry-run` were typed."""
 
     yes: bool = False
     dry_run: bool = False

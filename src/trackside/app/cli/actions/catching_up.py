@@ -1,4 +1,4 @@
-"""Waits until a subscription has caught up, and shows its progress. Another process feeds it, or several do."""
+"""Waits until a subscription has caught up, and shows its progress. One or more other processes feed it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS: Final = 0.25
 PATIENCE: Final = 15.0
-"""Seconds in which whoever feeds a subscription takes it up again, also one that has to wait for a pause to end."""
+"""Seconds within which the process that feeds a subscription takes it up again, even if it must wait out a pause."""
 
 
 class StandsStillError(TracksideError):
@@ -38,7 +38,7 @@ class CaughtUp:
 
 
 def waiting(name: str) -> Progress:
-    """The progress bar of a wait; goes around the event loop in which the wait happens."""
+    """The progress bar of a wait; use it around the event loop in which the wait happens."""
     said = one_line(name)
 
     def broken_off(positions: int) -> str:
@@ -55,7 +55,7 @@ async def catch_up(
     Args:
         records: where the subscription is.
         name: its name.
-        start: the position behind which it was put; the process that feeds it may be further already.
+        start: the position after which it was put; the process that feeds it may already be further.
         progress: is told how far it is.
         clock: returns seconds, and never goes back.
 
@@ -76,7 +76,7 @@ async def catch_up(
         is_patient = clock() - moved_at < PATIENCE
         if stands.cursor < end and (why := _why_still(stands, is_patient=is_patient, flags=records.home.flags)):
             raise StandsStillError(name=name, position=stands.cursor, why=why)
-    # Of what it was given again, nothing stays parked that was handled: what is parked there was not taken this time.
+    # A redelivered event does not stay parked once it is handled, so those parked in this range failed this time.
     parked = await records.parked(name, limit=ALL) if stands.parked else []
     return CaughtUp(stands, sum(start < event.stored.position <= end for event in parked))
 

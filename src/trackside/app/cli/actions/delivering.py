@@ -1,4 +1,4 @@
-"""The command `deliver`: feeds durable observers, and reports on it. Also says what `trackside run` leaves for later."""
+"""The command `deliver`: feeds durable observers and reports on it. Also says what `trackside run` leaves for later."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
 
 
 def say_what_is_left(app: App) -> None:
-    """Say which observers have not got everything yet, and who will deliver it; and which of them refused something."""
+    """Say which observers have not got everything yet, who will deliver it, and which of them refused something."""
     flags = home_of(app.settings).flags
     if left := app.deliveries.left:
         those = ", ".join(one_line(one.name) for one in left)
@@ -100,7 +100,7 @@ def _chosen(observers: Sequence[ConfiguredObserver], names: Sequence[str]) -> li
 
 
 async def _close(observers: Sequence[ConfiguredObserver]) -> None:
-    """Close those that are not fed; their descriptions can still be used."""
+    """Close observers that are not fed; their descriptions can still be used."""
     await asyncio.gather(*(observer.aclose() for observer in observers))
 
 
@@ -159,7 +159,7 @@ async def _idle(dispatcher: Dispatcher, store: Store) -> None:
         fed = {*report.delivered, *report.elsewhere}
         active = [one for one in await store.subscriptions.all() if one.name in fed and one.state.value == "active"]
         if any(one.to_retry or (one.behind and one.name in report.elsewhere) for one in active):
-            await asyncio.sleep(_LOOK_SECONDS)  # whoever has it goes on, or its lease ends
+            await asyncio.sleep(_LOOK_SECONDS)  # the process that has it goes on, or its lease ends
         elif await store.subscriptions.end() <= report.through:
             return
 
@@ -169,7 +169,7 @@ class _Report:
 
     def __init__(self, console: OutputConsole, flags: str, *, json: bool) -> None:
         self.console = console
-        self._flags = flags  # with which another command finds the same database
+        self._flags = flags  # by which another command finds the same database
         self._json = json
 
     def say(self, name: str, what: str, text: str, *, style: str | None = None, **facts: Json) -> None:
@@ -271,12 +271,12 @@ class _Watch:
 
 
 def _state_of(stats: FeedStats, standing: Subscription) -> tuple[str, str]:
-    """Who feeds it, in a word and in a sentence; nothing while that is not known yet."""
+    """Who feeds it, in a word and in a sentence; both are empty while that is not known yet."""
     if standing.state.value == "paused":
         return "paused", f"is paused; to resume it: `{command_line('subscriptions', stats.subscription, 'resume')}`"
     if stats.active:
         return "active", "is fed from here"
-    # This process may have been given it and not know yet.
+    # This process may have been given it and not know that yet.
     if standing.consumer not in (None, process_name()):
         return "elsewhere", f"is fed by {standing.consumer}; from here if that stops"
     return "", ""

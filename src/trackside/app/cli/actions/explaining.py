@@ -1,8 +1,8 @@
 """`trackside explain`: explains an error, and what to do about it, by the code that ends its message.
 
-The texts are Markdown files in `explanations/`, with a heading for each code. A code is an error's own
-(`TracksideError.code`), that of an answer's status, or the reason why a run failed (`FailureReason`). The documentation
-has a page for each.
+The texts are Markdown files in `explanations/`, with a heading for each code. A code belongs to an error
+(`TracksideError.code`) or to the status of an answer, or is the reason why a run failed (`FailureReason`). The
+documentation has a page for each.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _print_all(out: OutputConsole) -> None:
 
 def _known(code: str) -> str:
     known = explanations()
-    # As people copy it: with the brackets of the message, or the colon before it, in any case.
+    # People copy it with the brackets of the message or the colon before it, in upper or lower case.
     wanted = code.strip().strip("[]:").casefold()
     if wanted not in known:
         close = get_close_matches(wanted, known, n=1)

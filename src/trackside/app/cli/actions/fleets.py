@@ -25,8 +25,8 @@ from trackside.harness.types import JsonObject
 if TYPE_CHECKING:
     from trackside.app.cli.records.protocol import Records
 
-_LOOK_SECONDS: Final = 0.5  # between two looks whether a worker has left: nothing tells of that
-_LEAST_OF_AN_END: Final = 6  # characters: less is rather mistyped than the end of an id
+_LOOK_SECONDS: Final = 0.5  # between two checks whether a worker has left: nothing announces that
+_LEAST_OF_AN_END: Final = 6  # characters: anything shorter is more likely a typo than the end of an id
 
 
 class UnknownWorkerError(TracksideError, LookupError):
@@ -52,7 +52,7 @@ class WorkersOptions:
     json: bool
 
     def refuse(self, **given: bool) -> None:
-        """Refuse options that mean nothing beside the others.
+        """Refuse options that mean nothing together with the others.
 
         Raises:
             ArgumentError: one was typed.

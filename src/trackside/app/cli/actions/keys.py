@@ -44,7 +44,7 @@ class KeyOptions:
 
 
 def create(options: KeyOptions) -> ExitCode:
-    """Create a key. Only the key goes to standard output; what there is to know about it goes to standard error.
+    """Create a key. Only the key itself goes to standard output; facts about it go to standard error.
 
     Raises:
         ArgumentError: the owner already has a valid key of this name, and nobody could tell the two apart.
@@ -131,7 +131,7 @@ def revoke(database: str | None, key_id: str, *, yes: bool, json: bool) -> ExitC
 
 
 def _id_in(typed: str) -> str:
-    """The id that was typed. A person with a leaked key at hand may type the key itself, which no message shows."""
+    """The id that was typed. Somebody who holds a leaked key may type the key itself, which no message shows."""
     from trackside.app.storage.api_keys import id_in
 
     return id_in(typed) or typed

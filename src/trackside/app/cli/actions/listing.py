@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from trackside.app.storage import StoredEvent, TimeBucket
 
 _PAGE: Final = 100
-"""Events that are read at once, at the least, where those that were read first do not all fit."""
+"""The least number of events to read at once when those that were read first do not all match."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookOptions[Status: (RunStatus, ThreadStatus)]:
-    """The options that all of these commands have, as they were typed."""
+    """The options that all of these commands share, as they were typed."""
 
     place: Place
     json: bool
@@ -43,7 +43,7 @@ class LookOptions[Status: (RunStatus, ThreadStatus)]:
     limit: int
 
     def check_alone(self, what: str) -> None:
-        """Refuse filters where one record is shown.
+        """Refuse filters when a single record is shown.
 
         Raises:
             ArgumentError: there is one.
@@ -54,7 +54,7 @@ class LookOptions[Status: (RunStatus, ThreadStatus)]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """The further options with which `runs` searches, as they were typed."""
+    """The additional search options of `runs`, as they were typed."""
 
     text: str | None = None
     cost_above: str | None = None
@@ -63,7 +63,7 @@ class SearchOptions:
     waiting: bool = False
 
     def check_alone(self) -> None:
-        """Refuse a search where one run is shown.
+        """Refuse a search when a single run is shown.
 
         Raises:
             ArgumentError: there is one.
@@ -81,7 +81,7 @@ class SearchOptions:
         """What was typed, in the form that the records take.
 
         Raises:
-            ArgumentError: an amount or a length of time is not one.
+            ArgumentError: an amount or a length of time is not valid.
         """
         cost, duration = self.cost_above, self.duration_above
         return {
@@ -149,11 +149,11 @@ class _Look:
             self.show_nothing()
 
     def watching_reader(self, on_gone: Callable[[], object]) -> AbstractContextManager[None]:
-        """Call `on_gone` when nobody reads the output any more."""
+        """Call `on_gone` when nobody is reading the output any more."""
         return self.console.watching_reader(on_gone)
 
     def show_at_once(self, stored: StoredEvent) -> bool:
-        """Show the next event of a stream; False if nobody reads the output any more."""
+        """Show the next event of a stream; False if nobody is reading the output any more."""
         if self._options.json:
             self.console.print_json_lines([stored_event_object(stored)])
         else:
@@ -292,9 +292,9 @@ def show_tail(
 async def _newest_that_fit(
     records: Records, after: int, to: int, limit: int, fits: Callable[[StoredEvent], bool], which: FollowFilters
 ) -> list[StoredEvent]:
-    """The newest events of a part of the log that match, at most `limit`, in the order of the log.
+    """The newest matching events of a part of the log, at most `limit`, in the order of the log.
 
-    `which` may let more events through than match. Then it reads on, back to the beginning of the part if need be.
+    `which` may let through events that do not match. It then reads on, back to the beginning of the part if need be.
     """
     found: list[StoredEvent] = []
     before, size = to + 1, limit
@@ -310,7 +310,7 @@ async def _newest_that_fit(
 def _types_that_give(
     statuses: Sequence[RunStatus], types: Sequence[LifecycleEventType] | None
 ) -> list[LifecycleEventType]:
-    """Those of the wanted types of events that can give a run one of these statuses.
+    """The wanted types of events that can give a run one of these statuses.
 
     Raises:
         ArgumentError: there is none.
@@ -360,7 +360,7 @@ async def _over_time(
     step: timedelta | None,
     blocks: int = 0,
 ) -> Sequence[TimeBucket]:
-    """Totals over time, from the first run on if no beginning was typed; in `blocks` if no length was typed."""
+    """Totals over time; from the first run on if no start was typed, in `blocks` if no length was typed."""
     begin = filters["since"]
     if begin is None:
         first = await records.events(limit=1)

@@ -1,4 +1,4 @@
-"""The command `observers`: which observers are configured, and which others could be."""
+"""The command `observers`: shows which observers are configured, and which others could be."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trackside.harness.types import JsonObject
 
 @dataclass(frozen=True, slots=True)
 class _Configured:
-    """A table of the settings, and the observer that it makes, or why it makes none."""
+    """A table of the settings, and the observer that it makes or why it makes none."""
 
     settings: ObserverSettings
     observer: ConfiguredObserver | None
@@ -55,7 +55,7 @@ class _Configured:
 
 @dataclass(frozen=True, slots=True)
 class _Available:
-    """A type of observer that `type` may name, where it comes from, and what it still needs."""
+    """A type of observer that `type` can name, where it comes from, and what it still needs."""
 
     name: str
     origin: str
@@ -71,7 +71,7 @@ class _Available:
 
 
 def show(*, json: bool) -> ExitCode:
-    """Show the observers that the settings name, and those that they could name."""
+    """Show the observers that the settings name and those that they could name."""
     settings = load_settings()
     enter_project(settings)
     configured = [_try(observer) for observer in settings.observers]

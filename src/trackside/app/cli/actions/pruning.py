@@ -47,15 +47,15 @@ def prune(options: PruneOptions) -> ExitCode:
     """Remove old runs, if the person at the terminal agrees."""
     interrupt_on_stop_signals()
     settings = load_settings({"database.url": options.database})
-    # One moment for the question and for what is done then: nothing is removed that has grown old enough in between.
+    # The question and the removal use the same moment, so nothing that grows old enough in between is removed.
     before = (now := datetime.now(UTC)) - read_age(options.older_than, _OLDER_THAN, now=now)
     console = standard_output()
     foreseen: PruneReport | None = None
     if options.dry_run or not options.yes:
-        # Nothing is held open while somebody thinks about it.
+        # Hold nothing open while the person thinks about it.
         foreseen, thread_id = run_loop(_prune, settings, options, before, dry_run=True)
         if options.dry_run or not foreseen.runs:
-            if not options.dry_run:  # nobody has to agree to what goes by itself where a server is
+            if not options.dry_run:  # needs no consent: a server would remove this by itself
                 run_loop(_forget, settings)
             return _show(console, options, foreseen, removed=False)
         of_thread = "" if thread_id is None else f"of thread {thread_id}: "
@@ -63,8 +63,8 @@ def prune(options: PruneOptions) -> ExitCode:
         would = f"{of_thread}{_amount(foreseen)} would be removed for good"
         if not agrees(question[0].upper() + question[1:], yes=False, would=would):
             return not_done("Nothing was removed.")
-        options = replace(options, thread=thread_id)  # which was said, and is meant even if it has gone meanwhile
-    # With --yes nobody has counted before; a bar wants to know how much there is.
+        options = replace(options, thread=thread_id)  # as the question said, even if the thread is gone by now
+    # A progress bar needs a total, but with --yes nothing was counted beforehand.
     total = None if foreseen is None else foreseen.runs
     with Progress("Removing", "run", total=total, broken_off=_broken_off) as progress:
         report, _ = run_loop(_prune, settings, options, before, dry_run=False, progress=progress)
@@ -83,7 +83,7 @@ async def _prune(
     dry_run: bool,
     progress: Progress | None = None,
 ) -> tuple[PruneReport, str | None]:
-    """Remove the runs that are meant, or count them; also returns the id of the thread that was named."""
+    """Remove the selected runs, or count them; also returns the id of the thread that was named."""
     async with open_store(settings, create=False, read_only=dry_run) as store:
         records = StoredRecords(store, home_of(settings))
         thread_id: str | None = None
@@ -103,7 +103,7 @@ async def _prune(
 
 
 async def _forget(settings: Settings) -> None:
-    """Remove what expired or deleted threads remember."""
+    """Remove what expired and deleted threads remember."""
     async with open_store(settings, create=False) as store:
         await StoredRecords(store, home_of(settings)).forget_threads(expired=True)
 

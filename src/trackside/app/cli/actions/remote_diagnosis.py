@@ -1,4 +1,4 @@
-"""What is wrong with a running server, as far as it tells the client that asks."""
+"""What is wrong with a running server, as far as it tells this client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Reason(msgspec.Struct):
 class _Readiness(msgspec.Struct):
     reasons: list[_Reason]
     warnings: list[_Reason]
-    degraded: list[_Reason] = []  # servers before it have none
+    degraded: list[_Reason] = []  # older servers do not send it
 
 
 class _Found(msgspec.Struct):
@@ -48,7 +48,7 @@ async def examine_server(server: str, place: Place) -> list[Finding]:
 
 
 async def _readiness(connection: Connection) -> list[Finding]:
-    """Why the server cannot do its work, and what else it sees of itself."""
+    """Why the server cannot do its work, and what else it notices about itself."""
     url = connection.home.shown
     found = connection.decode((await connection.get("health/ready", accepted=503)).body, _Readiness)
     fix = f"look at the server's log, and at what else it says: `curl {url}/health/ready`"

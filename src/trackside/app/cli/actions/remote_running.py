@@ -39,8 +39,8 @@ from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 _SHOWN: Final = ("messages-tuple", "custom")
 _SILENCE: Final = 60.0  # seconds without a heartbeat after which a stream counts as lost
-_PAUSE: Final = 0.5  # seconds before a stream that was cut is taken up again
-_WITHOUT_END: Final = 5.0  # seconds that the last pieces of output may come behind the end of their run
+_PAUSE: Final = 0.5  # seconds before a stream that was cut is resumed
+_WITHOUT_END: Final = 5.0  # seconds by which the last pieces of output may follow the end of their run
 _ENDS: Final = frozenset({"end", "error"})
 
 
@@ -171,9 +171,9 @@ class _Watched:
 
     def __init__(self, connection: Connection, records: RemoteRecords, started: Started, view: View) -> None:
         self.run_id = started.run_id
-        """That of the attempt that is shown."""
+        """The id of the attempt that is shown."""
         self.failure: RemoteError | None = None
-        """Why the server could not be told to stop it."""
+        """Why the server could not be told to stop the run."""
         self._connection = connection
         self._records = records
         self._thread_id = started.thread_id
@@ -181,7 +181,7 @@ class _Watched:
         self._left = asyncio.Event()
         self._number = 0
         self._last_id: str | None = None
-        """That of the last piece that was shown of this attempt."""
+        """The id of the last piece of this attempt that was shown."""
 
     @property
     def _path(self) -> str:
@@ -196,7 +196,7 @@ class _Watched:
             self._left.set()
 
     async def result(self, insisted: asyncio.Event) -> RunResult | None:
-        """Show the run to its end; None if somebody does not want to wait for that."""
+        """Show the run to its end; None if the person no longer waits for it."""
         shown = asyncio.create_task(self._show(), name="trackside-cli-show")
         left = [asyncio.create_task(event.wait(), name="trackside-cli-stop") for event in (insisted, self._left)]
         tasks: list[asyncio.Task[Any]] = [shown, *left]
@@ -235,11 +235,11 @@ class _Watched:
                     return stored.event
         finally:
             follower.end()
-        raise AssertionError  # nobody ends it
+        raise AssertionError  # nothing else ends the follower
 
     def _say_away(self, failure: Exception) -> None:
         self._view.away("the server")
-        if not standard_output().is_screen:  # where the line above is not seen
+        if not standard_output().is_screen:  # the view's own message is not visible there
             say_away(failure)
 
     async def _result_of(self, last: RunLifecycleEvent) -> RunResult:
@@ -249,7 +249,7 @@ class _Watched:
         if status is RunStatus.success:
             answer = await self._connection.get(f"{self._path}/join")
             said = msgspec.json.decode(answer.body)
-            output = None if said == {} else said  # so servers say that nothing came of it
+            output = None if said == {} else said  # how servers say that there was no output
         return RunResult(
             self.run_id,
             self._thread_id,
@@ -261,7 +261,7 @@ class _Watched:
         )
 
     async def _show_stream(self, begun: asyncio.Event) -> None:
-        """Show the run's live output; after a cut, go on where it was. Its events say the rest."""
+        """Show the run's live output; if the stream is cut, resume where it was. The run's events say the rest."""
         await begun.wait()
         self._last_id = None
         while True:
@@ -269,12 +269,12 @@ class _Watched:
                 if await self._show_connection():
                     return
             except RemoteError as exc:
-                if exc.fault == "caller":  # another process has it now, or it is said no more
+                if exc.fault == "caller":  # another process has the run now, or the server no longer streams it
                     return
             await asyncio.sleep(_PAUSE)
 
     async def _show_connection(self) -> bool:
-        """Show what one connection says; returns whether there is no more."""
+        """Show what one connection delivers; returns whether the stream has ended."""
         headers = {} if self._last_id is None else {"Last-Event-ID": self._last_id}
         path, parser = f"{self._path}/stream", EventParser()
         async with self._connection.stream("GET", path, silence=_SILENCE, headers=headers) as chunks:

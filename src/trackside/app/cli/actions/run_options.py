@@ -1,4 +1,4 @@
-"""What the commands that run an agent have in common: their options, and how they show a run."""
+"""What the commands that run an agent share: their options, and how they show a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN_MODES = ("messages", "custom")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The options that the commands that run an agent have in common, as they were typed."""
+    """The options that the commands that run an agent share, as they were typed."""
 
     place: Place
     timeout: str | None
@@ -40,7 +40,7 @@ class RunOptions:
         """Refuse a stream that would not be shown.
 
         Raises:
-            ArgumentError: it would not be.
+            ArgumentError: it would not be shown.
         """
         if self.json and self.modes:
             raise ArgumentError(name="--stream", why="--json prints events alone; leave one of the two out")

@@ -64,9 +64,9 @@ logger = logging.getLogger("trackside.cli")
 
 _TYPED = ("timeout", "max_tokens", "max_cost_usd", "max_llm_calls", "max_tool_calls")
 _LEFT_BEHIND = "left behind: it did not stop"
-_GRACE = 1.0  # seconds that a run still has when it was told twice to stop
-_WAITING_AFTER = 2.0  # seconds in which a database has opened and taken the start of a run
-_DELIVERING_AFTER = 0.5  # seconds of waiting of which nobody needs to be told
+_GRACE = 1.0  # seconds that a run still has after it was told twice to stop
+_WAITING_AFTER = 2.0  # seconds within which a database opens and takes the start of a run
+_DELIVERING_AFTER = 0.5  # seconds of waiting that are not worth mentioning
 _RECORDED_WITHIN = 6.0  # seconds; somewhat longer than the database waits for its lock
 
 
@@ -135,7 +135,7 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
 
 
 def _again(ended: StoredRun, request: JsonObject, typed: RunSpec, thread_id: str) -> RunSpec:
-    """What an ended run was asked for, with the options of now on top."""
+    """The request of an ended run, overridden by the options that were typed now."""
     asked = another_attempt(
         request,
         attempt=ended.attempt + 1,
@@ -202,7 +202,7 @@ def _go_on[T](loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
 
 
 def _report_to_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if not isinstance(context.get("exception"), KeyboardInterrupt):  # which the run's end has said
+    if not isinstance(context.get("exception"), KeyboardInterrupt):  # the run's end has already reported that one
         loop.default_exception_handler(context)
 
 
@@ -213,7 +213,7 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
     if isinstance(spec.input, str) and (keys := keys_instead_of_text(agent)):
         why = f"this graph takes an object with {', '.join(keys)}, not text; write '{json_line({keys[0]: '…'})}'"
         raise ArgumentError(name="INPUT", why=why)
-    record_of(spec, agent=spec.agent, now=datetime.now(UTC))  # what no run can be is refused before there is a database
+    record_of(spec, agent=spec.agent, now=datetime.now(UTC))  # refuse an impossible run before opening a database
     with Notices() as notices:
         app, result, unclosed = await _run_and_close(settings, agent, spec, view)
     why, spool = _clause(app.recorder.failure), app.recorder.spooled_in
@@ -234,7 +234,7 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
 async def _run_and_close(
     settings: Settings, agent: Any, spec: RunSpec, view: View
 ) -> tuple[App, RunResult, TracksideError | None]:
-    """Run it, and close everything. A failure to close is returned, as it must not hide how the run ended."""
+    """Run it, and close everything. A failure to close is returned, because it must not hide how the run ended."""
     app: App | None = None
     result: RunResult | None = None
     loop = asyncio.get_running_loop()
@@ -252,7 +252,7 @@ async def _run_and_close(
             await _deliver(app, view)
             limit = f"observers have {settings.shutdown_grace:g} s"
             waiting = loop.call_later(_DELIVERING_AFTER, view.stopping, "closing", limit)
-            # How the run ended is known and not said yet; nothing that is asked for now could be quicker.
+            # The run's end is known but not shown yet; a stop signal could not make this any quicker.
             closing.enter_context(ended_by_stop_signals(_nothing, asyncio.Event()))
     except TracksideError as exc:
         if app is None or result is None:
@@ -268,7 +268,7 @@ def _nothing() -> None: ...
 
 
 async def _deliver(app: App, view: View) -> None:
-    """Wait until durable observers have heard of the run, or Ctrl-C is pressed, or it takes too long."""
+    """Wait until durable observers have heard of the run, Ctrl-C is pressed, or it takes too long."""
     if not app.deliveries.names:
         return
     delivering = asyncio.create_task(app.deliveries.drain(DELIVERY_SECONDS), name="trackside-cli-deliver")
@@ -282,7 +282,7 @@ async def _deliver(app: App, view: View) -> None:
 
 
 async def _as_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) -> RunSpec:
-    """Check, before there is a run, that an answer finds its question; a run that goes on past a stop brings none.
+    """Check, before there is a run, that an answer finds its question; a run that goes on past a stop has no answer.
 
     Raises:
         NotWaitingError: somebody has answered meanwhile, or the thread does not remember that it asked.
@@ -313,7 +313,7 @@ def _completed(app: App, spec: RunSpec) -> RunSpec:
 async def _start(app: App, spec: RunSpec) -> RunHandle:
     try:
         return await app.manager.start(spec)
-    except ThreadBusyError as exc:  # nothing but an answer is refused for that
+    except ThreadBusyError as exc:  # only an answer is refused for that reason
         raise not_waiting(exc.details["thread_id"], STANDINGS[ThreadStatus.busy]) from exc
     except TracksideError as exc:
         if exc.fault != "store":
@@ -322,13 +322,13 @@ async def _start(app: App, spec: RunSpec) -> RunHandle:
 
 
 def _clause(failure: BaseException | None) -> str:
-    """What a failure says, to continue a sentence after its colon."""
+    """The message of a failure, phrased to continue a sentence after a colon."""
     text = line_of(failure)
     return text[0].lower() + text[1:] if text.startswith(("The ", "There ", "All ", "Transactions ")) else text
 
 
 async def _result(handle: RunHandle, view: View) -> RunResult | None:
-    """Show what the run streams, to its end; None if it was told twice to stop and has not."""
+    """Show what the run streams, to its end; None if it was told twice to stop and did not."""
     shown = asyncio.create_task(_show_stream(handle, view), name="trackside-cli-stream")
     ended = asyncio.create_task(handle.result(), name="trackside-cli-result")
     with StopSignals(handle, view.stopping) as signals:
@@ -342,7 +342,7 @@ async def _result(handle: RunHandle, view: View) -> RunResult | None:
             return None
     try:
         await shown
-    except Exception as exc:  # noqa: BLE001  # which must not hide how the run ended
+    except Exception as exc:  # noqa: BLE001  # it must not hide how the run ended
         logger.warning("what the run streamed cannot be shown: %s", exc)
     return ended.result()
 
@@ -353,7 +353,7 @@ async def _show_stream(handle: RunHandle, view: View) -> None:
 
 
 async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) -> NoReturn:
-    """End the process although the agent still runs in it, with the run's end recorded: asking twice means it.
+    """Record the run's end, and end the process although the agent still runs in it: whoever asks twice means it.
 
     A normal exit would wait for the agent's threads.
     """
@@ -375,7 +375,7 @@ async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) ->
 
 
 async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObject, str]:
-    """An ended run, what it was asked for, and the thread to repeat it on: a new one if its own ended with the run."""
+    """An ended run, its request, and the thread to repeat it on: a new one if its own ended with the run."""
     async with open_store(settings, create=False) as store:
         ended, request = await find_ended_run(StoredRecords(store, home_of(settings)), run)
         await check_that_it_answers(store, ended.run_id, request, thread_id=ended.thread_id)

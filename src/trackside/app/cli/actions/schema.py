@@ -56,7 +56,7 @@ def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
         )
         return ended(console)
     if foreseen is not None and foreseen.events:
-        if settings.sqlite_file is None:  # of a file there are no other users that would go on
+        if settings.sqlite_file is None:  # a file has no other users that would carry on
             standard_error().print(_MEANWHILE, soft_wrap=True)
         question = f"{foreseen.what[0].upper()}{foreseen.what[1:]}? An older Trackside cannot use them afterwards."
         if not agrees(question, yes=yes, would=f"it would {foreseen.what}"):

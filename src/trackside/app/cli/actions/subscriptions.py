@@ -90,7 +90,7 @@ def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode
 
 
 def _unfed(stands: Subscription) -> str:
-    """What a delete means for the process that feeds it, if one does; a server feeds its own again with the next run."""
+    """What a delete means for the process that feeds it, if any; a server feeds its own again from the next run on."""
     if stands.consumer is None or stands.name in OUR_SUBSCRIPTIONS:
         return ""
     return f"; {one_line(stands.consumer)}, which feeds it, delivers nothing more to it until it is restarted"
@@ -101,7 +101,7 @@ def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bo
     if consent.dry_run or not consent.yes:
         stands = _stands(place, name)
         ahead = position - 1 - stands.cursor
-        if ahead > stands.behind:  # which is refused, and nobody needs to be asked
+        if ahead > stands.behind:  # refused anyway, so there is nothing to ask
             raise ArgumentError(name="--from", why=f"the last position in the log is {stands.cursor + stands.behind}")
         if consent.dry_run:
             return _foretell(stands, _would_move(position, ahead), json=json)
@@ -114,7 +114,7 @@ def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bo
 
 
 def _would_move(position: int, ahead: int) -> str:
-    """What a subscription would do if it moved to a position so many ahead, or back if `ahead` is negative."""
+    """What a subscription would do if it moved this many positions ahead, or back if `ahead` is negative."""
     if ahead == 0:
         return f"would go on with position {position}, as it does anyway"
     if ahead > 0:
@@ -123,7 +123,7 @@ def _would_move(position: int, ahead: int) -> str:
 
 
 def _wants_to_move(name: str, ahead: int) -> bool:
-    """Whether the person agrees to move a subscription so many positions ahead, or back if `ahead` is negative."""
+    """Whether the person agrees to move a subscription this many positions ahead, or back if `ahead` is negative."""
     if ahead > 0:
         what = f"{count(ahead, 'position')} that {name} was not given yet"
         return agrees(f"Leave out {what}?", yes=False, would=f"{what} would be left out")
@@ -132,7 +132,7 @@ def _wants_to_move(name: str, ahead: int) -> bool:
 
 
 def _replay_to_the_end(place: Place, name: str, position: int, *, json: bool) -> ExitCode:
-    """Move it, and wait until it has got everything that is in the log now. If it parked some events, that is a failure."""
+    """Move it, and wait until it has got everything that is in the log now. It is a failure if it parked any events."""
 
     async def do(records: Records) -> tuple[CaughtUp, str]:
         await records.seek(name, position - 1)
@@ -181,7 +181,7 @@ def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, dr
 
 
 def drop_parked(place: Place, name: str, positions: Sequence[int] | None, consent: Consent, *, json: bool) -> ExitCode:
-    """Give up parked events, if the person agrees. After a question about all, only those that were counted are given up."""
+    """Give up parked events, if the person agrees. If asked about all, only those that were counted are given up."""
     until: datetime | None = None
     if consent.dry_run or not consent.yes:
         stands = _stands(place, name, positions)
@@ -205,7 +205,7 @@ def drop_parked(place: Place, name: str, positions: Sequence[int] | None, consen
 
 
 def _chosen(stands: Subscription, positions: Sequence[int] | None) -> str:
-    """How many parked events are meant."""
+    """How many parked events were selected, in words."""
     return count(len({*positions}) if positions else stands.parked, "event")
 
 
@@ -215,7 +215,7 @@ def _foretell(stands: Subscription, would: str, *, json: bool) -> ExitCode:
 
 
 def _stands(place: Place, name: str, positions: Sequence[int] | None = None) -> Subscription:
-    """The state of a subscription, which has to have parked the events at these positions."""
+    """The state of a subscription, which must have parked the events at these positions."""
 
     async def look(records: Records) -> Subscription:
         stands = await records.subscription(name)

@@ -45,7 +45,7 @@ _PARQUET = b"PAR1"
 _OTHER_FORMATS = frozenset(
     {"arrow", "avro", "bz2", "csv", "db", "feather", "sql", "sqlite", "tsv", "xlsx", "xml", "xz", "yaml", "zip", "zst"}
 )
-"""Formats that a file name may promise, and that no export has."""
+"""Formats that a file name may promise but that no export has."""
 _left_open: list[ExitStack] = []
 
 
@@ -90,10 +90,10 @@ def export(options: ExportOptions) -> ExitCode:
 
 
 def _format_of(options: ExportOptions) -> ExportFormat:
-    """The format that was typed, or else the one that the file's name says.
+    """The format that was typed, or else the one that the file's name implies.
 
     Raises:
-        ArgumentError: its name says a format that no export has.
+        ArgumentError: its name implies a format that no export has.
     """
     named = Path(options.file.removesuffix(".gz")).suffix.removeprefix(".").lower()
     chosen = options.format or ("parquet" if named == "parquet" else "jsonl")
@@ -140,7 +140,7 @@ async def _export(
 
 
 def _spare_database(name: str, settings: Settings) -> None:
-    """Refuse an export that would replace the database that it reads.
+    """Refuse an export that would replace the database it reads from.
 
     Raises:
         ArgumentError: it would.
@@ -155,7 +155,7 @@ def _spare_database(name: str, settings: Settings) -> None:
 def _are_one(target: Path, file: Path) -> bool:
     try:
         return target.samefile(file)
-    except OSError:  # one of them is not there, or cannot be looked at, which is said where it is opened
+    except OSError:  # one of them is missing or inaccessible; opening it reports that
         return False
 
 
@@ -172,7 +172,7 @@ def _output(name: str, *, force: bool) -> Generator[BinaryIO]:
             if not name.endswith(".gz"):
                 yield file
                 return
-            # Without a name and a time in it, so that the same events are the same bytes.
+            # No name or time inside, so that the same events give the same bytes.
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
                 yield cast("BinaryIO", packed)
     except FileError:
@@ -184,7 +184,7 @@ def _output(name: str, *, force: bool) -> Generator[BinaryIO]:
 
 
 def _is_device(path: Path, *, force: bool) -> bool:
-    """Whether this is not a file, but something that is written to and not replaced, such as a pipe.
+    """Whether this is not a file but something to write to rather than replace, such as a pipe.
 
     Raises:
         ArgumentError: it is a file or folder that may not be replaced.
@@ -229,7 +229,7 @@ def import_(name: str, database: str | None, *, json: bool) -> ExitCode:
     interrupt_on_stop_signals()
     settings = load_settings({"database.url": database})
     with _input(name) as (file, found):
-        export = open_export(file, format=found)  # before a database is made for it
+        export = open_export(file, format=found)  # before a database is created for it
         how_far = _HowFar.of(name, file, found)
 
         async def read() -> ImportReport:
@@ -303,7 +303,7 @@ def _input(name: str) -> Generator[tuple[BinaryIO, ExportFormat]]:
             yield found
         except KeyboardInterrupt:
             if not stat.S_ISREG(Path(name).stat().st_mode):
-                # A thread that reads a pipe has it still, and closing would wait for that; the process ends now.
+                # A thread is still reading the pipe, and closing would wait for it; the process ends now.
                 warnings.simplefilter("ignore", ResourceWarning)
                 _left_open.append(opened.pop_all())
             raise

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from trackside.app.cli.records.protocol import Records
 
 MOST = 50
-"""How many are offered."""
+"""The most completions that are offered."""
 
 PATIENCE = 1.0
-"""Seconds after which completion gives up on the records; a database that answers takes some milliseconds."""
+"""Seconds after which completion gives up on the records; a database that answers takes a few milliseconds."""
 
 
 def run_ids(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -76,7 +76,7 @@ def _offered(ctx: typer.Context, incomplete: str, read: Callable[[Records], Awai
     typed = {name: ctx.params.get(name) for name in ("database", "url", "api_key")}
     try:
         found = run_loop(_read, Place(**typed), read)
-    except Exception:  # noqa: BLE001  # whatever is wrong with settings, database or server, the command will say it
+    except Exception:  # noqa: BLE001  # the command itself will report what is wrong with settings, database or server
         return []
     safe = [name for name in dict.fromkeys(found) if name.startswith(incomplete) and name.isprintable()]
     return safe[:MOST]
@@ -85,7 +85,7 @@ def _offered(ctx: typer.Context, incomplete: str, read: Callable[[Records], Awai
 async def _read(place: Place, read: Callable[[Records], Awaitable[Iterable[str]]]) -> Iterable[str]:
     from trackside.app.cli.places import open_records
 
-    if place.server is None:  # what is imported is imported before the time counts
+    if place.server is None:  # import first, so that imports do not use up the time
         import trackside.app.storage
         import trackside.app.wiring
     else:

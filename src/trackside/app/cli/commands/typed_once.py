@@ -1,4 +1,4 @@
-"""How every command is typed: an option that takes one value only once. Also notes on errors which records were asked.
+"""How every command is typed: an option that takes one value only once. Also notes in errors which records were asked.
 
 If an option were typed twice, the parser alone would keep the last value, and not say so.
 """

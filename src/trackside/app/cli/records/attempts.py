@@ -20,7 +20,7 @@ async def last_attempt(records: Records, run: StoredRun) -> StoredRun:
 
 
 async def cancelled(records: Records, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> StoredRun:
-    """Cancel a run, or the last attempt that continues it; returns that one as it was. One that has ended is left alone."""
+    """Cancel a run, or the last attempt that continues it; returns that one as it was. An ended one is left alone."""
     return await attempts.stopped(run, partial(_next_attempt, records), partial(records.cancel, action=action))
 
 

@@ -1,4 +1,4 @@
-"""What the commands see of a fleet, from a database or a server alike: its processes, what waits, and the duties."""
+"""What the commands see of a fleet, whether from a database or a server: its processes, what waits, and the duties."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from trackside.app.vitals import PoolDepth
 
 EXECUTING = "worker"
-"""The kind of those that execute what servers let in, and that may be drained."""
+"""The kind of process that executes what servers let in, and that may be drained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,27 +18,27 @@ class WorkerNow:
 
     worker_id: str
     name: str
-    """Its host and the id of the process there."""
+    """Its host, and its process id there."""
     kind: Literal["inline", "server", "worker"]
     pools: tuple[str, ...]
-    """Whose runs a worker takes."""
+    """The pools from which a worker takes runs."""
     agents: tuple[str, ...]
     version: str | None
-    """Of its agents, if somebody said so."""
+    """The version of its agents, if somebody named one."""
     capacity: int
     """How many runs a worker executes at once."""
     running: int
     draining: bool
     started_at: datetime
     seconds_left: float
-    """For how long it is taken for alive; 0: it is gone, and its runs are anybody's to end."""
+    """How long it still counts as alive; 0: it is gone, and any process may end its runs."""
     address: str | None
     isolated_in: str | None
-    """The worker in whose child process its agents run."""
+    """The worker whose child process this is."""
     release: str | None
     """Its version of Trackside."""
     last_seen_at: datetime | None = None
-    """About when it gave its last sign of life; None: that is not known."""
+    """About when it gave its last sign of life; None: not known."""
 
     @property
     def is_alive(self) -> bool:

@@ -1,4 +1,4 @@
-"""Finds the run or thread that is meant, by the beginning or end of its id, or by the question that it waits on."""
+"""Finds the run or thread that was meant, by the beginning or end of its id, or by the question that it waits on."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from trackside.app.cli.records.protocol import Records
     from trackside.app.storage import StoredRun, StoredThread
 
-_NAMED = 3  # ids that a complaint about an ambiguous one lists
+_NAMED = 3  # ids that the error about an ambiguous one lists
 _CUT = "…"  # how lists show that they left out the beginning of an id
-_LEAST_OF_AN_END = 6  # characters, without `…`: less is rather mistyped than the end of an id
-_STEPS = 5  # of a search, each among some hundred runs
-_FOR_LATER = 50  # runs that are to begin later and are looked past
-_LOOKED_AT = 500  # runs with such a text somewhere, and threads
+_LEAST_OF_AN_END = 6  # characters, without `…`: fewer are more likely a typo than the end of an id
+_STEPS = 5  # of a search, each through several hundred runs
+_FOR_LATER = 50  # runs that begin later, which are skipped
+_LOOKED_AT = 500  # runs that contain the text, or threads
 STANDINGS = {
     ThreadStatus.idle: "it is idle",
     ThreadStatus.busy: "it is busy",
@@ -59,7 +59,7 @@ class RequestNotKeptError(TracksideError, LookupError):
 
 
 def not_waiting(thread_id: str, standing: str) -> NotWaitingError:
-    """The error that a thread has no question to answer; `standing` says why."""
+    """The error for a thread that has no question to answer; `standing` says why."""
     return NotWaitingError(thread_id=thread_id, standing=standing, thread=shlex.quote(thread_id))
 
 
@@ -69,13 +69,13 @@ async def find_run(records: Records, typed: str, *, whole: bool = False) -> Stor
     Args:
         records: where to look for it.
         typed: its id, or a part of it.
-        whole: whether it has to be the whole id. It has to where a command does something to the run without asking: the
-            id of a run that is gone would otherwise mean another run.
+        whole: whether it must be the whole id. It must where a command does something to the run without asking:
+            otherwise the id of a run that is gone could mean another run.
 
     Raises:
         ArgumentError: nothing was typed, or something that is not text.
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
-        ShortenedIdError: there is only one with a longer id, and this has to be the whole one.
+        ShortenedIdError: only a longer id matches, and this must be the whole one.
     """
     run = await _run_like(records, typed)
     _check_whole("run", typed, run.run_id, whole=whole)
@@ -118,7 +118,7 @@ async def _thread_like(records: Records, typed: str) -> StoredThread:
             return _only("thread", typed, "beginning", begun, lambda thread: thread.thread_id)
     ids = dict.fromkeys(run.thread_id for run in await _ending(records, typed) if _ends(run.thread_id, typed))
     ended = [thread for id_ in [*ids][: _NAMED + 1] if (thread := await records.thread(id_)) is not None]
-    if not ended and _is_an_end(typed):  # one without runs
+    if not ended and _is_an_end(typed):  # it may be a thread without runs
         latest = await records.threads(limit=_LOOKED_AT)
         ended = [thread for thread in latest if _ends(thread.thread_id, typed)]
     return _only("thread", typed, "end", ended, lambda thread: thread.thread_id)
@@ -147,7 +147,7 @@ async def _ending(records: Records, typed: str) -> Sequence[StoredRun]:
 
 
 def _is_an_end(typed: str) -> bool:
-    """Whether it is long enough to look for at the ends of ids."""
+    """Whether the text is long enough to look for it at the ends of ids."""
     return len(typed) >= _LEAST_OF_AN_END or (typed.startswith(_CUT) and typed != _CUT)
 
 
@@ -156,7 +156,7 @@ def _ends(id_: str, typed: str) -> bool:
 
 
 async def find_ended_run(records: Records, beginning: str) -> tuple[StoredRun, JsonObject]:
-    """Find the run that this id means, and what it was asked for.
+    """Find the run with this id, and what it was asked for.
 
     Raises:
         NotEndedError, RequestNotKeptError: it cannot be started anew.
@@ -185,10 +185,10 @@ async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, lis
 
 
 async def stops_behind(records: Records, paused: StoredRun, questions: Sequence[JsonObject]) -> JsonObject:
-    """Where the run after this one's breakpoint stops: where this run was asked to, so that it goes no further.
+    """Where the run that continues from this one's breakpoint stops: where this run was asked to, and no further.
 
     Args:
-        records: they say what the run was asked for, if that is kept; runs of an earlier release have the stops only there.
+        records: they hold the run's request, if it is kept; for runs of an earlier release, only that has the stops.
         paused: the run that has stopped.
         questions: what it has stopped with. After a question, all stops are named anew.
     """
@@ -198,15 +198,15 @@ async def stops_behind(records: Records, paused: StoredRun, questions: Sequence[
 
 
 async def open_questions(records: Records, thread: StoredThread) -> list[JsonObject]:
-    """The open questions of a thread: those that its last run asked at its end, among the runs that came to anything."""
+    """The open questions of a thread: those that its last run asked at its end, among the runs that had any effect."""
     _, questions = await _asked(records, thread)
     return questions
 
 
 async def _asked(records: Records, thread: StoredThread) -> tuple[StoredRun | None, list[JsonObject]]:
-    """The run that paused the thread, and its questions; or the run that closes these, with its own questions, if any."""
+    """The run that paused the thread, and its questions; or the run that closes these, with its own, if any."""
     found = await records.runs(thread_id=thread.thread_id, waiting=True, limit=1)
-    # A thread does not say that it waits where the worker was lost that had the answer to a graph's question.
+    # If the worker that had the answer to a graph's question was lost, the thread does not say that it waits.
     for run in found or await records.runs(thread_id=thread.thread_id, status=CLOSE_QUESTIONS, limit=_FOR_LATER):
         if run.status is RunStatus.pending:
             request = await records.request_of(run.run_id)

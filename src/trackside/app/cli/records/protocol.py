@@ -1,4 +1,4 @@
-"""What the commands ask of the records, which a database or a server has. The commands do not know which."""
+"""What the commands ask of the records, which are in a database or on a server. The commands do not know which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trackside.app.storage.subscriptions import ParkedEvent, Subscription
 
 type HearOutage = Callable[[Exception], object]
-"""Called with the error, once for each time that the records are away while somebody follows."""
+"""Called with the error, once each time that the records are away while somebody follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ThreadFilters(TypedDict, total=False):
 
 
 class FollowFilters(TypedDict, total=False):
-    """Which of the events that come are wanted."""
+    """Which of the incoming events are wanted."""
 
     run_id: str | None
     thread_id: str | None
@@ -66,7 +66,7 @@ class EventFilters(FollowFilters, total=False):
     newest_first: bool
 
 
-class Following(Protocol):  # of its own: until Python 3.13 a protocol cannot inherit from AsyncIterator
+class Following(Protocol):  # standalone: before Python 3.13 a protocol cannot inherit from AsyncIterator
     """Events one after another, without end, until `end` is called."""
 
     def __aiter__(self) -> AsyncIterator[StoredEvent]: ...
@@ -81,9 +81,9 @@ class Following(Protocol):  # of its own: until Python 3.13 a protocol cannot in
 class Records(Protocol):
     """Runs, threads and events that are recorded somewhere, and what operators do to them.
 
-    There are two implementations: `StoredRecords` for a database, and `RemoteRecords` for a server. They also find what was
-    removed from the sight of clients. Listings are sorted as the store sorts them. `limit` is how many they return at most,
-    and has no bound itself.
+    There are two implementations: `StoredRecords` for a database, and `RemoteRecords` for a server. They also find what
+    was removed from the sight of clients. Listings are sorted as the store sorts them. `limit` is the most that they
+    return; it has no upper bound itself.
     """
 
     @property
@@ -107,7 +107,7 @@ class Records(Protocol):
     ) -> list[StoredRun]:
         """The runs that match, those created last first.
 
-        A search ends after this many steps, each of some hundred runs; None: it looks at all.
+        A search ends after this many steps, each through several hundred runs; None: it looks at all.
         """
         ...
 
@@ -134,7 +134,7 @@ class Records(Protocol):
     def follow(self, after: int, *, on_outage: HearOutage | None = None, **filters: Unpack[FollowFilters]) -> Following:
         """The events that match: those that exist after a position, then each one that comes.
 
-        None is missed or comes twice. While the records are away it says so to `on_outage`, waits, and then goes on.
+        None is missed or comes twice. While the records are away, it tells `on_outage`, waits, and then goes on.
         """
         ...
 
@@ -231,9 +231,9 @@ class Records(Protocol):
         ...
 
     async def workers(self) -> list[WorkerNow]:
-        """The processes that look after runs, those that started first first.
+        """The processes that look after runs, the earliest started first.
 
-        A process that is gone is among them while nobody has ended its runs.
+        A process that is gone is among them until somebody has ended its runs.
         """
         ...
 
@@ -242,11 +242,11 @@ class Records(Protocol):
         ...
 
     async def drain(self, worker_id: str) -> bool:
-        """Have a worker take no more runs, and leave when the ones it has are over. False if no live worker has this id."""
+        """Have a worker take no more runs, and leave when its own are over. False if no live worker has this id."""
         ...
 
 
 def newest_first(runs: Sequence[StoredRun], limit: int) -> list[StoredRun]:
-    """Make one listing of several pages of a search; a run that is named by its id is found on more than one page."""
+    """Merge several pages of a search into one listing; a run that is named by its id appears on more than one page."""
     distinct = {run.run_id: run for run in runs}
     return sorted(distinct.values(), key=lambda run: (run.created_at, run.run_id), reverse=True)[:limit]

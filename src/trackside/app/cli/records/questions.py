@@ -22,9 +22,9 @@ def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
 
 
 def answer_to(questions: Sequence[JsonObject], answer: Json, *, thread_id: str) -> Json:
-    """The `resume` that answers questions which somebody has looked at: the answers by their ids.
+    """The `resume` that answers questions that somebody has looked at: the answers by their ids.
 
-    So none of them reaches another question that is asked meanwhile, or lets a thread go on past another stop.
+    That way, none of them reaches another question that is asked meanwhile, or lets a thread go on past another stop.
 
     Raises:
         UnknownQuestionError, UnansweredError: (a `ValueError`) as `answers_of`.
@@ -34,7 +34,7 @@ def answer_to(questions: Sequence[JsonObject], answer: Json, *, thread_id: str) 
 
 
 def is_stop(questions: Sequence[JsonObject]) -> bool:
-    """Whether these mean that a run has stopped between two steps, and asks nothing."""
+    """Whether these mean that a run has stopped between two steps and asks nothing."""
     return bool(questions) and not asked_in(questions)
 
 
@@ -50,7 +50,7 @@ def question_text(interrupt: JsonObject) -> str:
 
 
 def question_lines(interrupts: Sequence[JsonObject]) -> list[str]:
-    """The questions, with their ids if there are several, because the answers need these."""
+    """The questions, with their ids if there are several, because the answers need those."""
     several = len(interrupts) > 1
     return [
         f"[{interrupt['id']}] {question_text(interrupt)}" if several and "id" in interrupt else question_text(interrupt)

@@ -239,7 +239,7 @@ class RemoteRecords:
         return (await self._connection.ask(method, f"{path}/{what}" if what else path, body=body)).body
 
     async def _details(self, run_id: str) -> Details:
-        if not is_uuid(run_id):  # another program has recorded it, which asks a server for nothing
+        if not is_uuid(run_id):  # recorded by another program, which requests nothing from a server
             return Details(request=None, retries=[])
         return await self._get(f"runs/{part_of_path(run_id)}", Details, {"removed": True})
 

@@ -22,13 +22,13 @@ from trackside.app.cli.records.protocol import Home
 from trackside.harness.errors import Fault, TracksideError
 from trackside.harness.payload import with_whole_characters
 
-_SECONDS: Final = 30.0  # that an answer may take
+_SECONDS: Final = 30.0  # the longest that an answer may take
 _CONNECTING: Final = 10.0
 _KIND: Final = "trackside"
 _OPTIONS: Final = ("--url", "--api-key")
 _NO_ENDPOINT: Final = ("there is nothing at ", "Not Found", "it answers ")
-"""How the 404 begins of a server that lacks what is asked for, of an app that it has as a guest, and of others that say no
-more. A record that is not there has a sentence of its own."""
+"""How a 404 begins when it comes from a server that lacks what is asked for, from an app that is its guest, or from
+others that say no more. A missing record has a sentence of its own."""
 
 type Query = Mapping[str, Any]
 
@@ -104,7 +104,7 @@ class Answer:
 
 
 class _Said(msgspec.Struct):
-    """What a refusal says; servers other than ours answer, too."""
+    """What a refusal says; it may come from a server that is not ours."""
 
     detail: Any = ""
     code: Any = None
@@ -240,7 +240,7 @@ class Connection:
             raise self._other_version(f"an answer has an unexpected form ({exc})") from exc
 
     def translated(self, seconds: float | None = None) -> _Translated:
-        """In this block, failures on the way become sentences for people; it may take `seconds`, if not as long as usual."""
+        """In this block, failures on the way become sentences for people; it may take `seconds`, else as usual."""
         return _Translated(self.home.shown, _SECONDS if seconds is None else seconds)
 
     def refuse(self, status: int, body: bytes, headers: Mapping[str, str]) -> NoReturn:
@@ -295,7 +295,7 @@ class Connection:
 
 
 class _Translated:
-    """Says what httpx raises in our own words; a context manager, so that streams can use it, too."""
+    """Says in our own words what httpx raises; a context manager, so that streams can use it, too."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url = url
@@ -380,7 +380,7 @@ def _parameters(query: Query | None) -> httpx.QueryParams:
 
 
 def part_of_path(name: str) -> str:
-    """A name as one part of a path, even one that would lead elsewhere in it.
+    """A name as one part of a path, even a name that would lead elsewhere.
 
     Raises:
         ArgumentError: servers would take it for more than one part, or for none.
@@ -398,7 +398,7 @@ def path_of_run(thread_id: str, run_id: str) -> str:
 
 
 def _address(url: str, name: str) -> str:
-    """The address that `name` gives, without a / at the end.
+    """The address that the option or variable `name` gives, without a trailing slash.
 
     Raises:
         ArgumentError: it is not an address.
@@ -425,7 +425,7 @@ async def connected(url: str, key: str | None, *, said_by: tuple[str, str] = _OP
     Args:
         url: its address, with the prefix under which it is mounted, if there is one.
         key: an API key; None: none is sent.
-        said_by: what named the two; other commands also find an address that is in the environment.
+        said_by: what named the two; other commands will also find an address that is in the environment.
 
     Raises:
         ArgumentError: the address or the key cannot be one.

@@ -1,4 +1,4 @@
-"""Follows the log of a server: its stream of events, which goes on where it was whenever it is cut."""
+"""Follows the log of a server: its stream of events, which resumes where it was whenever it is cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackside.app.cli.records.remote_wire import LogEvent, stored_event
 from trackside.app.storage import StoredEvent
 
 _SILENCE: Final = 60.0  # seconds without a heartbeat after which a connection counts as lost
-_MOST_WAITING: Final = 2_000  # events that are read before they are asked for
+_MOST_WAITING: Final = 2_000  # events that are read ahead of the caller
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to reach a server that is away
 
 
@@ -30,7 +30,7 @@ class ServerSentEvent:
 class EventParser:
     """Takes the bytes of a `text/event-stream` as they come, and returns the events that are complete.
 
-    Lines end with CR LF or LF. Other characters that Python calls line ends may be in JSON texts, and end no line here.
+    Lines end with CR LF or LF. Other characters that Python calls line ends may be in JSON texts, but end no line here.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class EventParser:
         self._has_id = False
 
     def take(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """The events that this chunk completes, including one without data, which only says its id."""
+        """The events that this chunk completes, including one without data, which only carries its id."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in (ended.removesuffix(b"\r") for ended in lines):
             if line:
@@ -63,8 +63,8 @@ class EventParser:
 class RemoteFollower(AsyncIterator[StoredEvent]):
     """The events of a server's log after a position, one after another, without end.
 
-    While the server is away, it tries again with growing pauses; it raises the errors that it cannot get over. It reads no
-    longer than its connection is open.
+    While the server is away, it tries again with growing pauses; it raises the errors that it cannot recover from. It
+    reads only as long as its connection is open.
     """
 
     def __init__(

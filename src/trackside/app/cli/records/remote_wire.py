@@ -1,6 +1,6 @@
 """Turns what a server says about records into those records.
 
-The fields of runs, threads, subscriptions and totals have the same names on the wire; this module has what differs.
+The fields of runs, threads, subscriptions and totals have the same names on the wire; this module covers what differs.
 """
 
 from __future__ import annotations

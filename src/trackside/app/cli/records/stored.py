@@ -47,7 +47,7 @@ class StoredRecords:
         limit: int = 50,
         **filters: Unpack[RunFilters],
     ) -> list[StoredRun]:
-        """The runs that match. A search looks at some runs at once, and goes on until it has enough or there are no more."""
+        """The runs that match. A search looks at some runs at a time, until it has enough or there are no more."""
         if text is None and min_cost is None and min_duration is None:
             return await self._store.runs(**filters, removed=True, limit=limit)
         found: list[StoredRun] = []
@@ -126,7 +126,7 @@ class StoredRecords:
         return await self._store.live_counts()
 
     async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
-        """Stop a run. The request is recorded, and the process that executes the run heeds it."""
+        """Stop a run. The request is recorded, and the process that executes the run acts on it."""
         await self._store.request_cancel(run.run_id, action)
 
     async def delete_run(self, run: StoredRun) -> None:
@@ -134,12 +134,12 @@ class StoredRecords:
         await self._store.remove_run(run.thread_id, run.run_id)
 
     async def delete_thread(self, thread: StoredThread) -> None:
-        """Remove a thread and what it remembers, even if there is no server that would remove the latter."""
+        """Remove a thread and what it remembers, even if there is no server to remove the latter."""
         await self._store.threads_of(None).remove(thread.thread_id)
         await self.forget_threads()
 
     async def forget_threads(self, *, expired: bool = False) -> None:
-        """Remove what deleted threads remember, as servers always do; with `expired`, first threads whose time is over."""
+        """Remove what deleted threads remember, as servers always do; with `expired`, first remove expired threads."""
         from trackside.app.wiring import RESULTS_LINGER
 
         await self._store.sweeper(linger=RESULTS_LINGER).forget(expired=expired)

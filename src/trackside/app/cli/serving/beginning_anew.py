@@ -19,28 +19,28 @@ _COMMANDS: Final = ("serve", "worker")
 _CHECK_SECONDS: Final = 120.0
 _MOST_SAID: Final = 65_536
 _LISTENS_AT: Final = "_TRACKSIDE_LISTENS_AT"
-"""The variable with the addresses of the sockets of a server, for the process that checks whether it could begin anew."""
+"""The variable with a server's socket addresses, for the process that checks whether the server could begin anew."""
 _started_with: Final[dict[str, str]] = {}
 
 
 def remember_environment() -> None:
-    """Have the process that replaces this one begin with the environment as it is now.
+    """Have the process that replaces this one start with the environment as it is now.
 
-    Call this before an agent, or the file of variables of a LangGraph project, adds to the environment. Otherwise their
-    variables would count as set by the user here, and win over what the file says by then.
+    Call this before an agent, or a LangGraph project's file of variables, adds to the environment. Otherwise their
+    variables would count as set by the user here, and would win over what the file says by then.
     """
     _started_with.clear()
     _started_with.update(os.environ)
 
 
 async def why_not(hosts: Sequence[str] = ()) -> str | None:
-    """Find out in a new process why it could not do its work; None if it could. Its sockets listen at these hosts."""
+    """Find out, in a new process, why it could not do its work; None if it could. Its sockets listen at these hosts."""
     if not hasattr(os, "fork"):
         return "this system cannot hand sockets over; stop it and start it again"
     if sys.argv[1:2] not in ([name] for name in _COMMANDS):
         return "it was started by another program, which can stop it and start it again"
     environ = {**_started_with, _LISTENS_AT: ",".join(hosts)} if hosts else _started_with
-    command = [part for part in command_of_this("--check") if part != "--json"]  # which goes with a start alone
+    command = [part for part in command_of_this("--check") if part != "--json"]  # that is only for starting
     tried = await tried_elsewhere(command, seconds=_CHECK_SECONDS, environ=environ)
     if tried is None:
         return f"what it would restart with has not loaded in {_CHECK_SECONDS:g} s"
@@ -48,17 +48,17 @@ async def why_not(hosts: Sequence[str] = ()) -> str | None:
 
 
 def taken_over(environ: MutableMapping[str, str]) -> list[str]:
-    """If this process is a server's check: where that server would listen, whatever its settings say. Hidden from agents."""
+    """If this process checks for a server: where that would listen, whatever its settings say. Hidden from agents."""
     return [host for host in environ.pop(_LISTENS_AT, "").split(",") if host]
 
 
 def begin(sockets: Sequence[socket.socket]) -> NoReturn:
-    """Become the new process. Everything except these sockets has to be closed."""
+    """Become the new process. Everything except these sockets must be closed."""
     from trackside.app.server.sockets import hand_over
 
     environ = dict(_started_with)
     hand_over(sockets, environ)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the new one takes it: else another one now would end it
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the new process handles it: another SIGHUP now would end it
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

@@ -85,7 +85,7 @@ def up(options: UpOptions) -> ExitCode:
 
 
 def plan_of(options: UpOptions, settings: Settings, folder: Path) -> FleetPlan:
-    """What to start; its processes read the settings, too.
+    """What to start; the processes also read the settings themselves.
 
     Raises:
         SettingsError: runs should have processes of their own, but cannot have them on this system.
@@ -102,7 +102,7 @@ def plan_of(options: UpOptions, settings: Settings, folder: Path) -> FleetPlan:
         workers=options.workers,
         children=worker.concurrency if worker.isolation == "process" else 0,
         engine=options.engine,
-        # Nobody else is there for the runs of an agent whose pool is another one than workers have otherwise.
+        # An agent may have a pool that workers do not have by default, and no other workers are there for its runs.
         pools=sorted({*worker.pools, *map(settings.pool_of, settings.agents)}),
         first_port=options.first_port,
     )
@@ -120,7 +120,7 @@ async def _live(plan: FleetPlan, view: FleetLines, settings: Settings) -> None:
 
 
 async def _live_on_stores(fleet: LocalFleet, view: FleetLines, settings: Settings, asked: asyncio.Event) -> None:
-    # Whoever opens a database first makes its tables: better one than all at once.
+    # The first to open a database makes its tables: better one process than all at once.
     async with Store.open(fleet.database_url) as store, FleetWatch(fleet, store, view.show):
         if await _unless(asked, fleet.start_processes()):
             view.say_up(fleet, next(iter(settings.agents)), keys=settings.access.auth == "keys")
@@ -130,7 +130,7 @@ async def _live_on_stores(fleet: LocalFleet, view: FleetLines, settings: Setting
 
 
 async def _unless(asked: asyncio.Event, awaitable: Coroutine[Any, Any, None]) -> bool:
-    """Do something unless somebody asks to stop; returns whether it was done."""
+    """Await something unless somebody asks to stop; returns whether it was done."""
     doing = asyncio.create_task(awaitable, name="trackside-fleet-start")
     stopping = asyncio.create_task(asked.wait(), name="trackside-fleet-stop")
     await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +145,7 @@ async def _unless(asked: asyncio.Event, awaitable: Coroutine[Any, Any, None]) ->
 
 @contextmanager
 def _stops(fleet: LocalFleet, view: FleetLines) -> Generator[asyncio.Event]:
-    """Gives an event that is set when somebody asks to stop. The second time, all hurry; the third time, all are killed."""
+    """Give an event that is set when somebody asks to stop. The second time, all hurry; the third, all are killed."""
     asked, times = asyncio.Event(), 0
     steps: Sequence[tuple[str, Callable[[], object]]] = (
         ("stopping: runs that have begun may end; again to cancel them", asked.set),
@@ -155,7 +155,7 @@ def _stops(fleet: LocalFleet, view: FleetLines) -> Generator[asyncio.Event]:
 
     def take(number: int) -> None:
         nonlocal times
-        if times and number == getattr(signal, "SIGHUP", None):  # it comes more than once of its own accord
+        if times and number == getattr(signal, "SIGHUP", None):  # it comes more than once by itself
             return
         words, step = steps[min(times, len(steps) - 1)]
         times += 1
@@ -195,7 +195,7 @@ def _folder(typed: Path | None) -> Generator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="trackside-fleet-"))
     try:
         if os.geteuid() == 0:
-            folder.chmod(0o711)  # PostgreSQL has another user then, who has to get to his own folder
+            folder.chmod(0o711)  # PostgreSQL then runs as another user, who must be able to reach its own folder
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

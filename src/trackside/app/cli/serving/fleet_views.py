@@ -44,14 +44,14 @@ class FleetLines:
         self._said = ""
         self._said_at = -_WORK_EVERY
         self.also: Callable[[], Text] | None = None
-        """What else there is to be said of the work."""
+        """Returns what else there is to say about the work."""
 
     def begin(self, plan: FleetPlan) -> None:
         """Say what is about to be started."""
         self._print(Text(f"A fleet on this machine: {_parts(plan)}; in {plan.folder}", "bold"))
 
     def say_up(self, fleet: LocalFleet, agent: str, *, keys: bool) -> None:
-        """Say how to talk to the fleet and to this agent of it, now that it is up; with `keys` set, it asks for a key."""
+        """Say how to talk to the fleet and to this agent of it, now that it is up; with `keys`, it asks for a key."""
         for line in _how_to_talk(fleet, agent, keys=keys):
             self._print(line)
 
@@ -64,7 +64,7 @@ class FleetLines:
         self._print(_told(happening))
 
     def show(self, now: FleetNow) -> None:
-        """Show how it is now."""
+        """Show how the fleet is now."""
         words = _work(now).plain
         if words != self._said and monotonic() - self._said_at >= _WORK_EVERY:
             self._said, self._said_at = words, monotonic()
@@ -72,7 +72,7 @@ class FleetLines:
             self._print(Text(f"{now.at.astimezone():%H:%M:%S} {words}{also}"))
 
     def watching_reader(self, on_gone: Callable[[], object]) -> AbstractContextManager[None]:
-        """Call this when nobody reads the output any more, inside a `with` block on the running loop."""
+        """Call `on_gone` when nobody is reading the output any more, while a `with` block on the running loop lasts."""
         return self.console.watching_reader(on_gone)
 
     def check(self) -> None:

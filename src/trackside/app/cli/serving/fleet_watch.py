@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trackside.app.storage import Store
 
 _LOOK_SECONDS: Final = 0.5
-_PATIENCE: Final = 1.0  # seconds that a process of this machine has to say how it is
+_PATIENCE: Final = 1.0  # seconds within which a process on this machine must say how it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,28 +29,28 @@ class FleetNow:
     at: datetime
     members: Sequence[Member] = ()
     running: Mapping[int, int] = field(default_factory=dict)
-    """How many runs a worker has, by its process."""
+    """How many runs each worker has, by its process id."""
     health: Mapping[str, str] = field(default_factory=dict)
-    """What servers and workers say of themselves: ready, degraded or unready, by name; nothing of who does not answer."""
+    """What servers and workers that answer say of themselves, by name: ready, degraded or unready."""
     ready: int = 0
     """Runs that a worker could take."""
     waiting: int = 0
-    """Behind others on their threads."""
+    """Runs that are behind others on their threads."""
     delayed: int = 0
     executing: int = 0
     ended: Mapping[RunStatus, int] = field(default_factory=dict)
-    """Since the fleet is up."""
+    """How many runs ended in which way since the fleet came up."""
     why_unknown: str | None = None
-    """Why these numbers are old: the database does not answer."""
+    """Why these numbers are out of date: the database does not answer."""
 
 
 class FleetWatch:
-    """Looks twice a second, while its `async with` block goes on.
+    """Looks at the fleet twice a second, while its `async with` block lasts.
 
     Args:
         fleet: the fleet whose processes it watches.
         store: its database.
-        show: gets what was seen.
+        show: called with what was seen.
     """
 
     def __init__(self, fleet: LocalFleet, store: Store, show: Callable[[FleetNow], object]) -> None:
@@ -59,7 +59,7 @@ class FleetWatch:
         self._show = show
         self._since = datetime.now(UTC)
         self.now = FleetNow(at=self._since)
-        """What was seen last."""
+        """What it saw last."""
         self._looking: asyncio.Task[None] | None = None
         self._client = httpx.AsyncClient(timeout=_PATIENCE, trust_env=False)
 
@@ -81,7 +81,7 @@ class FleetWatch:
         return replace(work, at=datetime.now(UTC), members=self._fleet.members, health=health)
 
     async def _work(self) -> FleetNow:
-        """What the database says, or what it said last if it says nothing."""
+        """What the database says, or what it said last if it does not answer."""
         try:
             workers = await self._store.fleet.workers()
             queue = await self._store.fleet.queue()
@@ -108,7 +108,7 @@ class FleetWatch:
         try:
             answer = await self._client.get(f"http://127.0.0.1:{member.port}{path}")
             says = answer.json()
-        except (httpx.HTTPError, ValueError):  # it is dying, or starting
+        except (httpx.HTTPError, ValueError):  # the process is ending, or starting
             return ""
         return "degraded" if says.get("degraded") and says["status"] == "ready" else str(says["status"])
 
@@ -120,6 +120,6 @@ class FleetWatch:
 
 
 def _pid_of(name: str) -> int:
-    """The process in a worker's name, `host:pid`."""
+    """The process id in a worker's name, `host:pid`."""
     pid = name.rpartition(":")[2]
     return int(pid) if pid.isdigit() else 0

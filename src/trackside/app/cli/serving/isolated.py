@@ -1,4 +1,4 @@
-"""How a worker's process for the runs of one place differs from a worker: it has a supervisor, and ends with it."""
+"""How a worker's process for the runs of one place differs from a worker: it has a supervisor and ends with it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 _SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 _RATHER_THAN_OTHERS: Final = "500"
-"""How much rather the system should end this process than others when memory is short, see proc_pid_oom_score_adj(5)."""
+"""How much the system should prefer this process when it kills one to free memory; see proc_pid_oom_score_adj(5)."""
 
 
 class IsolatedLife(WorkerLife):
-    """The life of such a process. Its supervisor decides when it begins anew; SIGHUP from it means to finish."""
+    """The life of such a process. Its supervisor decides when it begins anew; a SIGHUP from it means to finish."""
 
     @override
     def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
@@ -58,17 +58,17 @@ class Supervised:
 
     def live_no_longer(self) -> None:
         """Have this process end when its supervisor does, whatever the agent is doing."""
-        with suppress(OSError):  # as in a container that allows it not, or on another system
+        with suppress(OSError):  # a container may not allow it, and other systems have no such file
             Path("/proc/self/oom_score_adj").write_text(_RATHER_THAN_OTHERS, encoding="ascii")
         _die_with_parent()
-        if os.getppid() != self._parent:  # which was gone before
+        if os.getppid() != self._parent:  # the supervisor was already gone
             os.kill(os.getpid(), signal.SIGKILL)
         threading.Thread(target=self._watch, name="trackside-supervised", daemon=True).start()
 
     def report(self, worker: FleetWorker, manager: RunManager, duties: Duties, limits: ChildLimits) -> None:
-        """Report by which limits it stops runs.
+        """Report by which limits this process stops runs.
 
-        From now on also report how the worker does, where the runs of its manager stand, and which duties it has.
+        From now on, also report how the worker is doing, where the runs of its manager stand, and which duties it has.
         """
         loop = asyncio.get_running_loop()
 
@@ -87,7 +87,7 @@ class Supervised:
                 duties=tuple(duties.held),
                 limits=limits,
             )
-            with suppress(OSError):  # the supervisor stands still, or is gone
+            with suppress(OSError):  # the supervisor hangs, or is gone
                 self._socket.send(msgspec.json.encode(said) + b"\n", _WITHOUT_WAITING)
 
         def beat(limits: ChildLimits | None = None) -> None:
@@ -96,11 +96,11 @@ class Supervised:
 
         worker.on_change.append(tell)
         duties.on_look.append(tell)
-        worker.on_outdated.append(lambda _: None)  # its supervisor sees that, too, and ends it
+        worker.on_outdated.append(lambda _: None)  # its supervisor also sees that, and ends it
         beat(limits)
 
     def _watch(self) -> None:
-        """Wait until the supervisor is gone, and end, with everything that the agent has started."""
+        """Wait until the supervisor is gone, and then end together with everything that the agent has started."""
         with suppress(OSError):
             self._socket.recv(1)
         os.killpg(0, signal.SIGKILL)
@@ -117,7 +117,7 @@ def settings_of_place(settings: Settings, isolated_in: str) -> Settings:
 
 
 def limits_by(settings: Settings) -> ChildLimits:
-    """The limits by which a process with these settings, those of its place, stops runs."""
+    """The limits by which a process stops runs, from these settings of its place."""
     stopping, default = settings.stopping, settings.default_limits
     return ChildLimits(
         grace=stopping.cancel_after + stopping.stuck_after,

@@ -1,4 +1,4 @@
-"""Tells a service manager how a service does, by `sd_notify(3)`. Without a service manager, it tells nobody."""
+"""Tells a service manager how a service is doing, by `sd_notify(3)`; without a service manager, it tells nobody."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from threading import Event, Thread
 from typing import Final
 
 _ASKS_EVERY: Final = 5.0  # seconds
-_ASKS_FOR: Final = 60.0  # seconds, of which a busy machine may take most before the next time
-_LONGEST_START: Final = 3_600.0  # seconds, after which a start that hangs is the manager's to end
+_ASKS_FOR: Final = 60.0  # seconds; on a busy machine, most of them may pass before the next request
+_LONGEST_START: Final = 3_600.0  # seconds; after that, the manager may end a start that hangs
 _nobody_waits: Final = Event()
-"""Set while there is no start for which the service manager should wait."""
+"""Set while there is no start that the service manager should wait for."""
 
 
 def tell_service_manager(what: str) -> None:
@@ -33,9 +33,9 @@ def tell_service_manager(what: str) -> None:
 
 @contextmanager
 def starting() -> Generator[None]:
-    """Have a service manager wait, an hour at most, until the process says `READY=1`, is told to stop, or the block is over.
+    """Have a service manager wait, at most an hour, for `READY=1`, an order to stop, or the end of the block.
 
-    A start may take long, for example if it brings the tables of a large database up to date; a start that is killed then
+    A start may take long, for example if it brings the tables of a large database up to date; if it is killed then, it
     begins again from nothing. A thread asks for the time, because the event loop's own thread imports agents.
     """
     if _address() is None:

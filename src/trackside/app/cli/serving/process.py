@@ -1,6 +1,6 @@
 """What a process that serves many clients needs.
 
-That is as many open files as it may have, few heaps, a garbage collector that stays out of the way, and a fast loop.
+That is as many open files as allowed, few heaps, a garbage collector that stays out of the way, and a fast event loop.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.harness.threads import AGENT_THREADS
 
 _ARENA_MAX: Final = -8
-"""The number by which glibc's `mallopt` knows the limit of heaps (`M_ARENA_MAX` in `malloc.h`)."""
+"""The number by which glibc's `mallopt` knows the limit on heaps (`M_ARENA_MAX` in `malloc.h`)."""
 _ARENAS: Final = 2
 _YOUNG: Final = 50_000
-"""After how many new objects the garbage collector looks through them.
+"""After how many new objects the garbage collector searches them.
 
-Of the 2,000 that are usual, most are still in use by runs that go on, and are looked through in vain.
+Of the usual 2,000, most are still in use by runs that go on, so searching them would be in vain.
 """
 
 
 def take_signals() -> None:
-    """Have signals to stop end the process, and others do nothing, until something handles them."""
+    """Have stop signals end the process, and SIGHUP without a terminal do nothing, until something handles them."""
     interrupt_on_stop_signals()
     if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could begin anew
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that can begin anew
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """The fastest event loop that this system has.
 
-    Its executor has as many threads for what agents run there as there are for agents; the loop waits for none of them when
-    it closes.
+    Its executor has as many threads for what agents run there as there are for the agents themselves; the loop waits
+    for none of them when it closes.
     """
     if sys.platform == "win32":
         loop = asyncio.new_event_loop()
@@ -54,11 +54,11 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 @contextmanager
 def prepared() -> Generator[Callable[[], None]]:
-    """Prepare the process to serve while the block goes on. Call what this returns when everything is loaded.
+    """Prepare the process to serve while the block lasts. Call what this returns when everything is loaded.
 
     What is loaded by then stays: it is never searched for garbage again. Each full search would take 50 ms of everybody's
-    time for a server of functions, and 110 ms for one of graphs. What is new then is searched less often, unless an agent's
-    module has called `gc.set_threshold`.
+    time on a server of functions, and 110 ms on one of graphs. Objects made after that are searched less often, unless
+    an agent's module has called `gc.set_threshold`.
     """
     _allow_many_files()
     _limit_heaps()
@@ -71,7 +71,7 @@ def prepared() -> Generator[Callable[[], None]]:
             gc.set_threshold(_YOUNG, *before[1:])
         gc.enable()
 
-    gc.disable()  # loading makes much, and little of it garbage
+    gc.disable()  # loading creates many objects, few of them garbage
     try:
         yield keep_what_is_there
     finally:
@@ -81,8 +81,8 @@ def prepared() -> Generator[Callable[[], None]]:
 
 
 def _allow_many_files() -> None:
-    """Raise the limit of open files: each client takes one, and the usual 1,024 are soon gone. The hard limit stays."""
-    with suppress(ImportError, ValueError, OSError):  # a system that knows no such limits, or lets nobody change them
+    """Raise the limit on open files: each client takes one, and the usual 1,024 run out soon. The hard limit stays."""
+    with suppress(ImportError, ValueError, OSError):  # a system that has no such limits, or lets nobody change them
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -91,7 +91,7 @@ def _allow_many_files() -> None:
 
 
 def _limit_heaps() -> None:
-    """Have threads share heaps: with glibc nearly each has its own, and what it frees there is of no use to others."""
+    """Have threads share heaps: with glibc nearly each has its own, and others cannot use what it frees there."""
     if "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(AttributeError, OSError, TypeError):  # a system with another `malloc`
             ctypes.CDLL(None).mallopt(_ARENA_MAX, _ARENAS)

@@ -1,7 +1,7 @@
-"""How a process that goes on until it is told to end, a server or a worker, is told so and ends.
+"""How a process that runs until it is told to end, a server or a worker, is told to end and ends.
 
-The first signal ends it gracefully, the second quickly, the third at once. SIGHUP makes it begin anew, if what it would
-begin with can be loaded; if a terminal was closed, SIGHUP is just another signal to stop.
+The first signal ends it gracefully, the second quickly, the third at once. SIGHUP makes it begin anew, provided that
+what it would begin with can be loaded; if its terminal was closed, SIGHUP is just another signal to stop.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 _STOPS: Final = ("SIGINT", "SIGTERM", "SIGBREAK")
 _RELOADS: Final = "SIGHUP"
 _HURRY: Final = 1.0
-"""Seconds that the database has after the second signal, before what it does not take is spooled."""
+"""Seconds that the database has after the second signal, before anything it has not taken is spooled."""
 
 type Say = Callable[..., None]
-"""Takes what happens, and facts about it."""
+"""Called with what happens, and facts about it."""
 
 
 class ProcessLife:
@@ -39,7 +39,7 @@ class ProcessLife:
     Args:
         grace: seconds that its runs have to end.
         say: is told what happens.
-        hosts: the addresses at which it listens for clients, and would go on listening when it begins anew.
+        hosts: the addresses at which it listens for clients, and would go on listening after it begins anew.
     """
 
     def __init__(self, grace: float, say: Say, hosts: Sequence[str] = ()) -> None:
@@ -58,8 +58,8 @@ class ProcessLife:
 
     @contextmanager
     def signals(self) -> Generator[None]:
-        """Handle signals while the block goes on."""
-        # Not `loop.add_signal_handler`: the loop does not look while an agent blocks it, Python does.
+        """Handle signals while the block lasts."""
+        # Not `loop.add_signal_handler`: the loop notices nothing while an agent blocks it, but Python does.
         taken = {getattr(signal, name): self._on_stop for name in _STOPS if hasattr(signal, name)}
         if hasattr(signal, _RELOADS):
             taken[signal.SIGHUP] = self._on_hang_up
@@ -83,13 +83,13 @@ class ProcessLife:
             await asyncio.wait({self._checking})
 
     async def deliver(self, app: App) -> None:
-        """Deliver what is in the log to durable observers, for a while; the rest is for the process that feeds them next."""
+        """Deliver the log to durable observers, for a while; the process that feeds them next does the rest."""
         await self.unless_hurried(app.deliveries.drain(DELIVERY_SECONDS))
         for left in app.deliveries.left:
             self._say("not everything is delivered yet", level="warning", observer=left.name, why=left.why)
 
     async def close_runs(self, app: App) -> None:
-        """Let runs end, for a while. After that, a database that is away holds up nothing: the runs' ends are spooled soon.
+        """Let runs end, for a while. After that, an absent database holds up nothing: the runs' ends are spooled soon.
 
         Meanwhile another process takes over what this one did for its fleet.
         """
@@ -109,11 +109,11 @@ class ProcessLife:
         await retiring
 
     async def unless_hurried(self, awaitable: Any) -> None:
-        """Wait for something that may be cut short, by the second signal."""
+        """Wait for something, unless the second signal cuts it short."""
         await unless(self._hurrying, awaitable)
 
     def _retire(self, app: App) -> asyncio.Task[None]:
-        """Leave this process's duties for its fleet to others; begun only once."""
+        """Leave this process's fleet duties to others; started only once."""
         if self._retiring is None:
             self._retiring = asyncio.create_task(app.retire(), name="trackside-retire")
         return self._retiring
@@ -156,7 +156,7 @@ class ProcessLife:
         self._checking = asyncio.create_task(self._check(), name="trackside-check")
 
     async def _check(self) -> None:
-        """Begin anew, if what it would begin with can be loaded."""
+        """Begin anew, provided that what it would begin with can be loaded."""
         why = await beginning_anew.why_not(self._hosts)
         if why is not None:
             self._say("does not restart, and goes on as before", level="warning", why=why)
@@ -169,7 +169,7 @@ async def unless(event: asyncio.Event, awaitable: Awaitable[Any]) -> None:
     """Wait for something, and cancel it when the event is set.
 
     Raises:
-        BaseException: what it raised.
+        BaseException: what the awaitable raised.
     """
     waiting = asyncio.ensure_future(awaitable)
     broken_off = asyncio.create_task(event.wait(), name="trackside-unless")
@@ -183,7 +183,7 @@ async def unless(event: asyncio.Event, awaitable: Awaitable[Any]) -> None:
 
 def _has_terminal() -> bool:
     """Whether the process has a terminal that is still there."""
-    with suppress(Exception):  # it is closed, or this system has no such thing
+    with suppress(Exception):  # it is closed, or this system has no `termios`
         import termios
 
         termios.tcgetattr(sys.stdin.fileno())

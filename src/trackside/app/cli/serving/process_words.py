@@ -1,4 +1,4 @@
-"""What a server or worker says about itself: lines to a person at a terminal, or JSON to a program elsewhere."""
+"""What a server or worker says about itself: lines for a person at a terminal, otherwise JSON for a program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REQUEST: Final = "request"
 
 
 def notes_of(settings: Settings, agents: Mapping[str, Any]) -> Iterator[str]:
-    """What you should know about the settings and agents when you start a server or worker, one sentence each."""
+    """What one should know about the settings and agents when starting a server or worker, one sentence each."""
     yield from settings.notes
     yield from missing_packages(settings)
     yield from unwritable_spool(settings)
@@ -32,13 +32,13 @@ def notes_of(settings: Settings, agents: Mapping[str, Any]) -> Iterator[str]:
 
 
 def say_notes(settings: Settings, agents: Mapping[str, Any]) -> None:
-    """Say these notes where neither is started."""
+    """Say these notes when neither is being started."""
     for note in notes_of(settings, agents):
         standard_error().print(f"warning: {one_line(note)}", soft_wrap=True)
 
 
 class ProcessWords:
-    """Says what happens, while its `with` block goes on.
+    """Says what happens, while its `with` block lasts.
 
     Args:
         output: gets one line when the process is ready; None if nobody waits for that.
@@ -54,7 +54,7 @@ class ProcessWords:
         self._log = ServerLog(sys.stderr)
         self._stack = ExitStack()
         self.note: Callable[[Mapping[str, Any]], None] | None = self._note if settings.server.log else None
-        """Takes what there is to say about a request; None if nothing should be said."""
+        """Called with what there is to say about a request; None if nothing should be said."""
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._log)
@@ -78,7 +78,7 @@ class ProcessWords:
             self._output.print({**facts, "pid": os.getpid(), "version": __version__})
 
     def say_spooled(self, app: App) -> None:
-        """Say what earlier processes had left that was delivered at the start, if there was anything."""
+        """Say what was delivered at the start that earlier processes had left, if anything."""
         earlier = app.recorder.delivered_at_start
         if earlier.delivered or earlier.refused:
             self.say("delivered what the spool had kept", runs=earlier.delivered, refused=earlier.refused)

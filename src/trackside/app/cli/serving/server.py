@@ -59,7 +59,7 @@ class ServeOptions:
 
 
 def check(options: ServeOptions) -> ExitCode:
-    """Load what would be served, and say what is wrong with it."""
+    """Load what would be served, and report what is wrong with it."""
     from trackside.app.server.auth.exposure import check_exposure
 
     settings = options.settings()
@@ -85,7 +85,7 @@ def serve(options: ServeOptions) -> ExitCode:
             sockets = [stack.enter_context(one) for one in _sockets(settings)]
             if _serve(settings, sockets, loaded, json=options.json):
                 beginning_anew.begin(sockets)
-    except KeyboardInterrupt:  # before there was anything to stop
+    except KeyboardInterrupt:  # it came before there was anything to stop
         pass
     return ExitCode.success
 

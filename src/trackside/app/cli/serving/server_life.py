@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trackside.app.wiring import App
 
 LINGER: Final = 1.0
-"""Seconds for which a server that begins anew still takes requests on open connections, so that none of them is in the air
+"""Seconds for which a server that begins anew still takes requests on open connections, so that no request is in flight
 when it closes them."""
 _LAST_WORDS: Final = 0.2  # seconds
 
@@ -41,7 +41,7 @@ class ServerLife(ProcessLife):
         if self.begins_anew:
             await self.unless_hurried(server.wait_until_idle(LINGER))
         await self.close_runs(app)
-        app.streams.end_all()  # those that follow runs say something about it
+        app.streams.end_all()  # streams that follow runs tell their clients about it
         await self.unless_hurried(server.wait_until_idle(_LAST_WORDS))
         front.end_streams()
         await self.unless_hurried(server.finish(self._graceful))

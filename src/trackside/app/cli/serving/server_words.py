@@ -32,12 +32,13 @@ def say_all_is_well(settings: Settings) -> None:
 
 
 class ServerWords(ProcessWords):
-    """Says what happens to a server, while its `with` block goes on."""
+    """Says what happens to a server, while its `with` block lasts."""
 
     def say_nobody_has_a_key(self) -> None:
         """Say that the server lets nobody in yet, and what to do about it."""
         make = suggest_at(home_of(self.settings).flags, "`trackside auth create NAME` makes one")
-        # Whoever types it may have another environment than the server, as under systemd, and so another database.
+        # The person who types it may have a different environment from the server's, as under systemd, and so another
+        # database.
         source = self.settings.database_source
         given = f", if {source} is the same there" if source == _DATABASE_VARIABLE else ""
         where = f"at {one_line(self.settings.database_shown)}{given}"

@@ -39,7 +39,7 @@ _MAX_RUNNING: Final = "runs.max_running"
 _STATM: Final = Path("/proc/self/statm")
 _DRAINED: Final = "somebody is draining this worker"
 _SUPERVISORS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""Variables by which a service manager talks to the supervisor, and to none of its processes."""
+"""Variables by which a service manager talks to the supervisor, and not to its processes."""
 
 
 class NotBegun(Exception):
@@ -103,8 +103,8 @@ class WorkOptions:
 def with_places(settings: Settings) -> Settings:
     """The settings, with the number of places decided.
 
-    There are as many places as processors if each place is a process and nobody has set their number; and no more than
-    `runs.max_running`, if that is set.
+    If each place is a process and nobody has set the number of places, there are as many as processors; in any case no
+    more than `runs.max_running`, if that is set.
 
     Raises:
         SettingsError: runs cannot have processes of their own on this system, or their memory cannot be seen.
@@ -133,7 +133,7 @@ def _check_isolation(settings: Settings) -> None:
 
 
 def check(options: WorkOptions) -> ExitCode:
-    """Load what would be executed, and say what is wrong with it."""
+    """Load what would be executed, and report what is wrong with it."""
     settings = options.settings()
     agents = load_agents(settings)
     say_notes(settings, agents)
@@ -160,7 +160,7 @@ def work(options: WorkOptions) -> ExitCode:
             sockets = [stack.enter_context(one) for one in _sockets(settings)]
             if _work(_bound_to(settings, sockets), sockets, loaded, json=options.json):
                 beginning_anew.begin(sockets)
-    except KeyboardInterrupt:  # before there was anything to stop
+    except KeyboardInterrupt:  # it came before there was anything to stop
         pass
     except NotBegun as exc:
         return exc.code
@@ -168,7 +168,7 @@ def work(options: WorkOptions) -> ExitCode:
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:
-    """The sockets at which the worker answers how it is; none if no place for that was named."""
+    """The sockets at which the worker answers how it is; none if no address for that was named."""
     from trackside.app.server.sockets import handed_over, listen_at
 
     if given := handed_over(os.environ):
@@ -178,7 +178,7 @@ def _sockets(settings: Settings) -> list[socket.socket]:
 
 
 def _bound_to(settings: Settings, sockets: Sequence[socket.socket]) -> Settings:
-    """The settings, with the address at which the worker can be asked how it is, whoever has chosen it."""
+    """The settings, with the address at which the worker can be asked how it is, whoever chose that."""
     if not sockets or sockets[0].family not in {socket.AF_INET, socket.AF_INET6}:
         return settings
     host, port = sockets[0].getsockname()[:2]

@@ -26,10 +26,10 @@ class WorkerLife(ProcessLife):
     def __init__(self, grace: float, say: Say) -> None:
         super().__init__(grace, say)
         self._limited = asyncio.Event()
-        """Somebody waits for its end: from then on its runs have the grace, and before that all the time that they need."""
+        """Set once somebody waits for its end: its runs then have the grace, and before that all the time they need."""
 
     def finish(self, why: str) -> None:
-        """Have the worker end when its runs have, unless it is about to end anyway. Call this from its loop."""
+        """Have the worker end when its runs have ended, unless it is about to end anyway. Call this from its loop."""
         if not self.is_told_to_end:
             self._say("stopping", why=why)
             self._ending.set()
@@ -51,7 +51,7 @@ class WorkerLife(ProcessLife):
     async def _unless_limited(
         self, until_ended: Callable[[], Coroutine[Any, Any, None]], app: App, *, running: int
     ) -> None:
-        """Wait until all runs have ended, or a signal limits the wait. Others take over its fleet duties meanwhile."""
+        """Wait until all runs have ended or a signal limits the wait. Others take over its fleet duties meanwhile."""
         self._retire(app)
         if not self._limited.is_set():
             if running:
@@ -59,7 +59,7 @@ class WorkerLife(ProcessLife):
                 self._say(f"waiting for {count(running, 'run')}, however long that takes", runs=running, hint=hint)
             await unless(self._limited, until_ended())
         if not self.begins_anew:
-            tell_service_manager("STOPPING=1")  # it limits from then on how long that takes
+            tell_service_manager("STOPPING=1")  # from then on, the service manager limits how long that takes
 
     def say_ending(self, health: WorkerHealth) -> None:
         """Say at the health port that the worker is about to leave."""
@@ -78,7 +78,7 @@ class SupervisorLife(WorkerLife):
         self._supervisor: Supervisor | None = None
 
     async def begin_unless_told_to_end(self, supervisor: Supervisor, begin: asyncio.Task[int]) -> int | None:
-        """Wait until the first process takes runs; its exit code if it could not, None if the worker is to end before."""
+        """Wait until the first process takes runs; its exit code if it could not, None if told to end before that."""
         self._supervisor = supervisor
         ending = asyncio.create_task(self.until_told_to_end(), name="trackside-ending")
         try:

@@ -25,7 +25,7 @@ def say_all_is_well(settings: Settings) -> None:
 
 
 def left_out(settings: Settings, *, named: bool) -> Iterator[str]:
-    """What to say about agents that a worker does not execute: those that were named, or all if it executes none."""
+    """What to say about agents that a worker does not execute: the ones that were named, or all if it executes none."""
     own = settings.of_own_pools(settings.agents)
     if own and not named:
         return
@@ -35,7 +35,7 @@ def left_out(settings: Settings, *, named: bool) -> Iterator[str]:
 
 
 class WorkerWords(ProcessWords):
-    """Says what happens to a worker, while its `with` block goes on."""
+    """Says what happens to a worker, while its `with` block lasts."""
 
     def say_ready(self, app: App, worker_id: str, sockets: Sequence[socket.socket]) -> None:
         """Say that the worker takes runs, which ones, and where it can be asked how it is."""

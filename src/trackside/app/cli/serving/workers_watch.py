@@ -1,4 +1,4 @@
-"""Says on a server of a fleet which of its agents no live worker serves, and when one comes that does."""
+"""Says, on a server of a fleet, which of its agents no live worker serves, and when a worker comes that does."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from trackside.app.storage import Store
 
 LOOK_SECONDS: Final = 5.0
-"""Between two looks: nothing tells of workers that come and go."""
+"""The time between two looks: nothing announces workers that come and go."""
 
 
 class WorkersWatch:
-    """Looks now and then which workers are there, while its `async with` block goes on.
+    """Looks now and then which workers are there, while its `async with` block lasts.
 
     Args:
         store: the store of the fleet.
         settings: they name the agents whose runs are admitted, and their pools.
-        say: is told what happens.
+        say: called with what happens.
     """
 
     def __init__(self, store: Store, settings: Settings, say: Callable[..., None]) -> None:
@@ -50,7 +50,7 @@ class WorkersWatch:
 
     async def _look_now_and_then(self) -> None:
         while True:
-            with suppress(TracksideError):  # the database is away, which others say; the next look comes
+            with suppress(TracksideError):  # the database is away: others report that, and there will be another look
                 self._compare(await self._find_unserved())
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -11,9 +11,9 @@ import tty
 from time import monotonic
 from typing import Final
 
-_PATIENCE: Final = 0.3  # seconds; a terminal at the other end of the world takes less
+_PATIENCE: Final = 0.3  # seconds; even a terminal on the other side of the world takes less
 _ASKED: Final = b"\x1b]11;?\x1b\\\x1b[c"
-"""The colour of the background (OSC 11), and then what every terminal answers (DA1), so that nobody waits for the first."""
+"""Asks for the background colour (OSC 11), then for what every terminal answers (DA1), so as not to wait in vain."""
 _COLOUR: Final = re.compile(rb"\x1b\]11;rgb:([0-9a-fA-F]+)/([0-9a-fA-F]+)/([0-9a-fA-F]+)")
 _END: Final = re.compile(rb"\x1b\[\?[0-9;]*c")
 _HALF: Final = 0.5  # of the brightness of white
@@ -27,7 +27,7 @@ def is_light() -> bool:
 
 
 def brightness_of(answer: bytes) -> float:
-    """How bright the background is, by the terminal's answer: from 0 (black, or not said) to 1 (white)."""
+    """How bright the background is by the terminal's answer, from 0 (black, or not said) to 1 (white)."""
     found = _COLOUR.search(answer)
     if found is None:
         return 0.0

@@ -38,7 +38,7 @@ LIGHT: Final = Theme(
 
 
 def _terminal(background: str, foreground: str, *colours: str) -> TerminalTheme:
-    """What the names of colours mean: black, red, green, yellow, blue, magenta, cyan, white; bright ones are the same."""
+    """What the colour names mean: black, red, green, yellow, blue, magenta, cyan, white; bright ones are the same."""
 
     def channels(colour: str) -> tuple[int, int, int]:
         red, green, blue = bytes.fromhex(colour.removeprefix("#"))

@@ -19,7 +19,7 @@ class TopError(TracksideError, code="top-not-shown"):
 
 
 def top(place: Place, *, light: bool | None) -> ExitCode:
-    """Show what goes on until somebody quits, or the screen fails, which says so.
+    """Show what goes on until somebody quits, or until the screen fails, which it reports.
 
     `light` is whether the background is light; None asks the terminal.
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 REDRAWN_EVERY = 0.5
 COUNTED_EVERY = 2.0
 SHOWN = 200
-"""Rows at most: a table of thousands would be read by nobody, and redrawn for everybody."""
+"""The most rows: nobody would read a table of thousands, and it would be redrawn for everybody."""
 
 _ACTIVE = (RunStatus.pending, RunStatus.running)
 _MOST_ACTIVE = 20_000
@@ -53,11 +53,11 @@ _KEYS = {
 }
 _RATES = "Rates are those of the last minute; outcomes are counted since this screen was opened."
 _WIDE = 110
-"""Columns from which on there is room for threads, and for words beside symbols."""
+"""The least columns that have room for threads, and for words beside symbols."""
 _COLUMNS = {"RUN": 18, "STATUS": 13, "AGENT": 24, "TIME": 10, "TOKENS": 9, "COST": 9, "THREAD": 36}
 _NUMERIC = {"TIME", "TOKENS", "COST"}
 _NARROW = {"RUN": 13, "AGENT": 15, "TOKENS": 8, "COST": 8, "THREAD": 0}
-"""Widths that differ where there is less room; what has none is left out."""
+"""The widths that differ where there is less room; a column with width 0 is left out."""
 
 
 @runtime_checkable
@@ -142,7 +142,7 @@ class TopApp(App[None]):
         self._now: LiveCounts | None = None
         self._marked = ""
         self._to_tell: deque[StoredEvent] = deque(maxlen=_LINES)
-        """What has come of the run that is marked and is not in its tail yet."""
+        """Events of the marked run that have come but are not in its tail yet."""
         self._told, self._is_asking = 0, False
         self._follower: Following | None = None
         self._retried: dict[str, str] = {}
@@ -175,12 +175,12 @@ class TopApp(App[None]):
 
     def on_resize(self, event: Resize) -> None:
         """Make the table fit."""
-        if self._is_wide is not None:  # else there is no table yet
+        if self._is_wide is not None:  # otherwise there is no table yet
             self._lay_out(event.size.width)
             self._redraw()
 
     def _lay_out(self, width: int) -> None:
-        """Give the table the columns that there is room for."""
+        """Give the table the columns that fit."""
         wide = width >= _WIDE
         if wide == self._is_wide:
             return
@@ -192,16 +192,16 @@ class TopApp(App[None]):
             if columns:
                 label = Text(title, justify="right" if title in _NUMERIC else "left")
                 table.add_column(label, key=title, width=columns)
-        if self._paused:  # else the next drawing fills it
+        if self._paused:  # otherwise the next redraw fills it
             self._fill(table)
 
     @override
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether a key can be used now; `Escape` can while a filter is set."""
+        """Whether a key can be used now; `Escape` can only while a filter is set."""
         return action != "unfilter" or self._is_filtering
 
     def on_unmount(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._follower is not None:
             self._follower.end()
 
@@ -219,7 +219,7 @@ class TopApp(App[None]):
                         self._to_tell.append(stored)
                         self._tell()
                 return
-            except TracksideError as exc:  # away before there was anything to follow
+            except TracksideError as exc:  # the records went away before there was anything to follow
                 self._lost(exc)
                 await asyncio.sleep(COUNTED_EVERY)
 
@@ -276,7 +276,7 @@ class TopApp(App[None]):
         shown, all_ = self.watched.listed(text=self._wanted, order=self._order, limit=SHOWN)
         marked, row, scrolled = self._marked, table.cursor_row, table.scroll_y
         at = next((index for index, run in enumerate(shown) if run.run_id == marked), min(row, max(0, len(shown) - 1)))
-        with self.prevent(DataTable.RowHighlighted):  # which every row would be on its way there
+        with self.prevent(DataTable.RowHighlighted):  # otherwise every row on the way there would be
             table.clear()
             for run in shown:
                 table.add_row(*_cells(run, now, self._shown), key=run.run_id)
@@ -291,7 +291,7 @@ class TopApp(App[None]):
             self._mark(run_id)
 
     def _mark(self, run_id: str) -> None:
-        """Show what happens in a run, and have keys act on it; on none, if there is none on the screen."""
+        """Show what happens in a run, and have keys act on it; on nothing if no run is on the screen."""
         if run_id == self._marked:
             return
         self._marked = run_id
@@ -326,7 +326,7 @@ class TopApp(App[None]):
         """Update the tail, unless the screen is paused, or it still waits for the earlier events."""
         while self._to_tell and not self._paused and not self._is_asking:
             stored = self._to_tell.popleft()
-            if stored.position > self._told:  # else it was in the answer, too
+            if stored.position > self._told:  # otherwise the answer contained it, too
                 self._write(stored)
 
     def _write(self, stored: StoredEvent) -> None:
@@ -363,7 +363,7 @@ class TopApp(App[None]):
         }
         await self.push_screen(Said({name: text for name, text in facts.items() if text}))
 
-    # Not exclusive, as retrying: who goes on to something else has asked for it all the same.
+    # Like retrying, this is not exclusive: somebody who moves on to something else has asked for it all the same.
     @work(name="trackside-top-cancel")
     async def action_cancel_run(self) -> None:
         """Stop the marked run, if the person agrees."""

@@ -1,4 +1,4 @@
-"""What `trackside top` knows: the active runs, those that ended last, and how much happens. No screen, no I/O."""
+"""What `trackside top` knows: the active runs, those that ended last, and how much is happening. No screen, no I/O."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from trackside.app.storage import StoredEvent, StoredRun
 
 WINDOW = 60.0
-"""Seconds over which rates are."""
+"""Seconds over which rates are measured."""
 
-_ENDED = 500  # runs that are kept when they have ended
+_ENDED = 500  # runs that are kept after they have ended
 
 
 @dataclass(slots=True)
 class Seen:
-    """A run, as far as it was seen. `tokens` and `cost` are known once it has ended."""
+    """A run, as far as it has been seen. `tokens` and `cost` are known once it has ended."""
 
     run_id: str
     thread_id: str
@@ -51,7 +51,7 @@ ORDERS: dict[str, Callable[[Seen], tuple[bool, float]]] = {
     "tokens": lambda run: (False, -run.tokens),
     "cost": lambda run: (False, -(run.cost or 0.0)),
 }
-"""How runs can be sorted: by name, what is smallest first."""
+"""The orders in which runs can be sorted, by name: the smallest key comes first."""
 
 
 @dataclass(slots=True)
@@ -65,19 +65,19 @@ class Watched:
     _events: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def begin(self, runs: Iterable[StoredRun]) -> None:
-        """Take the runs that there are. However late this comes, events say more about a run that has started."""
+        """Take the existing runs. However late they arrive, events say more about a run that has started."""
         for run in runs:
             known = self.runs.get(run.run_id)
             if known is None or known.status is RunStatus.pending:
                 self.runs[run.run_id] = _seen(run)
 
     def take(self, stored: StoredEvent, now: float) -> None:
-        """Take an event, which came now."""
+        """Take an event that has just come."""
         event, payload = stored.event, stored.event.payload
         ends, tokens = is_terminal(event.event_type), 0
         seen = self.runs.get(event.run_id)
         if seen is None:
-            if event.event_type is LifecycleEventType.THREAD_STATUS_UPDATED:  # comes behind the end of a run, too
+            if event.event_type is LifecycleEventType.THREAD_STATUS_UPDATED:  # also comes after the end of a run
                 self._events.append((now, 0, 0))
                 return
             agent = str(payload.get("agent") or "")

@@ -79,7 +79,7 @@ def look_of(event: RunLifecycleEvent) -> Look:
 
 
 def words_of(event: RunLifecycleEvent) -> str:
-    """What there is to say about an event besides its type; shortened if that is much."""
+    """What there is to say about an event besides its type; shortened if it is long."""
     return abridged(_words_of(event))
 
 
@@ -103,7 +103,7 @@ def _words_of(event: RunLifecycleEvent) -> str:
 
 
 def failure_text(payload: Mapping[str, Any]) -> str:
-    """What went wrong; for an exception also its type."""
+    """What went wrong; for an exception, also its type."""
     error, kind = str(payload.get("error") or ""), payload.get("error_type")
     is_exception = kind and run_status_of(LifecycleEventType.RUN_FAILED, payload) is RunStatus.error
     if not is_exception or error.startswith(f"{kind}: "):

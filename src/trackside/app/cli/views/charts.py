@@ -9,11 +9,11 @@ _RISING = ("▁▂▃▄▅▆▇█", ".:-=+*#@")
 _FILLING = ("▏▎▍▌▋▊▉█", "#")
 
 _STEPS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 720, 1_440, 2_880, 10_080, 20_160, 40_320)
-"""How many minutes a block can stand for: what people count in, and what totals are kept by."""
+"""The numbers of minutes that a block can stand for: those people count in and totals are kept by."""
 
 
 def sparkline(values: Sequence[float | None], top: float, *, blocks: bool = True) -> str:
-    """One character for each value, the higher the larger. A missing value or 0 is blank; every other one is visible.
+    """One character for each value, higher for larger ones. A missing value or 0 is blank; every other one is visible.
 
     Args:
         values: what to show.
@@ -41,10 +41,10 @@ def bar(share: float, width: int, *, blocks: bool = True) -> str:
 
 
 def step_for(span: timedelta, columns: int) -> timedelta:
-    """How long each block has to stand for, so that at most this many blocks show a span of time."""
+    """How long each block must stand for so that at most this many blocks show a span of time."""
     for minutes in _STEPS:
         step = timedelta(minutes=minutes)
-        if span / step + 2 <= columns:  # the first and the last one are whole, too
+        if span / step + 2 <= columns:  # the first and the last block are whole, too
             return step
     longest = timedelta(minutes=_STEPS[-1])
     return longest * (int(span / longest / max(1, columns - 2)) + 1)

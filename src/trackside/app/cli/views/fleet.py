@@ -1,4 +1,4 @@
-"""Prints a fleet: a line for each process, for each pool, and for what no worker serves."""
+"""Prints a fleet: a line for each process, for each pool, and for everything that no worker serves."""
 
 from __future__ import annotations
 

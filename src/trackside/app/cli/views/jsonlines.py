@@ -71,7 +71,7 @@ class JsonView:
         """Ignore this: there is nobody to tell."""
 
     def go_on(self, run_id: str) -> None:
-        """Ignore this: the last event has said it."""
+        """Ignore this: the last event has already said so."""
 
     def check(self) -> None:
         """Check that the output could be printed.

@@ -16,8 +16,8 @@ _SECONDS = 0.1
 class LiveLines:
     """The last lines of a console, redrawn ten times a second, even while something blocks the event loop.
 
-    What is printed meanwhile goes above them, also what others print with `print`. `lines` returns what they are now; any
-    thread may call it.
+    Anything printed meanwhile goes above them, including what others print with `print`. `lines` returns what they are
+    now; any thread may call it.
     """
 
     def __init__(self, console: OutputConsole, lines: Callable[[], RenderableType]) -> None:
@@ -28,7 +28,7 @@ class LiveLines:
         self._thread = threading.Thread(target=self._keep_drawing, name="trackside-cli-live", daemon=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # Asked each time that something is drawn, so that lines which have just been printed are not here any more.
+        # Called for each drawing, so that lines that have just been printed no longer appear here.
         yield self._lines()
 
     def start(self) -> None:
@@ -45,7 +45,7 @@ class LiveLines:
 
     def _keep_drawing(self) -> None:
         while not self._ended.wait(_SECONDS):
-            # Rich computes where the lines are and writes there in two steps, between which nobody else may print.
+            # Rich computes where the lines are and then writes there; between the two steps, nobody else may print.
             with self._console.guard:
                 if not self._ended.is_set():
                     self._live.refresh()

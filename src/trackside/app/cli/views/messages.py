@@ -1,4 +1,4 @@
-"""Reads messages: puts together what mode `messages` streams, and finds the answer among the messages of a state.
+"""Reads messages: assembles what mode `messages` streams, and finds the answer among the messages of a state.
 
 A stream has whole messages, and chunks that share an id.
 """
@@ -13,14 +13,14 @@ from trackside.app.cli.formatting import json_line, message_text, one_line
 from trackside.app.cli.views.appearance import AGENT, Look
 
 _TOOL = Look("·", ".", "tool", "dim")
-_UNSEEN = frozenset({"human", "user", "system", "remove"})  # an event announces the first, nobody said the others
+_UNSEEN = frozenset({"human", "user", "system", "remove"})  # an event announces human ones, nobody said the others
 _HUMAN = frozenset({"human", "user"})
 _AGENT = frozenset({"ai", "assistant"})
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is new of one message. `key` is the same for all pieces of a message, `done` is true for its last."""
+    """What is new in one message. `key` is the same for all pieces of a message; `done` is true for the last one."""
 
     key: str
     look: Look
@@ -29,14 +29,14 @@ class Piece:
 
 
 class Messages:
-    """Turns stream parts into pieces, each text once: a whole message only ends one that was streamed before."""
+    """Turns stream parts into pieces, each text once: a whole message just completes one that was streamed before."""
 
     def __init__(self) -> None:
-        self._length: dict[str, int] = {}  # of the text so far, by key
+        self._length: dict[str, int] = {}  # length of the text so far, by key
         self._done: set[str] = set()
 
     def take(self, data: Any, namespace: Sequence[str]) -> Piece | None:
-        """The new piece in the data of a part: a message, or a pair of it and its metadata; None if there is none."""
+        """The new piece in a part's data: a message, or a pair of a message and its metadata; None if there is none."""
         message, metadata = _message_and_metadata(data)
         kind = _kind(message)
         if not kind or kind in _UNSEEN:
@@ -58,7 +58,7 @@ class Messages:
 
 
 def last_answer(values: Any) -> str:
-    """The text of the agent's last message in a state; nothing if a human said something after it."""
+    """The text of the agent's last message in a state; empty if a human said something after it."""
     messages = values.get("messages") if isinstance(values, Mapping) else None
     for message in reversed(messages) if isinstance(messages, list) else ():
         said = _kind(message) if isinstance(message, Mapping) else ""

@@ -2,7 +2,7 @@
 
 A command's result goes to standard output, and messages about it to standard error. A reader that goes away early
 (`| head`) is not an error: the console falls silent, and the command goes on or ends, whichever makes sense for it. A
-stream that cannot be written (a full disk, a closed terminal) also silences the console, and is an error in the end.
+stream that cannot be written (a full disk, a closed terminal) also silences the console, but is an error in the end.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from trackside.app.cli.views.appearance import Look
 from trackside.harness.errors import Fault, TracksideError
 from trackside.harness.types import JsonObject
 
-_UNBOUNDED = 1_000_000  # columns: nothing is cut where there is no screen
-_MOST_DIGITS = 6  # of `COLUMNS`; more are no width of anything
-_NARROWEST = 20  # columns, whatever `COLUMNS` says: with less a table says nothing
+_UNBOUNDED = 1_000_000  # columns; without a screen, nothing is cut
+_MOST_DIGITS = 6  # of `COLUMNS`; no real width has more
+_NARROWEST = 20  # columns, whatever `COLUMNS` says: a narrower table says nothing
 
 
 class OutputError(TracksideError, OSError, code="output-not-writable"):
@@ -37,7 +37,7 @@ class OutputError(TracksideError, OSError, code="output-not-writable"):
 
 
 class OutputConsole(Console):
-    """A console that takes every text as it is, and falls silent when its reader has gone.
+    """A console that prints every text as it is, and falls silent when its reader has gone.
 
     Without a terminal it has no colours, and no width unless `COLUMNS` gives it one; 0 is no width.
     """
@@ -45,26 +45,26 @@ class OutputConsole(Console):
     reader_gone = False
     _failure: OSError | None = None
     guard: threading.RLock
-    """Held while something is printed, so that what several threads print does not mix."""
+    """Held while something is printed, so that output from several threads does not mix."""
     is_bounded: bool
-    """Whether what is shown has to fit into a width, that of a terminal or of `COLUMNS`."""
+    """Whether the output must fit into a width, given by a terminal or by `COLUMNS`."""
 
     def __init__(self, file: TextIO) -> None:
         self.guard = threading.RLock()
         columns = _columns()
         self.is_bounded = columns is not None or file.isatty()
         width = columns if self.is_bounded else _UNBOUNDED
-        environ = {**os.environ, "COLUMNS": ""}  # which Rich would believe, whatever stands there
+        environ = {**os.environ, "COLUMNS": ""}  # Rich would believe any value of it
         super().__init__(file=file, markup=False, emoji=False, highlight=False, width=width, _environ=environ)
 
     @property
     def is_screen(self) -> bool:
-        """Whether a person looks at it, so that the output has to fit; colours can also be forced elsewhere."""
+        """Whether a person is looking, so that the output must fit; colours can also be forced elsewhere."""
         return self.file.isatty()
 
     @property
     def is_live(self) -> bool:
-        """Whether lines that are already there can be rewritten."""
+        """Whether lines that are already shown can be rewritten."""
         return self.is_screen and not self.is_dumb_terminal
 
     @property
@@ -112,7 +112,7 @@ class OutputConsole(Console):
         mode = os.fstat(self.file.fileno()).st_mode
         if not stat.S_ISFIFO(
             mode
-        ):  # only a pipe has one reader; nothing can be read here, so that it is gone is all it says
+        ):  # only a pipe has one reader; nothing can be read here, so an event can only mean that the reader is gone
             yield
             return
         loop = asyncio.get_running_loop()
@@ -129,7 +129,7 @@ class OutputConsole(Console):
         discard(self.file)
 
     def _check_buffer(self) -> None:
-        # Where Rich writes, whoever prints; it knows what to do about a broken pipe alone.
+        # Rich writes here, whoever prints; on its own, it only handles a broken pipe.
         try:
             super()._check_buffer()
         except OSError as exc:

@@ -77,7 +77,7 @@ def print_events(console: OutputConsole, events: Sequence[StoredEvent], now: dat
 def print_event(console: OutputConsole, stored: StoredEvent, now: datetime) -> None:
     """Print one event as a line below earlier ones.
 
-    What follows is not known yet, so the columns have the width that is usually enough.
+    Later events are not known yet, so the columns have widths that are usually enough.
     """
     event, look = stored.event, look_of(stored.event)
     run_id = event.run_id[:_ENOUGH_OF_AN_ID] if console.is_bounded else event.run_id
@@ -89,7 +89,7 @@ def print_event(console: OutputConsole, stored: StoredEvent, now: datetime) -> N
 
 
 def print_stats(console: OutputConsole, stats: Stats, limit: int) -> None:
-    """Print totals of runs: of all, and in tables by agent, by model and by caller, each with the `limit` biggest rows."""
+    """Print totals of runs: of all, and in tables by agent, model and caller, each with the `limit` biggest rows."""
     total = stats.total
     by_status = sorted(total.by_status.items(), key=lambda item: -item[1])
     statuses = [Text.assemble(look_text(console, RUN_LOOKS[status]), f" {number:,}") for status, number in by_status]
@@ -131,7 +131,7 @@ def _cost(entry: tuple[str | None, RunTotals | TokenTotals]) -> str:
 
 
 def _ended(console: OutputConsole, totals: RunTotals) -> Text:
-    """How many runs have each symbol, in a few characters."""
+    """How many runs have each symbol, in few characters."""
     by_look: Counter[tuple[str, str]] = Counter()
     for status, look in RUN_LOOKS.items():
         by_look[console.symbol(look), look.style] += totals.by_status.get(status, 0)
@@ -160,7 +160,7 @@ def _print_by_name(console: OutputConsole, title: str, totals: Mapping[str, Toke
 
 
 def _share_of(totals: Collection[TokenTotals]) -> tuple[Callable[[TokenTotals], float], str]:
-    """The share that one has in all of them, and in what: in cost if that is known, else in tokens."""
+    """The share of one in all of them, and in what it is measured: cost if that is known, else tokens."""
     costs = sum(total.cost_usd or 0 for total in totals)
     if costs:
         return lambda total: (total.cost_usd or 0) / costs, "COST"
@@ -200,12 +200,12 @@ def look_text(console: OutputConsole, look: Look) -> Text:
 
 
 def _ids(console: OutputConsole, ids: Sequence[str]) -> dict[str, str]:
-    """Each id as it is shown: the whole id or, where it has to fit, as much as tells the ids apart."""
+    """Each id as it is shown: the whole id or, where it must fit, as much as tells the ids apart."""
     return shortened(ids) if console.is_bounded else {id_: id_ for id_ in ids}
 
 
 def _status(console: OutputConsole, run: StoredRun) -> Text:
-    """The status of a run, its attempt if that is not the first, and whether its agent does not stop."""
+    """The status of a run, its attempt if that is not the first, and whether its agent fails to stop."""
     text = look_text(console, RUN_LOOKS[run.status])
     if run.attempt > 1:
         text.append(f" #{run.attempt}", "dim")
@@ -220,7 +220,7 @@ def _about(run: StoredRun) -> str:
 
 
 def _brief(text: str) -> str:
-    """As much of a text as fits into a row; all of it is shown with a single record."""
+    """As much of a text as fits into a row; the view of a single record shows all of it."""
     return abridged(one_line(text), _BRIEF)
 
 
@@ -245,7 +245,7 @@ def _number(number: int) -> str:
 
 
 def shortened(ids: Sequence[str], least: int = 13) -> dict[str, str]:
-    """For each id, the beginning that tells it from the others here; at least as long as the time in a UUIDv7."""
+    """For each id, the beginning that distinguishes it from the others here; at least as long as a UUIDv7's time."""
     distinct = sorted(set(ids))
     short: dict[str, str] = {}
     for before, id_, after in zip(["", *distinct], distinct, [*distinct[1:], ""], strict=False):

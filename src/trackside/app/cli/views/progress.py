@@ -1,4 +1,4 @@
-"""Shows the progress of a slow operation on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Shows the progress of a slow operation on standard error: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trackside.app.cli.formatting import count, duration
 from trackside.app.cli.views.output import standard_error
 
 LINE_EVERY = 30.0
-"""Seconds between two lines where there is no terminal; what takes less says nothing."""
+"""Seconds between two lines where there is no terminal; an operation that takes less prints none."""
 
 
 class Progress:
@@ -52,7 +52,7 @@ class Progress:
         self._total = total
         self._bar: Bar | None = None
         if self._console.is_live:
-            # A bar of what nobody knows the end of would only move to and fro.
+            # With an unknown total, a bar would only move back and forth.
             shape: list[ProgressColumn | str] = (
                 [SpinnerColumn("line")] if total is None else [BarColumn(24), TaskProgressColumn()]
             )
@@ -64,7 +64,7 @@ class Progress:
         if self._bar is not None:
             try:
                 self._bar.start()
-            except KeyboardInterrupt as broken_off:  # as soon as it is seen somebody may press Ctrl-C
+            except KeyboardInterrupt as broken_off:  # somebody may press Ctrl-C as soon as they see the bar
                 self.__exit__(KeyboardInterrupt, broken_off, None)
                 raise
         return self

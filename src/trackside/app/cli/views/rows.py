@@ -1,4 +1,4 @@
-"""Prints rows of time, symbol, label and text: the lines of a timeline of a run, active or ended."""
+"""Prints rows of time, symbol, label and text: the timeline of a run, active or ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trackside.app.cli.views.usage import usage_line, used_in
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
 
-_WIDE = 60  # columns from which on labels have a column of their own
+_WIDE = 60  # the least width at which labels have a column of their own
 _TIME_WIDTH = 8
 _LABEL_WIDTH = 12
 
@@ -29,7 +29,7 @@ class Rows:
         self._console = console
 
     def wrap(self, text: str, look: Look) -> list[str]:
-        """Split one paragraph into the lines that it takes in a row of this look; spaces at their ends belong to them."""
+        """Split one paragraph into the lines that it takes in a row of this look, each with the spaces at its end."""
         return [line.plain for line in Text(text).wrap(self._console, self._text_width(look))] or [""]
 
     def _text_width(self, look: Look) -> int:
@@ -101,7 +101,7 @@ class EventRows:
             self._rows.print(None, CONTINUED, usage)
         if trace := event.payload.get("traceback"):
             text = f"\n{without_libraries(str(trace)).rstrip()}\n"
-            # What the row above says already stands in it once more, under the exception's full name, before its notes.
+            # The traceback repeats what the row above says, after the exception's full name and before its notes.
             said = re.fullmatch(rf"(.*)\n(?:\w+\.)*{re.escape(words)}\n(.*)", text, re.DOTALL)
             if shown := ("\n".join(said.groups()) if said else text).strip("\n"):
                 self._rows.print(None, CONTINUED, shown, "dim")

@@ -1,4 +1,4 @@
-"""Tables that fit: columns in the order of their importance, as many as there is room for."""
+"""Tables that fit: as many columns as there is room for, by importance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GAP = 2
 class Column[T]:
     """One column: its title, how it shows a record, and how much room it insists on.
 
-    `rank` is 0 for a column that is always there; the higher it is, the earlier the column goes if there is little room.
+    `rank` is 0 for a column that is always there; the higher it is, the sooner the column goes if there is little room.
     `least` is the width below which it would say nothing; None means it is never cut. `keep_end` cuts at the front.
     """
 
@@ -31,7 +31,7 @@ class Column[T]:
 
 @dataclass(slots=True)
 class _Filled[T]:
-    """A column with its cells, and the width that it gets: at first as much as it would like."""
+    """A column with its cells, and the width that it gets: at first, as much as it would like."""
 
     column: Column[T]
     cells: list[Text]
@@ -55,7 +55,7 @@ class _Filled[T]:
 
 
 def print_table[T](console: OutputConsole, columns: Sequence[Column[T]], records: Sequence[T]) -> None:
-    """Print records as a table, without those columns that may go and are empty."""
+    """Print records as a table, without empty columns that may be left out."""
     filled = [_fill(column, records) for column in columns]
     filled = [entry for entry in filled if entry.column.rank == 0 or any(entry.cells)]
     _make_fit(filled, console.width)
@@ -92,7 +92,7 @@ def _text(cell: Text | str) -> Text:
 
 
 def _make_fit[T](filled: list[_Filled[T]], width: int) -> None:
-    """Remove columns, the least important first, then narrow those that can be, until all fit."""
+    """Remove columns, the least important first, then narrow those that can be narrowed, until all fit."""
 
     def excess(*, cut: bool) -> int:
         widths = (entry.width - (entry.spare if cut else 0) for entry in filled)

@@ -36,8 +36,8 @@ from trackside.harness.types import JsonObject, LifecycleEventType
 class Timeline:
     """Shows one run on a console. An observer of its events; bind it after those that must not miss any.
 
-    Use it as a context manager: the live lines exist only inside. Events and stream arrive by different ways, so it shows
-    nothing of the stream before the start of the run, and `finish` shows the end when both have ended.
+    Use it as a context manager: the live lines exist only inside. Events and the stream arrive by different ways, so it
+    shows nothing of the stream before the start of the run, and `finish` shows the end when both have ended.
     """
 
     def __init__(self, console: OutputConsole) -> None:
@@ -46,8 +46,8 @@ class Timeline:
         self._events = EventRows(self._rows)
         self._messages = Messages()
         self._flow: _Written | None = None  # the message whose lines are printed as they fill
-        self._waiting: dict[str, _Written] = {}  # those that are printed when they are complete, by key
-        self._early: list[StreamPart | StreamGap] = []  # what has come before the first event
+        self._waiting: dict[str, _Written] = {}  # messages that are printed once they are complete, by key
+        self._early: list[StreamPart | StreamGap] = []  # what came before the first event
         self._held: list[RunLifecycleEvent] = []
         self._started: float | None = None
         self._said: list[str] = [""]  # the complete messages
@@ -66,11 +66,11 @@ class Timeline:
             self._live.stop()
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Show an event; from the terminal event on, they wait for `finish`."""
+        """Show an event; from the terminal event on, events wait for `finish`."""
         await self.on_events([event])
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Show several events that have happened at once."""
+        """Show several events that happened together."""
         self._come_back()
         if self._started is None:
             self._started = monotonic()
@@ -148,7 +148,7 @@ class Timeline:
         """
         self._show_end(result.output)
         if result.error is not None and all(event.payload.get("error") != result.error for event in self._held):
-            self._rows.print(self._elapsed(), RUN_LOOKS[result.status], result.error, "red")  # no event could say it
+            self._rows.print(self._elapsed(), RUN_LOOKS[result.status], result.error, "red")  # no event could report it
         if self._live is not None:
             self._live.stop()
         self._rows.print(None, Look("", "", "run", "dim"), result.run_id)
@@ -241,7 +241,7 @@ class Timeline:
 
 @dataclass(slots=True)
 class _Written:
-    """A message, as far as it has come. `text` is the part of `whole` that is not printed yet."""
+    """A message, as far as it has arrived. `text` is the part of `whole` that is not printed yet."""
 
     key: str
     look: Look
@@ -252,15 +252,15 @@ class _Written:
 
 
 def settled_lines(text: str, wrap: Callable[[str], list[str]]) -> tuple[list[str], str]:
-    """The lines at the front of a growing text that more text cannot change, wrapped by `wrap`, and the rest.
+    """The leading lines of a growing text that more text cannot change, wrapped by `wrap`, and the rest.
 
-    Both are as they are printed. Blank lines at the end stay in the rest as they came: it is not known yet whether they
-    stand between two paragraphs, or whether a carriage return is half of a line end.
+    Both are in printable form. Blank lines at the end stay in the rest as they came: it is not known yet whether they
+    separate two paragraphs, or whether a carriage return is half of a line end.
     """
     body = text.rstrip("\r\n")
     *lines, last = printable(body).split("\n")
     *wrapped, _ = wrap(last)
-    # Wrapping takes spaces away, and makes others of them; by all else is known how far it has come.
+    # Wrapping removes and replaces spaces, so count the other characters to find out how far it got.
     told = sum(len("".join(line.split())) for line in wrapped)
     marks = (found.end() for found in re.finditer(r"\S", last))
     position = next(itertools.islice(marks, told - 1, None), 0) if told else 0

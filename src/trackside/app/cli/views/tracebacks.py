@@ -10,7 +10,7 @@ from pathlib import Path
 
 _MACHINERY = (str(Path(__file__).parents[3]), "<frozen importlib", str(Path(importlib.__file__).parent))
 _LIBRARIES = (*_MACHINERY, "<frozen ", sysconfig.get_path("stdlib"))
-# By name, too: what is shown may have been recorded on another machine.
+# Also by name, because a traceback may have been recorded on another machine.
 _LIBRARY_FOLDER = re.compile(r"[/\\]((site|dist)-packages|lib[/\\]python3\.\d+)[/\\]")
 
 _FRAME = re.compile(r'(?P<margin>[\s|]*)File "(?P<path>[^"]*)", line \d+')

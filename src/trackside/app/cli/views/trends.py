@@ -1,4 +1,4 @@
-"""Totals of runs over time, as rows of blocks below each other that share their times."""
+"""Totals of runs over time, as rows of blocks, one below another, that share their times."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _GAP = 2
 _LABEL = 13
-_NOTE = 14  # how wide the largest "up to 1,234,567" mostly is
-_LEAST = 10  # blocks below which a chart says nothing
+_NOTE = 14  # the usual width of the largest "up to 1,234,567"
+_LEAST = 10  # blocks; with fewer, a chart says nothing
 _MOST = 240
 
 
@@ -36,7 +36,7 @@ class _Row:
 
 
 def blocks_that_fit(console: OutputConsole, *, asked: bool = False) -> int:
-    """How many blocks a row has on this screen; 0 if it is too narrow, or if there is none and nobody asked for a chart."""
+    """How many blocks a row has on this screen; 0 if it is too narrow, or there is none and no chart was asked for."""
     if not (console.is_screen or asked):
         return 0
     room = console.width - _LABEL - _NOTE - 2 * _GAP
@@ -44,7 +44,7 @@ def blocks_that_fit(console: OutputConsole, *, asked: bool = False) -> int:
 
 
 def step_of(since: datetime, until: datetime, blocks: int) -> timedelta:
-    """How long each block stands for if nobody has said."""
+    """How long each block stands for if nobody named a length."""
     return step_for(max(until - since, timedelta(0)), blocks)
 
 

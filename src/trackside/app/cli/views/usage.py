@@ -9,11 +9,11 @@ from trackside.app.cli.formatting import cost, count, json_line, one_line
 
 _MOST: Final = 10**12
 _MOST_USD: Final = 10**6
-"""As much as the row of a run has of either."""
+"""The most of each that a run's row can hold."""
 
 
 def used_in(completion: Any) -> dict[str, Any]:
-    """What a run used, by its `completion_data`, which may come from anybody's emitter.
+    """What a run used, from its `completion_data`, which may come from any emitter.
 
     A value that is not a number where one belongs counts as absent, as in the run's row.
     """
@@ -40,7 +40,7 @@ def tokens_in_and_out(completion: Mapping[str, Any]) -> str:
 
 
 def unpriced_note(used: Mapping[str, Any]) -> str | None:
-    """What to say if a run's cost has a limit, but some calls were not counted because nobody knows their price."""
+    """What to say if a run's cost has a limit, but some calls were not counted because their price is unknown."""
     by_model = used.get("token_usage_by_model") or {}
     names = [one_line(name) for name, usage in by_model.items() if "cost_usd" not in usage]
     if not names:
@@ -56,7 +56,7 @@ def _items(said: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _known(name: str, value: Any) -> Any:
-    """The value of this name, if it is of the right kind; else None."""
+    """The value under this name if it is of the right kind, else None."""
     if name.startswith("token_usage_by_"):
         return {one: used_in(usage) for one, usage in _items(value) if isinstance(usage, Mapping)}
     if name.endswith(("_tokens", "_count")):
