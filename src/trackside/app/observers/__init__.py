@@ -1,1 +1,1 @@
-"""Observers that turn events into something else; each a room of its own, on the harness and what lies below in the app."""
+"""Observers that turn events into something else; each stands alone, on the harness and the layers below in the app."""

@@ -1,4 +1,4 @@
-"""Tells OpenLineage of runs, so that data teams see agent runs beside their jobs.
+"""Tells OpenLineage about runs, so that data teams see agent runs beside their jobs.
 
 An agent is a job there, and its run a run of that job: `run_started` is a START, `run_completed` a COMPLETE, `run_failed` a
 FAIL, `run_cancelled` an ABORT. A run that waits for a human is complete, too, because it is over, and the answer starts
@@ -49,14 +49,14 @@ __all__ = ["OpenLineageObserver", "TracksideRunFacet"]
 
 _PRODUCER: Final = "urn:trackside"
 _INTEGRATION: Final = "TRACKSIDE"
-_OURS: Final[dict[str, Any]] = {"producer": _PRODUCER}  # of facets, whose classes say it under another name
+_OURS: Final[dict[str, Any]] = {"producer": _PRODUCER}  # for facets, whose classes have it under another name
 _RUN_IDS: Final = uuid5(NAMESPACE_URL, "urn:trackside:run")
 _KNOWN_AGENTS: Final = 10_000
 _SIDE_BY_SIDE: Final = 8
 _CLOSE_SECONDS: Final = 2.0
 _TIMEOUT: Final = 5.0
 _KAFKA_SECONDS: Final = LONGEST_TRY / _SIDE_BY_SIDE
-"""For a message, which all that are being sent wait for: together they fit into the time that each of them has."""
+"""For one message. All others being sent wait for it, and together they fit into the time that each of them has."""
 _STATES: Final = {
     LifecycleEventType.RUN_STARTED: RunState.START,
     LifecycleEventType.RUN_COMPLETED: RunState.COMPLETE,
@@ -64,19 +64,19 @@ _STATES: Final = {
     LifecycleEventType.RUN_CANCELLED: RunState.ABORT,
 }
 _OUTAGES: Final = frozenset({401, 403, 407, 408, 425, 429, 502, 503, 504})
-"""Answers that say nothing of the event: who we are is not accepted now, it is too much, or nobody is there."""
+"""Answers that say nothing about the event: our identity is not accepted now, it is too much, or nobody is there."""
 _UNSENDABLE: Final = (
     requests.exceptions.InvalidHeader,
     requests.exceptions.InvalidSchema,
     requests.exceptions.InvalidURL,
     requests.exceptions.MissingSchema,
-    UnicodeEncodeError,  # with which the connection refuses a header
+    UnicodeEncodeError,  # how the connection refuses a header
 )
-"""What was set is no request. Their texts show what it is, as a key."""
+"""The settings make no valid request. The texts of these errors show settings, such as a key."""
 
 _ONCE: Final[dict[str, Any]] = {"retry": {"total": 0, "status_forcelist": []}}
-"""How often a transport that posts tries an event, as its table says it: its subscription does so again, when it is time."""
-_NOT_SENT: Final = (requests.RequestException, OSError, UnicodeEncodeError)  # the first is one of the second
+"""How often a posting transport tries an event, in the form of its table: its subscription tries again later."""
+_NOT_SENT: Final = (requests.RequestException, OSError, UnicodeEncodeError)  # a RequestException is an OSError
 
 type _NotSent = requests.RequestException | OSError | UnicodeEncodeError
 
@@ -157,7 +157,7 @@ class OpenLineageObserver:
         self._receiver = _named(self._transport, transport["type"])
         self._namespace = checked_text("namespace", namespace)
         self._agents: OrderedDict[str, str] = OrderedDict()
-        # Of the transports only that for HTTP may be used by several threads at once.
+        # Only the transport for HTTP may be used by several threads at once.
         self._threads = DaemonThreads(
             "trackside-openlineage", one_by_one=not isinstance(self._transport, HttpTransport)
         )
@@ -180,14 +180,14 @@ class OpenLineageObserver:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._transport.emit, said)
         except (*_NOT_SENT, RuntimeError) as exc:
             cause: BaseException | None = exc
-            for _ in range(self._composites):  # each of which raises its own for what one within it raised
+            for _ in range(self._composites):  # each raises an error of its own for one that was raised inside it
                 cause = cause.__cause__ if isinstance(cause, RuntimeError) else cause
             if not isinstance(cause, _NOT_SENT):
                 raise
             raise self._failure(event, cause) from exc
 
     async def aclose(self) -> None:
-        """Let go of the transport; requests that are under way end by themselves. May be called again."""
+        """Close the transport; requests that are under way end by themselves. May be called again."""
         if self._closed:
             return
         self._closed = True
@@ -225,7 +225,7 @@ class OpenLineageObserver:
         )
 
     def _agent_of(self, event: RunLifecycleEvent) -> str:
-        """Whose run it is. Ends say it, too; those of other harnesses may not, so it is remembered for a while."""
+        """The agent of a run. Ends name it, too; those of other harnesses may not, so it is remembered for a while."""
         agent = _text(event.payload.get("agent")) or self._agents.get(event.run_id, "unnamed")
         self._agents[event.run_id] = agent
         self._agents.move_to_end(event.run_id)
@@ -256,7 +256,7 @@ class OpenLineageObserver:
 
 
 def _was_not_reached(exc: _NotSent) -> bool:
-    """Whether nothing was sent; else it may be the event that the receiver fails on."""
+    """Whether nothing was sent; otherwise the receiver may fail because of the event."""
     if isinstance(exc, _UNSENDABLE):
         return True
     if not isinstance(exc, requests.RequestException):
@@ -280,7 +280,7 @@ def _posting(url: Any, api_key: Any, timeout: Any) -> dict[str, Any]:
         why = "it has a query (?) or a fragment (#), which would not be sent; a key goes into `api_key`"
         raise ObserverOptionError(option="url", why=why)
     seconds = checked_number("timeout", timeout, least=0.1, most=LONGEST_TRY)
-    # Without a slash in the end, the library would have the last part of its path replaced.
+    # Without a slash at the end, the library would replace the last part of the path.
     said: dict[str, Any] = {"type": "http", "url": f"{url.rstrip('/')}/", "timeout": seconds}
     if api_key is not None:
         said["auth"] = {"type": "api_key", "apiKey": checked_text("api_key", api_key)}
@@ -300,13 +300,13 @@ def _is_address(url: str) -> bool:
 
 
 def _made_of(transport: Any, option: str) -> Transport:
-    """The library's transport, as an option says."""
+    """The library's transport, made as an option says."""
     if not isinstance(transport, Mapping) or not isinstance(transport.get("type"), str):
         raise ObserverOptionError(option="transport", why="it is a table with a `type`, as `http` or `file`")
     try:
         made = get_default_factory().create(_posting_once(transport))
     except Exception as exc:
-        # The library raises whatever it comes across; what it says of values may be secret.
+        # The library raises whatever it comes across, and its messages about values may contain secrets.
         raise ObserverOptionError(option=option, why=f"the library does not take it: {type(exc).__name__}") from exc
     for part in _parts_of(made):
         if (why := _why_silent(part)) is not None:
@@ -328,7 +328,7 @@ def _made_of(transport: Any, option: str) -> Transport:
 
 
 def _posting_once(said: Any) -> Any:
-    """A table of a transport, or several; those that post do so once for each event, however deep, unless they say it."""
+    """A transport's table, or several; at any depth, those that post do so once per event, unless they set that."""
     if isinstance(said, (list, tuple)):
         return [_posting_once(each) for each in said]
     if not isinstance(said, Mapping):
@@ -340,7 +340,7 @@ def _posting_once(said: Any) -> Any:
 
 
 def _parts_of(transport: Any) -> Iterator[Any]:
-    """A transport, and those that it passes events on to."""
+    """A transport, and those to which it passes events on."""
     yield transport
     passed_on_to = (getattr(transport, name, None) for name in ("transport", "http"))
     for inner in (*getattr(transport, "transports", ()), *passed_on_to):
@@ -349,26 +349,26 @@ def _parts_of(transport: Any) -> Iterator[Any]:
 
 
 def _can_send(transport: HttpTransport) -> bool:
-    """Whether there are requests with its address and with its headers, as far as these are known without asking anybody."""
+    """Whether requests can be made with its address and headers, as far as these are known without asking anybody."""
     auth = transport.config.auth
     headers: dict[str, Any] = {"Authorization": auth.get_bearer()} if isinstance(auth, ApiKeyTokenProvider) else {}
     try:
         request = requests.Request("POST", transport.url, headers=headers | transport.config.custom_headers).prepare()
         for name, value in request.headers.items():
-            name.encode("ascii")  # as the connection does, which would be the first to say that it cannot
+            name.encode("ascii")  # as the connection does, which would otherwise be the first to fail
             if isinstance(value, str):
                 value.encode("latin-1")
-    except (requests.RequestException, UnicodeEncodeError, TypeError):  # the last of a table that is none
+    except (requests.RequestException, UnicodeEncodeError, TypeError):  # a TypeError is from headers that are no table
         return False
     return True
 
 
 def _why_silent(transport: Any) -> str | None:
-    """What to write instead of a transport that takes what it does not pass on, or None if it is none."""
+    """What to write instead of a transport that accepts events it does not pass on; None if this is not one."""
     match transport.kind:
         case "async_http":
             return "take http"
-        case "noop":  # as the library makes of every other one, too, if its variable says so
+        case "noop":  # the library also makes this of every other one if its variable says so
             return "unset OPENLINEAGE_DISABLED, or leave the observer out"
         case "composite" if transport.config.continue_on_failure:
             return "say continue_on_failure = false"
@@ -385,19 +385,19 @@ def _why_silent(transport: Any) -> str | None:
 
 
 class _ReportingProducer:
-    """A producer of Kafka that raises what became of a message: the library's transport only has it logged."""
+    """A Kafka producer that raises an error if a message was not taken: the library's transport only logs that."""
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
         self._reports: list[Any] = []
 
     def produce(self, **message: Any) -> None:
-        """Give it a message, as the transport does."""
+        """Give the producer a message, as the transport does."""
         reports = self._reports = list[Any]()
         self._producer.produce(**message | {"on_delivery": lambda error, _: reports.append(error)})
 
     def flush(self, timeout: float) -> int:
-        """What the transport calls behind each message, without a time limit, and where it is closed.
+        """Wait for messages; the transport calls this after each message, without a time limit, and when it is closed.
 
         Raises:
             OSError: nobody takes messages now.
@@ -407,19 +407,19 @@ class _ReportingProducer:
             return int(self._producer.flush(timeout))
         left = int(self._producer.flush(_KAFKA_SECONDS))
         if not self._reports:
-            self._producer.purge()  # else it would be there once more for each try
+            self._producer.purge()  # otherwise each try would add another copy
             raise TimeoutError(f"it did not take it within {_KAFKA_SECONDS:.0f} s")
         (error,) = self._reports
         if error is None:
             return left
         said = f"{error.str()} ({error.name()})"
-        if error.code() < 0 or "AUTHORIZATION" in error.name():  # the client's own: there is no connection, for one
+        if error.code() < 0 or "AUTHORIZATION" in error.name():  # the client's own error, such as no connection
             raise ConnectionError(said)
         raise RuntimeError(said)
 
 
 def _named(transport: Transport, kind: str) -> str:
-    """Who is told, without the credentials that a URL may have."""
+    """The name of the receiver, without the credentials that a URL may contain."""
     if not isinstance(transport, HttpTransport):
         return kind
     parts = urlsplit(transport.url)

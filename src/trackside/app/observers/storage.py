@@ -95,7 +95,7 @@ class StorageObserver:
     async def deliver_spooled(self) -> DeliveryReport:
         """Give the log what waits in the spool, also from processes that have ended; what is left is tried again later.
 
-        The program's log says whatever goes wrong; nothing of it keeps the program from starting.
+        The program's log reports whatever goes wrong; none of it keeps the program from starting.
         """
         if self._spool is None:
             return DeliveryReport()
@@ -122,18 +122,18 @@ class StorageObserver:
         self._is_away = is_away
 
     async def _deliver_before(self, spool: Spool, events: Sequence[RunLifecycleEvent]) -> None:
-        """See that nothing overtakes what is spooled of the same run or thread: the log would refuse the run's later
-        events, and take an older status of the thread for the newer one.
+        """Make sure that nothing overtakes what is spooled for the same run or thread: the log would refuse the run's
+        later events, and would take an older status of the thread for the newer one.
 
         Raises:
-            Exception: what the log failed with, if that may pass, or if something of the same run still waits.
+            Exception: the log's failure, if that may pass, or if something of the same run still waits.
         """
         runs, threads = {event.run_id for event in events}, {event.thread_id for event in events}
-        for _ in range(2):  # the first may join a delivery that began before the last was spooled
+        for _ in range(2):  # the first may join a delivery that began before the latest events were spooled
             if not spool.holds(*runs, *threads):
                 return
             failure = (await self._deliver(spool)).failure
-            if failure is None or not spool.holds(*runs, *threads):  # it may be about others
+            if failure is None or not spool.holds(*runs, *threads):  # the failure may be about other runs
                 continue
             if _may_pass(failure) or spool.holds(*runs):
                 raise failure
@@ -141,7 +141,7 @@ class StorageObserver:
     async def _deliver(self, spool: Spool) -> DeliveryReport:
         """Deliver, or join the delivery that is under way."""
         if self._delivery is None or self._delivery.done():
-            # Not in the context of the run that happens to ask: it works for others, too (I21).
+            # Not in the context of the run that happens to ask: the task works for others, too (I21).
             self._delivery = asyncio.create_task(
                 self._deliver_all(spool), name="trackside-spool-delivery", context=Context()
             )
@@ -156,12 +156,12 @@ class StorageObserver:
         if failure is not None:
             what = f"the remaining events of {report.waiting} runs wait" if report.waiting else "something may wait"
             logger.warning("%s in the spool %s: %s", what, spool.folder, failure)
-        if not isinstance(failure, SpoolError):  # which is about this disk, and says nothing of the log
+        if not isinstance(failure, SpoolError):  # that is about this disk, and says nothing about the log
             self._is_away = failure is not None and _may_pass(failure)
         return report
 
     def _look_out(self, spool: Spool) -> None:
-        """From now on deliver, until nothing waits and nothing fails."""
+        """Keep delivering from now on, until nothing waits and nothing fails."""
         if not self._closed and (self._lookout is None or self._lookout.done()):
             self._lookout = asyncio.create_task(
                 self._deliver_until_empty(spool), name="trackside-spool-lookout", context=Context()

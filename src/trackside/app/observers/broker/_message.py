@@ -1,4 +1,4 @@
-"""What is published of an event, and what a broker has to do with it."""
+"""What is published for an event, and what a broker has to do with it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Message:
     topic: str
     """The NATS subject, or the key of the Redis stream."""
     event_id: str
-    """By which the broker knows one that comes again."""
+    """The id by which the broker recognises a message that comes again."""
     body: bytes
     attributes: Mapping[str, str]
-    """What a consumer may choose by without reading the body."""
+    """What a consumer may filter by without reading the body."""
 
     @property
     def what(self) -> str:
@@ -37,19 +37,19 @@ type Outcome = tuple[int, Exception | None]
 
 
 class Broker(Protocol):
-    """A connection to a broker that comes about when it is needed, and again after it was lost."""
+    """A connection to a broker that is made when it is needed, and made again after it was lost."""
 
     async def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Publish in this order, and come back when the broker has said that it keeps them, or in bounded time."""
+        """Publish in this order, and return when the broker has said that it keeps them, or in bounded time."""
         ...
 
     async def aclose(self) -> None:
-        """Give the connection back; what is under way fails. In bounded time, and again is fine."""
+        """Give the connection back; what is under way fails. Takes bounded time, and may be called again."""
         ...
 
 
 def message_of(event: RunLifecycleEvent, topic: str) -> Message:
-    """The message that says this event."""
+    """The message that carries this event."""
     kind = event.event_type.value
     attributes = {
         "event_type": kind,

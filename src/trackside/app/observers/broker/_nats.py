@@ -1,8 +1,8 @@
 """Publishes to a JetStream stream.
 
-Its client could connect anew by itself. It does not do so here: while it tries, it would hold back what is published, and
-send it when nobody waits for it any more. So a connection that is lost is gone, what was under way on it fails at once,
-and the next message makes another one.
+The NATS client could reconnect by itself. It does not do so here: while it tries, it would hold back what is published,
+and send it when nobody waits for it any more. So a connection that is lost is gone, what was under way on it fails at
+once, and the next message makes another one.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = ["JetStream", "StreamPlan"]
 _CLOSE_SECONDS: Final = 2.0
 _NAME_IN_USE: Final = 10_058  # JetStream's `err_code`s
 _TOO_LARGE_FOR_STREAM: Final = 10_054
-_HEADER_BYTES: Final = 16  # of the block of headers, besides the lines
+_HEADER_BYTES: Final = 16  # overhead of the block of headers, besides its lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPlan:
-    """The stream that has to be there; the last two are for one that has to be made."""
+    """The stream that must exist; the last two fields are for a stream that must be created."""
 
     name: str
     subjects: Sequence[str]
@@ -77,10 +77,10 @@ class JetStream:
     async def publish(self, messages: Sequence[Message]) -> Outcome:
         """Send each message once the stream has taken the one before it.
 
-        So none is in the stream before one that was to be there first, also where the stream refuses that and takes the
-        next, as one does that is full, or is being made. The header by which a stream would see to that itself
-        (`Nats-Expected-Last-Msg-Id`) is not for us: a stream with replicas that has to refuse a message for it stops for
-        good, for everybody.
+        That keeps the order even if the stream refuses a message and would take the next one, as a stream does that is
+        full, or is being made. We cannot use the header by which a stream would enforce the order itself
+        (`Nats-Expected-Last-Msg-Id`): a stream with replicas that must refuse a message because of it stops for good,
+        for everybody.
         """
         link: _Link | None = None
         taken = 0
@@ -91,12 +91,12 @@ class JetStream:
                     await link.publish(message)
                     taken += 1
         except TimeoutError:
-            if link is not None:  # it may be dead without anybody having said so
+            if link is not None:  # the connection may be dead although nothing has reported it
                 self._leave(link)
             why = f"it did not answer within {self._timeout:g} s{_said(link)}"
             return taken, self._away(messages[taken].what, why)
         except DeliveryError as exc:
-            if link is not None and link.lacks_stream:  # the next connection looks for it
+            if link is not None and link.lacks_stream:  # the next connection looks for the stream
                 self._leave(link)
             return taken, exc
         return taken, None
@@ -113,17 +113,17 @@ class JetStream:
             await asyncio.wait(self._closing)
 
     async def _linked(self, message: Message) -> _Link:
-        """The connection; made if there is none, once for all whose message waits for it.
+        """The connection; made if there is none, once for all callers whose messages wait for it.
 
         Raises:
-            DeliveryError: there is none to be had.
+            DeliveryError: no connection could be made.
         """
         if self._link is not None:
             if self._link.is_up:
                 return self._link
-            self._leave(self._link)  # it is going, and has not said so yet
+            self._leave(self._link)  # it is closing, but has not reported that yet
         if self._connecting is None:
-            # Not in the context of whoever happens to ask: it works for others, too (I21).
+            # Not in the context of the caller that happens to ask first: the task works for others, too (I21).
             self._connecting = asyncio.create_task(
                 self._connect(), name="trackside-broker-connecting", context=Context()
             )
@@ -139,12 +139,12 @@ class JetStream:
         return link
 
     async def _connect(self) -> _Link | str:
-        """A connection, or why there is none."""
+        """A connection, or the reason why there is none."""
         link = _Link(self._shown, self._plan, on_lost=self._forget)
         try:
             async with asyncio.timeout(self._timeout):
                 await link.connect(self._servers, self._login, self._tls, self._timeout)
-        except (nats.errors.Error, OSError, ValueError) as exc:  # of the second a TimeoutError is one
+        except (nats.errors.Error, OSError, ValueError) as exc:  # a TimeoutError is an OSError
             self._leave(link)
             return _why_not(exc, link)
         except BaseException:
@@ -171,7 +171,7 @@ class JetStream:
 
 
 class _Link:
-    """One connection, from its making to its loss."""
+    """One connection, from its start to its loss."""
 
     def __init__(self, shown: str, plan: StreamPlan, *, on_lost: Callable[[_Link], None]) -> None:
         self._shown = shown
@@ -180,13 +180,13 @@ class _Link:
         self._client = Client()
         self._inbox = ""
         self._acks: dict[str, asyncio.Future[None]] = {}
-        """Of what is under way, by the last word of the subject on which the stream answers."""
+        """The futures of messages under way, by the last word of the subject on which the stream answers."""
         self._numbers = count(1)
         self._patience = asyncio.timeout(None)
         self._has_begun = False
         self.lacks_stream = False
         self.said: Exception | None = None
-        """What the client or the server complained of last, besides what is raised."""
+        """The last complaint of the client or the server, besides what is raised."""
 
     @property
     def is_up(self) -> bool:
@@ -194,10 +194,10 @@ class _Link:
         return self._client.is_connected
 
     async def connect(self, servers: list[str], login: Login, tls: WatchedTls | None, timeout: float) -> None:
-        """Connect, and see that the stream is there.
+        """Connect, and make sure that the stream exists.
 
         Raises:
-            nats.errors.Error: the server does not let us in, or the stream is not what it has to be.
+            nats.errors.Error: the server does not let us in, or the stream is not as it must be.
             OSError: the server cannot be reached.
         """
         handshakes = 0 if tls is None else tls.handshakes
@@ -211,7 +211,7 @@ class _Link:
             servers,
             name="trackside",
             allow_reconnect=False,
-            # Of each server one more try: else the client would go on for ever with one that refuses connections.
+            # One more try for each server: otherwise the client would go on for ever with one that refuses connections.
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=timeout,  # type: ignore[arg-type]  # any number will do
@@ -228,10 +228,10 @@ class _Link:
             await self._see_to_stream(self._client.jetstream(timeout=timeout))
 
     async def publish(self, message: Message) -> None:
-        """Publish it, and wait for what the stream says.
+        """Publish a message, and wait for the stream's answer.
 
         Raises:
-            DeliveryError: it was not sent, or the stream did not take it.
+            DeliveryError: the message was not sent, or the stream did not take it.
         """
         ack = await self._send(message)
         try:
@@ -240,8 +240,8 @@ class _Link:
             raise self._refused(message, exc) from exc
 
     async def aclose(self) -> None:
-        """Close it, in bounded time."""
-        if self._has_begun:  # else there is nothing that the client could close, and it fails
+        """Close the connection, in bounded time."""
+        if self._has_begun:  # otherwise the client has nothing to close, and fails
             with suppress(TimeoutError, nats.errors.Error, OSError):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._client.close()
@@ -251,12 +251,12 @@ class _Link:
         headers = {"Nats-Msg-Id": message.event_id, "Nats-Expected-Stream": self._plan.name}
         for name, value in message.attributes.items():
             headers[f"Trackside-{name.replace('_', '-').title()}"] = value
-        # The client counts the body alone, and the server ends the connection of who sends too much.
+        # The client counts only the body, and the server ends the connection of a client that sends too much.
         size = _HEADER_BYTES + sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
         size += len(message.body)
         if size > self._client.max_payload:
             raise too_large(message, receiver=self._shown, size=size, limit=self._client.max_payload)
-        # The client has a call for this, which never says that the stream refused a message.
+        # The client has a call for this, but that never reports that the stream refused a message.
         number = str(next(self._numbers))
         ack = self._acks[number] = asyncio.get_running_loop().create_future()
         ack.add_done_callback(lambda _: self._acks.pop(number))
@@ -282,7 +282,7 @@ class _Link:
             ack.set_result(None)
 
     def _refused(self, message: Message, exc: BaseException) -> DeliveryError:
-        """Why the stream did not take a message. Nearly always that is about the stream, and holds for others, too."""
+        """Why the stream did not take a message. Nearly always the stream is the cause, so others would fail, too."""
         if isinstance(exc, APIError) and exc.err_code == _TOO_LARGE_FOR_STREAM:
             why = f"it has {len(message.body):,} bytes, and stream {self._plan.name} takes less: {exc.description}"
             return DeliveryError(receiver=self._shown, what=message.what, why=why, retryable=False)
@@ -306,7 +306,7 @@ class _Link:
             try:
                 info = await stream.add_stream(config)
             except BadRequestError as exc:
-                if exc.err_code != _NAME_IN_USE:  # somebody else has just made it
+                if exc.err_code != _NAME_IN_USE:  # which means that somebody else has just made it
                     raise
                 info = await stream.stream_info(plan.name)
         covered = info.config.subjects or []
@@ -321,7 +321,7 @@ class _Link:
 
     async def _lose(self) -> None:
         self._on_lost(self)
-        with suppress(RuntimeError):  # nobody waits for the stream
+        with suppress(RuntimeError):  # nothing is waiting for the stream
             self._patience.reschedule(0)
         for ack in [*self._acks.values()]:
             if not ack.done():
@@ -332,7 +332,7 @@ class _Link:
 
 
 async def _login_options(login: Login, is_safe: Callable[[], bool]) -> dict[str, Any]:
-    """Credentials as the client takes them; they do not leave before the connection is safe."""
+    """Credentials as the client takes them; they are not sent before the connection is safe."""
 
     def once_safe(secret: str) -> Callable[[], str]:
         def say() -> str:
@@ -359,7 +359,7 @@ def _check_nkeys() -> None:
 
 
 def _covers(pattern: str, subject: str) -> bool:
-    """Whether a subject with wildcards takes in one without."""
+    """Whether a subject with wildcards covers one without."""
     parts, tokens = pattern.split("."), subject.split(".")
     if parts[-1] == ">" and len(tokens) >= len(parts):
         parts, tokens = parts[:-1], tokens[: len(parts) - 1]

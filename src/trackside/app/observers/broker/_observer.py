@@ -104,8 +104,8 @@ class BrokerObserver:
         await self.on_events((event,))
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Publish these events, in this order. Those after one that the broker does not take are not published, or come
-        again and are recognised.
+        """Publish these events, in this order. If the broker does not take one, those after it are not published, or
+        they come again and are recognised.
 
         Raises:
             DeliveryError: the broker did not take the first one.
@@ -129,7 +129,7 @@ class BrokerObserver:
         await self._broker.aclose()
 
     def _without_secrets(self, failure: Exception) -> Exception:
-        """What is shown of a failure: a broker may repeat what it was told."""
+        """The failure as it may be shown: a broker may repeat the secrets that it was sent."""
         if not isinstance(failure, DeliveryError):
             return failure
         why = without_secrets(failure.details["why"], dict.fromkeys(self._login.secrets, "…"))
@@ -166,7 +166,7 @@ def _redis(address: Address, stream: str | None, checked: dict[str, Any]) -> Bro
 
 
 def _login(in_url: Login, given: dict[str, Any], *, nats: bool) -> Login:
-    """Who comes to the broker, by the URL or by options of their own, in one of the ways that the broker knows."""
+    """The login at the broker, from the URL or from separate options, in one of the ways that the broker supports."""
     for option, value in given.items():
         checked_text(option, value)
         if in_url != Login():

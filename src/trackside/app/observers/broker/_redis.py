@@ -1,12 +1,12 @@
 """Publishes to streams of Redis or Valkey.
 
-Redis itself knows an entry that comes again only from 8.6 on, by a number of ids that is soon used up, and Valkey does not.
-So entries are added by a script, which both run as one step: for each it looks for a key that has the event's id, adds the
-entry if there is none, and then sets the key, which ends by itself. Adding comes first: what fails between the two comes
-again, and is then there twice rather than not at all. The script stops at the first entry that its stream does not take, for
-what is behind must not be there before it: a server may take nothing in one moment, as it starts, and all in the next.
+Redis itself recognises a repeated entry only from 8.6 on, by a number of ids that is soon used up, and Valkey does not.
+So a script adds the entries, which both run as one step: for each it looks for a key with the event's id, adds the
+entry if there is none, and then sets the key, which expires by itself. Adding comes first: an entry that fails between
+the two comes again, and is then there twice rather than not at all. The script stops at the first entry that its stream
+does not take, so that no later one is there before it: a starting server may take nothing now and all a moment later.
 
-Whatever waits goes to the server at once, on one connection: as many callers as there are share the way there and back.
+Everything that waits goes to the server together, on one connection: all callers share the round trip.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ for number = 2, #KEYS do
 end
 return #KEYS - 1
 """
-"""How many entries are added, from the first on; or why the first is not."""
+"""Returns how many entries were added, from the first on; or why the first one was not."""
 _AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 4_194_304
 _AGAIN: Final = Exception("behind one that was not taken")
 _ARGUMENTS: Final = ", with args beginning with"
 _CLOSE_SECONDS: Final = 2.0
 _LIMIT: Final = 536_870_912
-"""Bytes of a value that a server takes which does not say what its limit is: the usual one."""
+"""The largest value, in bytes, for a server that does not tell its limit: the usual limit."""
 
 
 class RedisStreams:
@@ -95,17 +95,17 @@ class RedisStreams:
         self._sender: asyncio.Task[None] | None = None
 
     async def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Have the messages added with what others want to add now, and wait for the server's answers."""
+        """Have the messages added together with those of other callers, and wait for the server's answers."""
         group = _Group(len(messages))
         self._waiting.extend((group, message) for message in messages)
         if self._sender is None or self._sender.done():
-            # Not in the context of whoever happens to ask: it works for others, too (I21).
+            # Not in the context of the caller that happens to ask first: the task works for others, too (I21).
             self._sender = asyncio.create_task(self._send(), name="trackside-broker-redis", context=Context())
         try:
             async with asyncio.timeout(self._timeout):
                 await group.done
         except TimeoutError:
-            if group.is_settled:  # in the very turn of the loop in which the time was up
+            if group.is_settled:  # settled in the same turn of the loop in which the time ran out
                 return group.taken, group.failure
             why = f"it did not answer within {self._timeout:g} s"
             return group.taken, self._away(messages[group.taken].what, why)
@@ -124,7 +124,7 @@ class RedisStreams:
                 await self._client.aclose()
 
     async def _send(self) -> None:
-        """Add what waits, until nothing does."""
+        """Add waiting messages until none is left."""
         while self._waiting:
             chunk: list[tuple[_Group, Message]] = []
             try:
@@ -136,7 +136,7 @@ class RedisStreams:
                 for group, _ in chunk:
                     group.settle(ClosedError(what="broker observer"))
                 raise
-            except Exception as exc:  # noqa: BLE001  # the server's failure, or its client's: told to all who wait for it
+            except Exception as exc:  # noqa: BLE001  # a failure of the server or its client: all who wait get it
                 self._limit = None
                 chunk += self._waiting
                 self._waiting.clear()
@@ -146,15 +146,16 @@ class RedisStreams:
                 await self._leave()
 
     async def _leave(self) -> None:
-        """Let go of a server that refuses something, for it may be a replica now, which keeps its connections, and the
-        address may lead elsewhere. Of an error in a script no kind is known: up to 6.2 its text begins with its place.
+        """Disconnect from a server that refuses something: it may be a replica now, which keeps its connections, while
+        the address leads elsewhere. Every error counts, as those in a script have no known kind: up to 6.2, their text
+        begins with their place.
         """
         self._limit = None
         with suppress(RedisError, OSError):
             await self._client.connection_pool.disconnect()
 
     def _settle(self, chunk: Sequence[tuple[_Group, Message]], answers: Sequence[Exception | None]) -> None:
-        """Tell each group of its messages, in their order: what is behind one that is to come again comes again, too."""
+        """Tell each group about its messages, in order: those after one to be sent again are sent again, too."""
         again: list[tuple[_Group, Message]] = []
         waiting: set[_Group] = set()
         for (group, message), answer in zip(chunk, answers, strict=True):
@@ -166,12 +167,12 @@ class RedisStreams:
         self._waiting.extendleft(reversed(again))
 
     def _next_chunk(self, limit: int) -> list[tuple[_Group, Message]]:
-        """What goes to the server at once; of a group none behind one that is not taken."""
+        """The next messages to send together; none of a group after one that is not taken."""
         chunk: list[tuple[_Group, Message]] = []
         size = 0
         while self._waiting and len(chunk) < _AT_ONCE and size < _BYTES_AT_ONCE:
             group, message = self._waiting[0]
-            if not group.done.done():  # else its caller has left, or one before this was not taken
+            if not group.done.done():  # otherwise its caller has left, or an earlier message was not taken
                 if len(message.body) <= limit:
                     chunk.append((group, message))
                     size += len(message.body)
@@ -184,13 +185,13 @@ class RedisStreams:
         return chunk
 
     async def _add(self, messages: Sequence[Message]) -> list[Exception | None]:
-        """Add to each stream what it takes; of each message None, why it was not taken, or `_AGAIN`."""
+        """Add to each stream what it takes; returns for each message None, why it was not taken, or `_AGAIN`."""
         streams: dict[str, list[int]] = {}
         for place, message in enumerate(messages):
             streams.setdefault(message.topic, []).append(place)
         pipeline = self._client.pipeline(transaction=False)
         for topic, places in streams.items():
-            # A cluster keeps the keys of one script on one server, by what is in braces.
+            # A cluster keeps the keys of one script on one server, going by the part in braces.
             seen = [f"{{{topic}}}:seen:{messages[place].event_id}" for place in places]
             entries = [_entry_of(messages[place]) for place in places]
             parts = [part for entry in entries for part in entry]
@@ -208,17 +209,17 @@ class RedisStreams:
         try:
             said = await self._client.config_get("proto-max-bulk-len")
             return int(said["proto-max-bulk-len"] or _LIMIT)
-        except (ResponseError, KeyError, ValueError):  # not everybody may ask
+        except (ResponseError, KeyError, ValueError):  # this user may not be allowed to ask
             return _LIMIT
 
     def _failure(self, message: Message, exc: Exception) -> Exception:
-        """What a failure of the server is to the message: never its own fault."""
+        """What a failure of the server means for the message: it is never the message's own fault."""
         match exc:
             case AuthenticationError():
                 return self._away(message.what, f"it does not let us in: {line_of(exc)}")
             case NoPermissionError():
                 return self._away(message.what, f"it does not allow that: {line_of(exc)}")
-            case ResponseError() if _ARGUMENTS in str(exc):  # the beginning of what it was told, as a password
+            case ResponseError() if _ARGUMENTS in str(exc):  # then come the first arguments, such as a password
                 return self._away(message.what, line_of(exc).partition(_ARGUMENTS)[0])
             case ResponseError():
                 code = getattr(exc, "status_code", None)
@@ -233,13 +234,13 @@ class RedisStreams:
 
 
 def _entry_of(message: Message) -> list[str | bytes]:
-    """Names and values of the fields of its entry: as many for each message."""
+    """The names and values of the fields of its entry: the same number for each message."""
     fields: dict[str, str | bytes] = {"event_id": message.event_id, **message.attributes, "event": message.body}
     return [part for field in fields.items() for part in field]
 
 
 class _Group:
-    """What one caller publishes at once."""
+    """What one caller publishes in one call."""
 
     def __init__(self, count: int) -> None:
         self.taken = 0
@@ -249,11 +250,11 @@ class _Group:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is known of all its messages, or of one that was not taken."""
+        """Whether all its messages were taken, or one is known not to have been."""
         return self.failure is not None or not self._left
 
     def settle(self, failure: Exception | None) -> None:
-        """The next of its messages was taken, or why not."""
+        """Note that its next message was taken, or why it was not."""
         self._left -= 1
         if self.failure is None:
             self.failure = failure
@@ -273,9 +274,9 @@ def _pool(address: Address, login: Login, ca_file: str | None, timeout: float) -
         password=login.password,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        # A connection that was closed while nobody used it is made anew at once; the script may run twice.
+        # A connection that was closed while idle is made anew at once; the script may run twice.
         retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLostError,)),
-        driver_info=None,  # which would be read from the disk for each connection
+        driver_info=None,  # it would be read from disk for each connection
         protocol=2,
         **secured,
     )

@@ -1,7 +1,7 @@
 """Lets any number of readers in this process follow runs as they happen, for example as server-sent events.
 
-Each event is kept once, and turned into JSON once, however many readers there are; a reader is a place in what is kept.
-So nobody who announces anything waits for a reader, and a slow reader costs nobody anything. When a reader comes to
+Each event is kept once, and turned into JSON once, however many readers there are; a reader is just a place in what is
+kept. So announcing an event never waits for a reader, and a slow reader costs nobody anything. When a reader comes to
 events that are no longer kept, it gets a `LiveGap` for them.
 """
 
@@ -36,10 +36,10 @@ __all__ = [
 ]
 
 _LINGER = 0.25
-"""Seconds for which the followers of a run that has ended wait for the thread's new status, which may not come."""
+"""Seconds for which followers of an ended run wait for the thread's new status, which may not come."""
 
 _WOKEN_AT_ONCE = 1_000
-"""Readers that are woken in one turn of the event loop."""
+"""The most readers that are woken in one turn of the event loop."""
 
 
 class NotLiveError(TracksideError, LookupError):
@@ -265,7 +265,7 @@ class LiveObserver:
             self._rouse(channel)
 
     def _linger(self, run_id: str) -> None:
-        """The run is over in a while, if nothing follows before: one timer does for all runs."""
+        """Let the run be over in a while, or earlier if its next event comes; one timer serves all runs."""
         loop = asyncio.get_running_loop()
         self._ending[run_id] = until = loop.time() + _LINGER
         if self._end_timer is None:
@@ -283,7 +283,7 @@ class LiveObserver:
             self._finish(run_id)
 
     def _rouse(self, channel: Channel) -> None:
-        """Wake who waits: all that has come by then in one go."""
+        """Wake those who wait; they get everything that has come by then in one go."""
         if channel.waiters:
             if not self._woken:
                 asyncio.get_running_loop().call_soon(self._wake)
@@ -302,7 +302,7 @@ class LiveObserver:
         asyncio.get_running_loop().call_soon(self._wake)
 
     def _finish(self, run_id: str) -> None:
-        """The run is over, and nothing more is waited for."""
+        """Note that the run is over, and that nothing more of it is expected."""
         self._ending.pop(run_id, None)
         if (channel := self._running.pop(run_id, None)) is not None:
             channel.ended_at = asyncio.get_running_loop().time()
@@ -326,7 +326,7 @@ class LiveObserver:
         return channel
 
     def _thread(self, thread_id: str) -> Channel:
-        """What is kept of a thread from now on, and of the past as far as it is kept among everything."""
+        """The channel of a thread from now on; its past is there as far as the channel of everything still has it."""
         if (channel := self._threads.get(thread_id)) is None:
             channel = self._threads[thread_id] = Channel(self._bounds, mark=self._all.gone_mark)
             for item in self._all.events:
@@ -342,7 +342,7 @@ class LiveObserver:
         if thread_id is not None and self._threads.get(thread_id) is channel:
             self._drop(self._threads.pop(thread_id))
         elif run_id is not None and not channel.mark and self._running.get(run_id) is channel:
-            del self._running[run_id]  # it was expected, and nobody expects it any more
+            del self._running[run_id]  # nobody waits for the expected run any more
 
     def _make_room(self) -> None:
         """Forget what is old, and what there is no room for."""
@@ -371,14 +371,14 @@ class LiveObserver:
         self._drop(channel)
 
     def _drop(self, channel: Channel) -> None:
-        """It counts no more; those who still read it keep it."""
+        """Count a channel no more; those who still read it keep it."""
         self._bytes -= channel.bytes
 
     def _let_go_of_quiet_ones(self) -> None:
-        """Make room where all that is kept is of runs that go on: their events go, those of the quietest first."""
+        """Make room when all that is kept belongs to running runs: their events go, those of the quietest run first."""
         newest = next(reversed(self._running.values()), None)
         for channel in (*self._running.values(), *self._threads.values(), self._all):
-            least = 1 if channel is newest else 0  # the event that has just come can be read in any case
+            least = 1 if channel is newest else 0  # the event that has just come must remain readable
             while len(channel.events) > least and self._bytes > self._max_bytes:
                 before = channel.bytes
                 channel.let_go()
@@ -386,5 +386,5 @@ class LiveObserver:
 
 
 def _follows_an_end(event: RunLifecycleEvent) -> bool:
-    """Whether a run is over whose first event here this is: it gives its thread another status only as it begins, busy."""
+    """Whether this first event of a run here shows that it is over: a beginning run sets its thread only to busy."""
     return thread_status_of(event.event_type, event.payload) not in {None, ThreadStatus.busy}

@@ -15,9 +15,9 @@ from trackside.harness.payload import canonical_payload
 from trackside.harness.weighing import weight_of
 
 _EVENT_BYTES = 600
-"""About what an event takes besides its payload."""
+"""About how many bytes an event takes besides its payload."""
 
-_SHORT = 2_048  # bytes; to weigh what has a shorter text takes several times as long as to write that text
+_SHORT = 2_048  # bytes; weighing a payload with a shorter text takes several times as long as writing that text
 _SHORT_TAKES = 8  # bytes of memory for each byte of such a text, for the payload and the text together
 
 _encode = msgspec.json.Encoder().encode
@@ -41,11 +41,11 @@ class FollowEnd(StrEnum):
 class LiveEvent(msgspec.Struct, eq=False, gc=False):
     """An event on its way to followers, shared by all of them."""
 
-    # Thousands are kept, and no event leads back to them: nothing for the collector of cycles to go through.
+    # Thousands are kept, and no event leads back to them, so the garbage collector of cycles need not search them.
 
     event: RunLifecycleEvent
     position: int
-    """1, 2, 3 … over all runs, in this process since its observer was made: not the position in a log."""
+    """1, 2, 3 … over all runs, in this process since its observer was made; not the position in a log."""
     size: int
     """About how many bytes of memory it takes."""
     _data: bytes | None = None
@@ -59,7 +59,7 @@ class LiveEvent(msgspec.Struct, eq=False, gc=False):
 
 
 def size_of(event: RunLifecycleEvent) -> int:
-    """About how many bytes of memory an event takes that is kept: its payload, and the text that this becomes."""
+    """About how many bytes of memory a kept event takes: its payload, and the text that this becomes."""
     try:
         text = len(_encode(event.payload))
     except (TypeError, ValueError, RecursionError):
@@ -78,7 +78,7 @@ def _json_of(event: RunLifecycleEvent) -> bytes:
     }
     try:
         return _encode({**says, "payload": event.payload})
-    except (TypeError, ValueError, RecursionError):  # of an emitter that does not make its payloads plain
+    except (TypeError, ValueError, RecursionError):  # from an emitter that does not make its payloads plain
         return _encode(canonical_payload({**says, "payload": event.payload}, path="event"))
 
 
@@ -90,10 +90,10 @@ class Bounds(NamedTuple):
 
 
 class Channel:
-    """The latest events of one kind, in order, and who waits for the next.
+    """The latest events of one kind, in order, and those who wait for the next.
 
-    Each event has a mark that grows: its sequence in the channel of a run, else its position. Readers have places in a
-    count of all events that were ever in the channel, so that one that lags costs nothing.
+    Each event has a mark that grows: its sequence in the channel of a run, else its position. A reader's place is an
+    index into all events that were ever in the channel, so that a reader that lags costs nothing.
     """
 
     __slots__ = (
@@ -117,14 +117,14 @@ class Channel:
         self.events: deque[LiveEvent] = deque()
         self.bytes = 0
         self.gone = 0
-        """How many events are not kept any more."""
+        """How many events are no longer kept."""
         self.gone_mark = mark
-        """The mark of the last of those."""
+        """The mark of the last event that is no longer kept."""
         self.mark = mark
-        """That of the last event."""
+        """The mark of the last event."""
         self.end: FollowEnd | None = None
         self.ended_at = 0.0
-        """When the run was over, by the clock of the event loop."""
+        """When the run was over, by the event loop's clock."""
         self.readers = 0
         self.waiters: set[asyncio.Future[None]] | None = None
 
@@ -133,7 +133,7 @@ class Channel:
         return item.event.sequence if self._by_sequence else item.position
 
     def push(self, item: LiveEvent, mark: int) -> int:
-        """Keep an event, and let the oldest go for which there is no room; returns by how many bytes the channel grows."""
+        """Keep an event, and drop the oldest ones if there is no room; returns by how many bytes the channel grows."""
         events, before = self.events, self.bytes
         events.append(item)
         self.bytes += item.size
@@ -143,18 +143,18 @@ class Channel:
         return self.bytes - before
 
     def wait(self, waiter: asyncio.Future[None]) -> None:
-        """Have this set when there is more."""
+        """Have this future set when there is more."""
         if self.waiters is None:
             self.waiters = set()
         self.waiters.add(waiter)
 
     def wait_no_more(self, waiter: asyncio.Future[None]) -> None:
-        """It need not be set any more."""
+        """Forget this future: it need not be set any more."""
         if self.waiters is not None:
             self.waiters.discard(waiter)
 
     def let_go(self) -> None:
-        """Keep the oldest event no more."""
+        """Drop the oldest event."""
         item = self.events.popleft()
         self.bytes -= item.size
         self.gone += 1

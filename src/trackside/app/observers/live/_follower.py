@@ -1,4 +1,4 @@
-"""One who follows: a place in a channel, and nothing else."""
+"""A follower: a place in a channel, and nothing else."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class LiveFollower:
         self._counts = counts
         self._on_leave = on_leave
         self.mark = after
-        """The sequence (of a run) or position of what it had last: what to go on after, as `Last-Event-ID` says it."""
+        """The sequence (of a run) or position of the last item it got: where to continue, as in `Last-Event-ID`."""
         self.end: FollowEnd | None = None
-        """Why it has come to its end, if it has."""
-        # -1: it was here before what is kept begins, and is told so first.
+        """Why it has ended, if it has."""
+        # -1: it continues from before the first kept event, and first gets a gap for that.
         self._place = -1 if after < channel.gone_mark else channel.place_after(after)
         channel.readers += 1
 
@@ -105,7 +105,7 @@ class LiveFollower:
             if self._run_id is not None and mark > self.mark + 1:
                 return self._gap(until=mark - 1)
             self._place += 1
-            if mark > self.mark:  # else it had that elsewhere, before the channel did
+            if mark > self.mark:  # otherwise it got that elsewhere, before the channel did
                 self.mark = mark
                 return item
         if channel.end is not None:
@@ -145,4 +145,4 @@ class LiveFollower:
         self._leave(FollowEnd.left)
 
     def __del__(self) -> None:
-        self._leave(FollowEnd.left)  # of somebody who broke off and did not say so
+        self._leave(FollowEnd.left)  # for a reader that broke off without closing it

@@ -35,7 +35,7 @@ _FORMATS = {"json": json_line, "console": console_line}
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _CLOSE_SECONDS = 2.0
-"""How long closing waits for a log that takes nothing."""
+"""How long closing waits for a log that takes nothing, in seconds."""
 
 
 def add_run_fields(logger: Any, method: str, event_dict: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class LoggingObserver:
 
 
 def _topmost(names: Sequence[str]) -> list[logging.Logger]:
-    """The loggers of these names, each once, and none of those whose lines another one of them gets."""
+    """The loggers with these names, each once, without those whose lines reach another one of them."""
     named = dict.fromkeys(logging.getLogger(name or None) for name in names)
 
     def is_heard_above(logger: logging.Logger) -> bool:
@@ -197,7 +197,7 @@ def _check(option: str, value: Any, accepted: Sequence[Any]) -> None:
 
 
 def _check_speaking(backend: str, file: str | None, loggers: Sequence[str]) -> None:
-    """Whether lines can be given to the program's own logging."""
+    """Check that lines can be given to the program's own logging."""
     for option, value in (("file", file), ("loggers", loggers)):
         if value:
             why = 'it needs a format, "json" or "console": without one the program decides where lines go'
@@ -212,7 +212,7 @@ def _checked_file(file: Any) -> Path | None:
     if not isinstance(file, str) or not file.isprintable():
         raise ObserverOptionError(option="file", why=f'it is the path of a file, as "runs.jsonl", not {file!r}')
     path = Path(file).expanduser()
-    if path.is_dir():  # as "" is, too
+    if path.is_dir():  # "" is one, too
         raise ObserverOptionError(option="file", why=f"{file!r} is a folder, and the lines need a file")
     if not path.parent.is_dir():
         raise ObserverOptionError(

@@ -20,7 +20,7 @@ logger = logging.getLogger("trackside.observer")
 _BATCH = 256
 
 _PATIENCE = 1.0
-"""Seconds for which somebody waits for room; if there is none by then, nobody waits until there is progress again."""
+"""Seconds that a caller waits for room; if there is none by then, nobody waits until there is progress again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +40,11 @@ class Handover[T]:
     """A bounded queue and the daemon thread that empties it.
 
     Args:
-        take: takes several things, in the thread. What it raises is said in the program's log, once until it works again.
+        take: takes several things, in the thread. What it raises goes to the program's log, once until it works again.
         close: called last, in the thread.
-        missing: what to give `take` in the place of so many things that were dropped.
+        missing: makes what to give `take` in place of this many dropped things.
         capacity: how many things may wait.
-        name: of the thread.
+        name: the name of the thread.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Handover[T]:
         self._accepted = self._delivered = self._failed = self._dropped = self._unsaid = 0
 
     def stats(self) -> LineStats:
-        """What became of all so far. From any thread."""
+        """What became of all things so far. May be called from any thread."""
         with self._lock:
             settled = self._delivered + self._failed + self._dropped
             return LineStats(
@@ -88,7 +88,7 @@ class Handover[T]:
             )
 
     def offer(self, thing: T) -> None:
-        """Hand it over, or drop and count it if there is no room; never waits. From any thread.
+        """Hand a thing over, or drop and count it if there is no room; never wait. May be called from any thread.
 
         Raises:
             ClosedError: the handover has been closed.
@@ -96,7 +96,7 @@ class Handover[T]:
         if self._closing:
             raise ClosedError(what=self._name)
         if self._pid != os.getpid():
-            self._start_over()  # I24: what waits is the parent's to write
+            self._start_over()  # I24: the parent process writes what waits
         with self._lock:
             self._accepted += 1
             if self._queue.qsize() >= self._capacity:
@@ -110,7 +110,7 @@ class Handover[T]:
 
     @property
     def is_full(self) -> bool:
-        """Whether what is offered now is dropped."""
+        """Whether anything offered now would be dropped."""
         return self._queue.qsize() >= self._capacity
 
     async def wait_for_room(self) -> None:
@@ -124,7 +124,7 @@ class Handover[T]:
             self._gave_up = loop.time() >= deadline
 
     async def flush(self, timeout: float) -> LineStats:
-        """Wait for at most so many seconds until all is taken that was offered before."""
+        """Wait, for at most this many seconds, until everything offered before is taken."""
         if self._thread is not None and not self._closing:
             reached = threading.Event()
             self._queue.put(reached)
@@ -132,9 +132,9 @@ class Handover[T]:
         return self.stats()
 
     async def aclose(self, timeout: float) -> None:
-        """Take nothing more, and wait for at most so many seconds until all is taken. May be called again.
+        """Accept nothing more, and wait, for at most this many seconds, until all is taken. May be called again.
 
-        What hangs even then is left behind, with a thread that keeps no program from ending.
+        Anything that hangs even then is left behind, in a thread that does not keep the program from ending.
         """
         if not self._closing:
             self._closing = True
@@ -174,7 +174,7 @@ class Handover[T]:
         try:
             if told:
                 self._take(told)
-        except Exception as exc:  # noqa: BLE001  # the file's failure, or that of the program's own logging: said, and counted
+        except Exception as exc:  # noqa: BLE001  # the file or the program's own logging failed: reported, and counted
             if not self._is_failing:
                 logger.warning("%s could not write: %s", self._name, line_of(exc))
             self._is_failing = True

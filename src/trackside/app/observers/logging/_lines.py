@@ -25,8 +25,8 @@ TEXT_CHARS = 500
 
 _ID_CHARS = 255
 
-# What ends a line somewhere, moves a terminal's cursor, turns the direction of writing, or cannot be encoded. Nothing of it
-# is printable, so that a text which is needs no second look.
+# Characters that end a line somewhere, move a terminal's cursor, turn the direction of writing, or cannot be encoded.
+# None of them is printable, so a printable text needs no second look.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _DELETE = b"\x7f"  # the one control character that JSON lets pass in ASCII
@@ -70,7 +70,7 @@ class RunLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def one_line(text: str, limit: int = TEXT_CHARS) -> str:
-    """A text as part of a line: cut, and with escapes for what would end the line or disturb who reads it."""
+    """A text as part of a line: cut, and with escapes for what would end the line or disturb its reader."""
     if len(text) <= limit and text.isprintable():
         return text
     cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
@@ -78,7 +78,7 @@ def one_line(text: str, limit: int = TEXT_CHARS) -> str:
 
 
 def first_line(text: str) -> str:
-    """The first line of a text that says anything, marked if there are more."""
+    """The first line of a text that is not blank, marked if there are more."""
     first, *more = text.strip().splitlines() or [""]
     return one_line(f"{first} …" if more else first)
 
@@ -88,7 +88,7 @@ def line_about(event: RunLifecycleEvent, *, level: int, content: bool) -> RunLin
 
     Args:
         event: what happened.
-        level: of less than that there is no line.
+        level: the least level; below it there is no line.
         content: whether to quote what humans and models said.
     """
     payload, kind = event.payload, event.event_type
@@ -151,7 +151,7 @@ def _numbers(completion_data: Any) -> dict[str, Value]:
 
 
 def _contents(payload: Mapping[str, Any]) -> dict[str, Value]:
-    """What humans and models said, as far as the event says it."""
+    """What humans and models said, as far as the event contains it."""
     message = payload.get("message")
     data = payload.get("completion_data")
     found = {"content": message.get("content") if isinstance(message, Mapping) else None}
@@ -170,7 +170,7 @@ _encode = msgspec.json.Encoder(enc_hook=_as_plain).encode
 def json_line(at: datetime, level: int, name: str, message: str, fields: Mapping[str, Any]) -> bytes:
     """A line of JSON."""
     says = {"time": at.isoformat(), "level": logging.getLevelName(level).lower(), "logger": name, "message": message}
-    line = {**says, **fields, **says}  # they come first, and no field takes their place
+    line = {**says, **fields, **says}  # ours come first, and no field replaces them
     try:
         written = _encode(line)
     except (TypeError, ValueError):  # half of an emoji
@@ -179,7 +179,7 @@ def json_line(at: datetime, level: int, name: str, message: str, fields: Mapping
         if written.isascii() and _DELETE not in written:
             return written + b"\n"
         text = written.decode()
-    # Inside JSON they are all in strings: control characters are escaped already, these are not.
+    # In JSON, these characters only occur in strings: control characters are escaped already, but these are not.
     return (_UNFIT.sub(_json_escape, text) + "\n").encode()
 
 

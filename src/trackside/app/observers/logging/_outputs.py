@@ -26,7 +26,7 @@ _PLAIN_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 
 
 class FileOutput:
-    """Appends lines to a file, which somebody else may move away or empty; or writes them to standard error.
+    """Appends lines to a file, which others may move away or empty; or writes them to standard error.
 
     The file is opened with the first lines. Nothing is buffered: what was taken is with the operating system.
     """
@@ -46,7 +46,7 @@ class FileOutput:
             self._open(self._path)
         text = b"".join(lines)
         if self._is_torn:
-            text = b"\n" + text  # so that the half of a line that is there spoils no other one
+            text = b"\n" + text  # so that the half line that is there does not spoil another one
         written = 0
         try:
             while written < len(text):
@@ -59,7 +59,7 @@ class FileOutput:
         while True:
             try:
                 return os.write(self._file, text)
-            except BlockingIOError:  # whoever started the program has made its pipe so
+            except BlockingIOError:  # the program was started with a non-blocking pipe
                 select.select((), (self._file,), ())
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class FileOutput:
             self._file = -1
 
     def _open(self, path: Path) -> None:
-        """Open the file, also anew if there is another one of its name by now, or none."""
+        """Open the file, again if by now there is a different file of its name, or none."""
         if self._file >= 0:
             with suppress(FileNotFoundError):
                 now, ours = path.stat(), os.fstat(self._file)
@@ -87,14 +87,14 @@ class Spoken(NamedTuple):
 
 
 def speak(backend: str, spoken: Sequence[Spoken]) -> None:
-    """Say lines to the program's logging, each in its own context, so that what the program binds is there.
+    """Give lines to the program's logging, each in its own context, so that what the program has bound is there.
 
     Raises:
         Exception: what the program's own processors or filters raise.
     """
     to_structlog = backend == "structlog" or (backend == "auto" and uses_structlog())
     for line, context in spoken:
-        # A context is entered by one thread at a time, and this one is nobody else's.
+        # Only one thread at a time may enter a context, and nothing else uses this one.
         context.run(_to_structlog if to_structlog else _to_logging, line)
 
 
@@ -123,13 +123,13 @@ def _to_structlog(line: RunLine) -> None:
         return method(line.message, occurred_at=line.at.isoformat(), **line.fields)
 
     if issubclass(structlog.get_config()["wrapper_class"], structlog.stdlib.AsyncBoundLogger):
-        asyncio.run(say_and_await())  # such a logger is made on a loop
+        asyncio.run(say_and_await())  # such a logger must be made on a loop
     else:
         say()
 
 
 class CapturingHandler(logging.Handler):
-    """Gives each record of the program's loggers away, with the fields of the run that it was made in."""
+    """Passes each record of the program's loggers on, with the fields of the run in which it was made."""
 
     def __init__(self, take: Callable[[logging.LogRecord, dict[str, Any]], None]) -> None:
         super().__init__()
@@ -145,13 +145,13 @@ class CapturingHandler(logging.Handler):
                 fields["exception"] = self._exceptions.formatException(record.exc_info)
             with suppress(ClosedError):
                 self._give(record, fields)
-        except Exception:  # noqa: BLE001  # whoever logs goes on, whatever is wrong with his record
+        except Exception:  # noqa: BLE001  # the code that logs goes on, whatever is wrong with its record
             self.handleError(record)
 
 
 def _plain(value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, str | bool | int):
         return value
-    if isinstance(value, float) and math.isfinite(value):  # JSON has no others
+    if isinstance(value, float) and math.isfinite(value):  # JSON has only finite numbers
         return float(value)
     return one_line(str(value), 10_000)

@@ -1,4 +1,4 @@
-"""Counts runs for Prometheus, and shows it how the app does. Imports the harness, and what an app's numbers look like."""
+"""Counts runs for Prometheus, and shows it how the app is doing. Imports the harness and the form of app vitals."""
 
 from trackside.app.observers.metrics.errors import MetricsPackageError
 

@@ -1,4 +1,4 @@
-"""What a registry of prometheus_client asks for: everything in `DEFINITIONS`, as it is now."""
+"""What a registry of prometheus_client asks for: everything in `DEFINITIONS`, with its current values."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from trackside.app.observers.metrics._vitals import VitalsMetrics, active_runs
 
 
 class MetricsCollector:
-    """Collects what was counted, and the vitals as soon as there are some."""
+    """Collects what was counted, and the vitals once there are any."""
 
     def __init__(self, counts: RunCounts) -> None:
         self.vitals: VitalsMetrics | None = None
         self._counts = counts
 
     def describe(self) -> Iterable[Metric]:
-        """What there may be, so that two with the same names do not get into one registry."""
+        """All metrics there may be, so that one registry does not get two collectors with the same names."""
         return map(described, d.DEFINITIONS)
 
     def collect(self) -> Iterable[Metric]:
-        """What there is."""
+        """The metrics that there are now."""
         yield from self._counts.collect()
         if self.vitals is None:
             yield active_runs(self._counts.running())

@@ -1,4 +1,4 @@
-"""Counts runs by the events that are announced of them."""
+"""Counts runs by the events that are announced for them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus
 
 _MOST_RUNNING = 100_000
-"""How many runs are remembered as running. Those whose end was never announced must not stay for ever."""
+"""How many runs are remembered as running; those whose end is never announced must not stay for ever."""
 
 _MOST = 1e18
-"""More than this of anything is a mistake of whoever announces it, and would hide all that comes after."""
+"""More than this of anything is an emitter's mistake, and would hide all that comes after."""
 
 _COUNTERS = tuple(each for each in d.DEFINITIONS if each.source is d.Source.events and each.kind is d.Kind.counter)
 _HISTOGRAMS = (d.RUN_DURATION, d.CALL_DURATION)
@@ -31,7 +31,7 @@ type _Counters = Mapping[d.Definition, Counter]
 class RunCounts:
     """Everything that is counted from events.
 
-    Called by one thread, and scraped by any: what is counted has locks of its own, which nobody holds for long.
+    One thread calls it, and any thread may scrape it: what is counted has its own locks, which nobody holds for long.
 
     Args:
         max_labels: how many agents, models and types of errors are told apart.
@@ -65,16 +65,16 @@ class RunCounts:
             yield from collected(instrument)
 
     def running(self) -> Mapping[str, int]:
-        """How many runs of each agent have started and not ended, as far as events say so."""
+        """How many runs of each agent have started and not ended, as far as the events show."""
         return self.by_agent(Tally(agent.name for agent in [*self._running.values()]))
 
     def expect(self, agents: Iterable[str]) -> None:
-        """Show these agents from now on, with 0 runs: what is counted of one may be the end of a run of elsewhere."""
+        """Show these agents from now on, with 0 runs: the first run counted may be one that ended elsewhere."""
         for name in agents:
-            self._agents[name]  # which makes what is counted under it
+            self._agents[name]  # creates its instruments
 
     def by_agent(self, counts: Mapping[str, int]) -> Mapping[str, int]:
-        """Somebody's numbers by agent, under the labels that agents have here."""
+        """Numbers by agent from elsewhere, under the labels that agents have here."""
         return self._agents.merged(counts)
 
     def _start(self, event: RunLifecycleEvent) -> None:
@@ -92,7 +92,7 @@ class RunCounts:
         if event.event_type is LifecycleEventType.RUN_FAILED:
             self._errors[payload.get("error_type")].inc()
         data = _mapping(payload.get("completion_data"))
-        if event.sequence > 1 and "duration_seconds" in data:  # else it never started
+        if event.sequence > 1 and "duration_seconds" in data:  # otherwise it never started
             agent.took(status).observe(_amount(data["duration_seconds"]))
         agent.llm_calls.inc(_amount(data.get("llm_call_count")))
         agent.llm_errors.inc(_amount(data.get("llm_error_count")))
@@ -108,7 +108,7 @@ class RunCounts:
             says = _mapping(call)
             kind = says.get("kind")
             if isinstance(kind, str) and (durations := self._calls.get(kind)) is not None:
-                if seconds := _amount(says.get("seconds")):  # 0: somebody counted it, and did not measure
+                if seconds := _amount(says.get("seconds")):  # 0: the call was counted, but not measured
                     durations.observe(seconds)
                 if kind == "execute_tool" and says.get("error_type") not in (None, *BROKEN_OFF):
                     agent.tool_errors.inc()
@@ -118,7 +118,7 @@ class RunCounts:
 
 
 class _Agent:
-    """What is counted of the runs of one agent. There from the start, at 0: a rate needs the step to the first one."""
+    """What is counted for the runs of one agent. It starts at 0, because a rate needs the step to the first count."""
 
     __slots__ = (
         "_durations",
@@ -148,14 +148,14 @@ class _Agent:
         self._took: dict[RunStatus, Histogram] = {}
 
     def took(self, status: RunStatus) -> Histogram:
-        """How long its runs took that ended so. Has a series for each bucket, so only once there is such a run."""
+        """How long runs that ended like this took. It has a series for each bucket, so it is made for the first one."""
         if (took := self._took.get(status)) is None:
             took = self._took[status] = self._durations.labels(self.name, status.value)
         return took
 
 
 class _Model:
-    """What is counted of one model."""
+    """What is counted for one model."""
 
     __slots__ = ("_cost", "_tokens")
 
@@ -178,5 +178,5 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _amount(value: Any) -> float:
-    """A number of something as an event says it; 0 if that is none. Somebody else's event may say anything."""
+    """An amount from an event; 0 if it is not a valid one. Events from other emitters may contain anything."""
     return float(value) if type(value) in (int, float) and 0 < value < _MOST else 0

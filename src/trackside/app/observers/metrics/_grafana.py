@@ -1,4 +1,4 @@
-"""What Grafana reads: panels in rows, below each other, and variables to choose by."""
+"""What Grafana reads: panels in rows, one below another, and variables to choose by."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from trackside.harness.types import JsonObject
 
-_SCHEMA_VERSION = 39  # of Grafana 10.4; later ones take it, and bring it up to their own
+_SCHEMA_VERSION = 39  # of Grafana 10.4; later versions accept it, and upgrade it to their own
 _COLUMNS = 24
 _HEIGHT = 8
 _SOURCE: JsonObject = {"type": "prometheus", "uid": "${datasource}"}
@@ -19,7 +19,7 @@ type GrafanaUnit = Literal["short", "s", "bytes", "currencyUSD", "percentunit", 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One expression, and what its series are called in the legend."""
+    """One expression, and the name of its series in the legend."""
 
     expression: str
     legend: str
@@ -27,7 +27,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture: lines over time, stacked where they are parts of a whole."""
+    """One picture: lines over time, stacked if they are parts of a whole."""
 
     title: str
     unit: GrafanaUnit
@@ -81,7 +81,7 @@ def choice(label: str, metric: str) -> JsonObject:
 
 
 def _laid_out(rows: Sequence[Row]) -> Iterable[JsonObject]:
-    """Rows below each other, and the panels of each side by side, as many as fit."""
+    """Rows, one below another, and the panels of each side by side, as many as fit."""
     number = y = 0
     for row in rows:
         number += 1

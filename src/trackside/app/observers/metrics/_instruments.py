@@ -16,7 +16,7 @@ from prometheus_client.core import (
 from trackside.app.observers.metrics.definitions import Definition, Kind
 
 type Values = Iterable[tuple[Sequence[str], float]]
-"""Label values, in the order of the definition's labels, and what is so many."""
+"""Label values, in the order of the definition's labels, and the number for them."""
 
 
 def described(definition: Definition) -> Metric:
@@ -53,14 +53,14 @@ def gauge_or_counter(definition: Definition, values: Values) -> Metric:
 
 
 def summary(definition: Definition, *, count: int, total: float) -> Metric:
-    """How many there were, and what they come to."""
+    """How many there were, and their total."""
     return SummaryMetricFamily(
         _family(definition), definition.help, count_value=count, sum_value=total, unit=definition.unit
     )
 
 
 def info(definition: Definition, says: dict[str, str]) -> Metric:
-    """What does not change."""
+    """A metric that does not change."""
     return InfoMetricFamily(_family(definition), definition.help, says)
 
 

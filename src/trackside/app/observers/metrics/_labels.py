@@ -1,4 +1,4 @@
-"""Bounds how many values a label may have, so that no agent, model or error can flood whoever scrapes."""
+"""Bounds how many values a label may have, so that no agent, model or error can flood the scraper."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 logger = logging.getLogger("trackside.metrics")
 
 OTHER = "other"
-"""What all values are counted under that came too late to be counted on their own."""
+"""The label for all values that came too late to be counted on their own."""
 
 UNKNOWN = "unknown"
-"""What is counted under where an event does not say."""
+"""The label where an event gives no value."""
 
 _LONGEST = 128  # characters of a value
 
 
 class Bounded[S]:
-    """What is counted under each value of a label; under `OTHER` from the value on that would be one too many.
+    """What is counted under each value of a label; values beyond the limit are counted under `OTHER`.
 
-    It is added to by one thread; any other may look.
+    One thread adds to it; any other may read it.
     """
 
     def __init__(self, label: str, most: int, make: Callable[[str], S]) -> None:
@@ -38,7 +38,7 @@ class Bounded[S]:
         return self._admitted(_shown(value))
 
     def merged(self, counts: Mapping[str, int]) -> Mapping[str, int]:
-        """The counts by values as they are shown; 0 where a value is known and not counted here."""
+        """The counts by values as they are shown; 0 for a known value that is not in `counts`."""
         merged = dict.fromkeys([*self._under], 0)
         room = self._most - self._own
         for value, count in counts.items():
@@ -62,7 +62,7 @@ class Bounded[S]:
         return under
 
     def _warn(self, shown: str) -> None:
-        if not self._warned:  # once: there may be one for each event
+        if not self._warned:  # only once: every event might cause it
             self._warned = True
             logger.warning(
                 "the label %s has %d values, as many as max_labels allows; %r and all others that are new are counted as %r",
@@ -74,7 +74,7 @@ class Bounded[S]:
 
 
 def _shown(value: object) -> str:
-    """A value as a label can have it: what is no text is unknown, what is long is cut, half a character replaced."""
+    """A value as a label can have it: anything but text is unknown, long text is cut, half characters are replaced."""
     if not isinstance(value, str) or not value:
         return UNKNOWN
     return value[:_LONGEST].encode("utf-8", "replace").decode()

@@ -130,7 +130,7 @@ class MetricsObserver:
             self._counts.take(event)
 
     def hear_end(self, event: RunLifecycleEvent) -> None:
-        """Count the end of a run that this process announces for another process, whose observers do not hear of it."""
+        """Count the end of a run that this process announces for another, whose observers do not hear of it."""
         if not self._closed:
             self._counts.take(event)
 
@@ -148,7 +148,7 @@ class MetricsObserver:
             await asyncio.to_thread(self._server.stop)
 
     async def _serve_late(self, server: MetricsServer) -> None:
-        """Nobody has said that it shall listen; the runs are counted even if it cannot."""
+        """Listen although nobody has asked for it; the runs are counted even if it cannot listen."""
         try:
             await asyncio.to_thread(server.start)
         except ObserverOptionError as exc:

@@ -13,7 +13,7 @@ from trackside.app.delivery import ObserverOptionError
 
 
 class MetricsServer:
-    """prometheus_client's HTTP server: listens from `start` to `stop`, which may be called from any thread, and again."""
+    """prometheus_client's HTTP server: listens from `start` to `stop`, which any thread may call, also repeatedly."""
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         self.asked = False
@@ -32,7 +32,7 @@ class MetricsServer:
         return None if running is None else running[0].server_port
 
     def start(self) -> None:
-        """Listen, unless it does so or has been stopped.
+        """Listen, unless it already does or has been stopped.
 
         Raises:
             ObserverOptionError: nobody can listen there.
@@ -47,7 +47,7 @@ class MetricsServer:
                 raise self._complaint(exc) from exc
 
     def stop(self) -> None:
-        """Listen no longer, and never again. It takes up to half a second."""
+        """Stop listening, for good. This takes up to half a second."""
         with self._lock:
             self._stopped = True
             running, self._running = self._running, None

@@ -1,4 +1,4 @@
-"""Reads, whenever somebody scrapes, how the app does."""
+"""Reads how the app is doing, whenever somebody scrapes."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class VitalsMetrics:
         self._failed: set[str] = set()
 
     def collect(self) -> Iterable[Metric]:
-        """What there is now. Numbers that cannot be read are missing, and the others there: that shows in Prometheus."""
+        """The current metrics. Only numbers that cannot be read are missing, which shows in Prometheus."""
         for name, read in self._readings:
             try:
                 metrics = [*read()]
             except Exception:
-                if name not in self._failed:  # once, not at every scrape
+                if name not in self._failed:  # only once, not at every scrape
                     self._failed.add(name)
                     logger.warning(
                         "the numbers of the %s cannot be read; their metrics are missing", name, exc_info=True
@@ -67,7 +67,7 @@ class VitalsMetrics:
         yield _plain(d.LOOP_BLOCKS, stats.loop_blocks_total)
 
     def _of_queue(self, queue: QueueStats | None) -> Iterable[Metric]:
-        """What waits in a fleet: told by one process of it, or the sums over all would be too high."""
+        """What waits in a fleet. Only one of its processes reports it, or the sums over all would be too high."""
         if queue is None:
             return
         now = datetime.now(UTC)
@@ -80,7 +80,7 @@ class VitalsMetrics:
 
 
 def active_runs(by_agent: Mapping[str, int]) -> Metric:
-    """How many runs of each agent go on now."""
+    """How many runs of each agent are active now."""
     return _by(d.RUNS_ACTIVE, by_agent)
 
 
@@ -90,7 +90,7 @@ def _of_observers(buffers: Mapping[str, BufferStats]) -> Iterable[Metric]:
     yield _by(d.OBSERVER_LAG, lags)
     for definition, number in _OF_BUFFER.items():
         yield _by(definition, {name: number(stats) for name, stats in buffers.items()})
-    # There from the start, at 0: a rate needs the step to the first one.
+    # Start at 0, because a rate needs the step to the first one.
     dropped = [((name, why), stats.dropped.get(why, 0)) for name, stats in buffers.items() for why in DROP_REASONS]
     yield gauge_or_counter(d.OBSERVER_DROPPED, dropped)
 

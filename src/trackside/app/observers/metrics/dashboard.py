@@ -19,7 +19,7 @@ _FAILED = f'status=~"{"|".join(STATUSES_OF_EVENT[LifecycleEventType.RUN_FAILED])
 
 
 def selected(definition: d.Definition, suffix: str = "", *, matching: str | None = None) -> str:
-    """The series of a metric that match, of what is chosen on the dashboard."""
+    """The matching series of a metric, limited to what is chosen on the dashboard."""
     matchers = ['job=~"$job"', 'agent=~"$agent"' if "agent" in definition.labels else None, matching]
     return f"{definition.name}{suffix}{{{','.join(filter(None, matchers))}}}"
 
@@ -35,17 +35,17 @@ def highest(definition: d.Definition, *by: str) -> str:
 
 
 def rate(definition: d.Definition, *by: str, matching: str | None = None) -> str:
-    """How much more it gets in a second."""
+    """By how much it grows in a second."""
     return f"sum{_by(by)} (rate({selected(definition, matching=matching)}[{_RATE}]))"
 
 
 def per_hour(definition: d.Definition, *by: str) -> str:
-    """How much more it gets in an hour, if it goes on as it does."""
+    """By how much it grows in an hour, if it goes on as now."""
     return f"3600 * {rate(definition, *by)}"
 
 
 def quantile(q: float, definition: d.Definition, *by: str) -> str:
-    """What so large a part stays below."""
+    """The value that this share of observations stays below."""
     return f"histogram_quantile({q}, sum{_by(('le', *by))} (rate({selected(definition, '_bucket')}[{_RATE}])))"
 
 

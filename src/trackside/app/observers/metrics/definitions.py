@@ -1,4 +1,4 @@
-"""Every metric there is, in one table: what the observer exposes, what the documentation and the dashboard are made of.
+"""Every metric, in one table: what the observer exposes, and what the documentation and the dashboard are made from.
 
 Names follow Prometheus' conventions: base units, the unit at the end of the name, `_total` for what only grows.
 """
@@ -327,4 +327,4 @@ QUEUE_UNSERVED = _seen(
 BUILD = _seen(Kind.info, "trackside_build_info", ("version", "python_version"), "The versions of Trackside and Python.")
 
 DEFINITIONS: tuple[Definition, ...] = tuple(value for value in [*globals().values()] if isinstance(value, Definition))
-"""All of them, in the order in which they are exposed."""
+"""All metrics, in the order in which they are exposed."""

@@ -1,4 +1,4 @@
-"""What is wrong with an installation that shall count for Prometheus."""
+"""What can be wrong with an installation that is to count for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there was no room for in an hour, told in one message."""
+"""Reports events for which an hour had no room, in one message."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _RUNS: Final = 5
 
 
 class HourlyRoom:
-    """How many more messages there may be in any hour.
+    """How many more messages may be sent in any hour.
 
     Args:
-        size: how many in all.
-        hour: how many seconds it has.
+        size: how many messages in all.
+        hour: how many seconds an hour has.
     """
 
     def __init__(self, size: int, *, hour: float = _HOUR) -> None:
@@ -32,43 +32,43 @@ class HourlyRoom:
         self._taken: deque[float] = deque()
 
     def left(self, now: float) -> int:
-        """For how many more there is room."""
+        """How many more messages there is room for."""
         while self._taken and now - self._taken[0] >= self._hour:
             self._taken.popleft()
         return max(0, self.size - len(self._taken))
 
     def take(self, now: float) -> None:
-        """One more is being sent."""
+        """Take room for one more message, which is being sent."""
         self._taken.append(now)
 
     def give_back(self, taken_at: float) -> None:
-        """It was not taken by anybody."""
-        if taken_at in self._taken:  # else that was an hour ago
+        """Give back the room of a message that nobody took."""
+        if taken_at in self._taken:  # otherwise that was an hour ago
             self._taken.remove(taken_at)
 
     def seconds_until_one(self, now: float) -> float:
-        """When there is room again."""
+        """How many seconds it takes until there is room again."""
         return 0.0 if self.left(now) else self._hour - (now - self._taken[0])
 
 
 @dataclass(slots=True)
 class Subject:
-    """What is known of an event that somebody is to be told of: who was, and whether that was together with others."""
+    """What is known of an event to report: who was told of it, and whether together with other events."""
 
     told: set[Receiver] = field(default_factory=set[Receiver])
     together: bool = False
     on_its_way: int = 0
-    """How many messages about it somebody may still take."""
+    """How many messages about it may still be taken."""
 
     @property
     def has_room(self) -> bool:
-        """Whether room is taken for it: it takes no more of it, whoever else is to be told."""
+        """Whether room is already taken for it; it then needs no more, whoever else must be told."""
         return bool(self.told or self.on_its_way)
 
 
 class Place:
-    """Room for one message to each receiver, from when it is tried. It is given back when that is over for all, also where
-    nobody waits for it any more, if none of them took it, or others had taken what it is about meanwhile.
+    """Room for one message to each receiver, from the start of the try. It is given back when the try is over for all,
+    even if nobody waits any more, if none took the message, or if others had taken what it is about meanwhile.
     """
 
     def __init__(self, room: HourlyRoom, now: float) -> None:
@@ -79,11 +79,11 @@ class Place:
         room.take(now)
 
     def begin(self) -> None:
-        """One more is on its way."""
+        """Note that one more message is on its way."""
         self._on_their_way += 1
 
     def end(self, *, is_news: bool = False) -> None:
-        """One is over, or the try is; whether it told of something that nobody had been told of."""
+        """Note that one message is over, or the try itself; `is_news`: it told of something nobody had been told of."""
         self._on_their_way -= 1
         self._is_used = self._is_used or is_news
         if not (self._on_their_way or self._is_used):
@@ -91,33 +91,33 @@ class Place:
 
 
 class Digest:
-    """Events that wait to be told together, and those who wait for that."""
+    """Events that wait to be reported together, and the callers that wait for that."""
 
     def __init__(self) -> None:
         self.events: dict[str, tuple[RunLifecycleEvent, Subject]] = {}
         self.has_news = False
-        """Whether one is among them for which no room was taken before. For all of them together, some will be."""
+        """Whether one of them has no room yet. Room will then be taken for all of them together."""
         self.failures: asyncio.Future[Mapping[Receiver, NotSentError]] = asyncio.get_running_loop().create_future()
-        """Who did not take his message, and why: when all have taken it, or not."""
+        """Which receivers did not take their message, and why; set when each has taken it or failed to."""
 
     def add(self, event: RunLifecycleEvent, subject: Subject) -> None:
-        """One more."""
+        """Add one more event."""
         subject.together = True
         self.has_news = self.has_news or not subject.has_room
         self.events[event.event_id] = event, subject
 
     def fail(self, failure: Exception) -> None:
-        """Have all who wait raise this."""
+        """Have all callers that wait raise this."""
         self.failures.set_exception(failure)
-        self.failures.exception()  # they may be gone by now
+        self.failures.exception()  # nobody may be waiting any more
 
 
 def digest_of(events: Sequence[RunLifecycleEvent], at_most: int) -> Message:
     """One message about several events: how many of which kind, and the first runs of each.
 
     Args:
-        events: which, at least one.
-        at_most: how many messages there are in an hour.
+        events: the events, at least one.
+        at_most: how many messages there may be in an hour.
     """
     groups: dict[str, list[str]] = {}
     for event in events:

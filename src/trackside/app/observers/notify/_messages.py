@@ -72,13 +72,13 @@ _DEFAULTS: Final = {
     LifecycleEventType.THREAD_STATUS_UPDATED: ("Thread $thread_id: $status", "Run $run_id\nTime $time"),
 }
 
-# What would be a header's end, a terminal's command, a turn in the direction of writing, or cannot be encoded.
+# Characters that end a header, command a terminal, turn the direction of writing, or cannot be encoded.
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# What chats take for a call of everybody, or of somebody; and for a link that hides where it leads, or where one is said to.
+# What chats take for a mention of everybody or somebody, for a link that hides where it leads, or for a link's target.
 _MEANT = re.compile(r"@(?=everyone\b|here\b|channel\b|all\b|room\b|_?\*)|<(?=[@!#/a-z])|\](?=[(:])", re.IGNORECASE)
-_WORD_JOINER = "\u2060"  # takes no room, and is not looked for
+_WORD_JOINER = "\u2060"  # has no width, and no chat looks for it
 _LIKE_A_BAR = (
-    "\u01c0"  # a letter. Behind a "<", a bar divides an address from the name of its link, whatever else is there
+    "\u01c0"  # a letter. After a "<", a bar separates an address from its link's name, whatever else is there
 )
 
 
@@ -93,11 +93,11 @@ class Message:
 
     @classmethod
     def of(cls, *, title: str, body: str, kind: str) -> Message:
-        """A message of texts that may be too long; the title in one line."""
+        """A message from texts that may be too long; the title is put on one line."""
         return cls(title=cut(" ".join(title.split()), TITLE_CHARS), body=cut(body.strip(), BODY_CHARS), kind=kind)
 
     def with_note(self, note: str) -> Message:
-        """The same, with a note below."""
+        """The same message, with a note below."""
         return replace(self, body=f"{self.body}\n\n{note}")
 
 
@@ -107,7 +107,7 @@ def cut(text: str, limit: int) -> str:
 
 
 def harmless(text: str) -> str:
-    """A text that means in a mail or chat no more than what it says."""
+    """A text that means no more in a mail or chat than what it says."""
     lines = _UNFIT.sub(" ", text.replace("\r\n", "\n"))
     before, bracket, behind = lines.partition("<")
     lines = f"{before}{bracket}{behind.replace('|', _LIKE_A_BAR)}"
@@ -118,10 +118,10 @@ class Templates:
     """The texts for each type of event.
 
     Args:
-        own: title and body by type, as the settings have them; ours where they say nothing.
+        own: title and body by type, as in the settings; ours apply where they say nothing.
 
     Raises:
-        ObserverOptionError: a type or field is unknown, or a text no template.
+        ObserverOptionError: a type or field is unknown, or a text is not a template.
     """
 
     def __init__(self, own: Mapping[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Templates:
     def message(
         self, event: RunLifecycleEvent, *, title: Template | None = None, body: Template | None = None
     ) -> Message:
-        """What is said about an event, by these texts instead of the type's if there are any."""
+        """The message about an event, made from these texts, if any, instead of those for its type."""
         fields = fields_of(event)
         titles, bodies = self._texts[event.event_type]
         return Message.of(
@@ -175,7 +175,7 @@ def template(option: str, text: Any) -> Template:
 
 
 def fields_of(event: RunLifecycleEvent) -> dict[str, str]:
-    """What templates know of an event."""
+    """The fields of an event for templates."""
     payload, data = event.payload, completion_data(event)
     message = payload.get("message")
     said = {
@@ -202,13 +202,13 @@ def fields_of(event: RunLifecycleEvent) -> dict[str, str]:
 
 
 def status_of(event: RunLifecycleEvent) -> str | None:
-    """The status that an event says, of its run or its thread."""
+    """The status that an event gives its run or its thread."""
     status = run_status_of(event.event_type, event.payload) or event.payload.get("status")
     return str(status) if isinstance(status, str) else None
 
 
 def completion_data(event: RunLifecycleEvent) -> Mapping[str, Any]:
-    """What a run used, as its terminal event says it."""
+    """What a run used, according to its terminal event."""
     data = event.payload.get("completion_data")
     return data if isinstance(data, Mapping) else {}
 

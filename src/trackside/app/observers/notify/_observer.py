@@ -21,19 +21,19 @@ from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.timelimit import outlived
 
 _GATHER: Final = 2.0
-"""Seconds for which a digest waits for more that belong into it."""
+"""Seconds for which a digest waits for more events that belong in it."""
 
 _CATCH_UP: Final = 5.0
-"""Seconds after a digest in which what comes belongs into the next one: a subscription that had no room gives the rest."""
+"""Seconds after a digest in which arriving events belong in the next: a subscription without room delivers the rest."""
 
 _MARGIN: Final = 0.5
-"""Seconds by which who was held back comes later than there is room."""
+"""Seconds that an event that was held back comes after there is room."""
 
 _REMEMBERED: Final = 10_000
-"""Events of which it is known who was told, and events that were held back."""
+"""How many events are remembered with who was told of them, and how many as held back."""
 
 _LONGEST_TIMEOUT: Final = 13.0
-"""Seconds: twice that, for the message before and for this one, and a digest's wait, fit into a subscription's call."""
+"""Seconds. Twice that, for the message before and this one, plus a digest's wait, fits into a subscription's call."""
 
 _LAST_NOTE: Final = (
     "This was the last of {size} messages in an hour. What else happens comes in one, when there is room again."
@@ -64,7 +64,7 @@ class NotifyObserver:
 
     delivery: ClassVar[Delivery] = Delivery.durable
     order: ClassVar[Order] = Order.none
-    # What has no room is held by the subscription, and comes back at once for the digest. Few are ever sent side by side.
+    # The subscription holds events without room; they come back at once for the digest. Few are ever sent side by side.
     concurrency: ClassVar[int] = 1_000
     attempts: ClassVar[int] = 15
     """About six minutes, with the pauses of a subscription: some outages cannot be told from other failures."""
@@ -138,16 +138,16 @@ class NotifyObserver:
             await asyncio.wait(telling)
 
     def _goes_alone(self, subject: Subject, now: float) -> bool:
-        """Whether a message is about this event only. Whoever lacks what others have gets it as they did."""
+        """Whether a message is about this event only. A receiver that lacks what others got, gets it as they did."""
         if subject.has_room:
             return not subject.together
         belongs_together = bool(self._held) or now < self._catching_up_until
         return self._digest is None and self._room.left(now) > 0 and not belongs_together
 
     def _hold_back(self, event: RunLifecycleEvent, now: float) -> NoReturn:
-        """Leave the event to its subscription, which gives all that are held back again at the same time.
+        """Leave the event to its subscription, which delivers all that are held back again at the same time.
 
-        The receiver is not away, so that the events which nobody is notified of go on meanwhile.
+        The receiver does not count as away, so that events of which nobody is notified go on meanwhile.
         """
         _remember(self._held, event.event_id, None)
         raise DeliveryError(
@@ -161,7 +161,7 @@ class NotifyObserver:
     async def _tell_together(self, event: RunLifecycleEvent, subject: Subject) -> Mapping[Receiver, NotSentError]:
         if (digest := self._digest) is None:
             digest = self._digest = Digest()
-            # Not in the context of the event that happens to be the first.
+            # Not in the context of the event that happens to be first.
             task = asyncio.create_task(self._tell_all(digest), name="trackside-notify-digest", context=Context())
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
@@ -169,7 +169,7 @@ class NotifyObserver:
         return await outlived(digest.failures)
 
     async def _tell_all(self, digest: Digest) -> None:
-        """Wait for more, and send each receiver one message about all that it lacks."""
+        """Wait for more events, and send each receiver one message about all that it lacks."""
         try:
             await asyncio.sleep(_GATHER)
             self._digest = None
@@ -178,12 +178,12 @@ class NotifyObserver:
         except asyncio.CancelledError:
             digest.fail(ClosedError(what="notify observer"))
             raise
-        except Exception as exc:  # noqa: BLE001  # each of those who wait raises it to the subscription
+        except Exception as exc:  # noqa: BLE001  # every caller that waits raises it to its subscription
             digest.fail(exc)
         else:
             if any(subject.told for subject in news):
                 self._catching_up_until = asyncio.get_running_loop().time() + _CATCH_UP
-                self._held.clear()  # those that did not come for it come later, each for itself
+                self._held.clear()  # those that missed this digest come later, each by itself
             digest.failures.set_result(failures)
 
     def _message_about(self, events: Sequence[RunLifecycleEvent]) -> Message:
@@ -194,13 +194,13 @@ class NotifyObserver:
         return self._templates.message(event, title=rule.title, body=rule.body)
 
     async def _tell(self, events: Mapping[str, tuple[RunLifecycleEvent, Subject]]) -> Mapping[Receiver, NotSentError]:
-        """Send each receiver one message about those of these events that it lacks; who did not take his, and why.
+        """Send each receiver one message about the events that it lacks; returns who did not take theirs, and why.
 
-        It takes room in the hour if nobody has been told of one of them, for else all of it was counted before. What
-        somebody may still take keeps that room when it is waited for no longer.
+        This takes room in the hour if nobody has been told of one of the events; otherwise all were counted before. A
+        message that may still be taken keeps that room even when nobody waits for it any longer.
         """
         for event_id, (_, subject) in events.items():
-            _remember(self._subjects, event_id, subject)  # also for who takes it when nobody waits for that any more
+            _remember(self._subjects, event_id, subject)  # also for receivers that take it when nobody waits any more
         news = [subject for _, subject in events.values() if not subject.told]
         now = asyncio.get_running_loop().time()
         place = Place(self._room, now) if news else None
@@ -225,7 +225,7 @@ class NotifyObserver:
         *,
         is_last: bool,
     ) -> NotSentError | None:
-        """Send a receiver what it lacks, when it has taken the message before; what it failed with."""
+        """Send a receiver what it lacks, once it is done with its previous message; returns what it failed with."""
         if all(receiver in subject.told for _, subject in events):
             return None
         try:
@@ -234,7 +234,7 @@ class NotifyObserver:
         except TimeoutError:
             return NotSentError(f"it is still busy with another message after {self._timeout:g} s", away=True)
         lacking = [(event, subject) for event, subject in events if receiver not in subject.told]
-        if not lacking:  # by now: it took it late, from the try before
+        if not lacking:  # by now: it took the message of the previous try late
             receiver.lock.release()
             return None
         try:
@@ -242,7 +242,7 @@ class NotifyObserver:
             if is_last:
                 message = message.with_note(_LAST_NOTE.format(size=self._room.size))
             job = asyncio.get_running_loop().run_in_executor(self._threads, receiver.send, message)
-        except BaseException:  # as where there can be no more threads
+        except BaseException:  # for example, no more threads can be started
             receiver.lock.release()
             raise
         subjects = [subject for _, subject in lacking]
@@ -261,7 +261,7 @@ class NotifyObserver:
 
 
 def _settle(receiver: Receiver, job: asyncio.Future[None], subjects: Sequence[Subject], place: Place | None) -> None:
-    """What became of a message, whether or not anybody still waits for that."""
+    """Record what became of a message, whether or not anybody still waits for it."""
     receiver.lock.release()
     is_taken = not job.cancelled() and job.exception() is None
     if place is not None:

@@ -1,4 +1,4 @@
-"""Who is notified: one address of Apprise, whose secrets are in no log and no message."""
+"""A receiver of notifications: one address of Apprise, whose secrets appear in no log and no message."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from trackside.harness.failures import line_of
 __all__ = ["NotSentError", "Receiver"]
 
 _LOGGERS: Final = ("apprise", "requests", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
-"""Who says something while a message is sent."""
+"""The loggers that write something while a message is sent."""
 
 _AWAY = re.compile(
     r"connection error|connect|timed? ?out|unreachable|error=(?:408|425|429|502|503|504)\b", re.IGNORECASE
 )
 
 _LONGEST_THROTTLE: Final = 1.0
-"""Seconds between two requests to one service, at most."""
+"""The most seconds between two requests to one service."""
 
 
 class NotSentError(Exception):
@@ -38,7 +38,7 @@ class NotSentError(Exception):
 
 
 class _Sending:
-    """What was said while something was sent, without the parts of its address."""
+    """What was logged while something was sent, without the parts of its address."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._shown = dict.fromkeys(secrets, "****")
@@ -52,7 +52,7 @@ _sending: ContextVar[_Sending | None] = ContextVar("trackside_notify_sending", d
 
 
 class _Confidential(logging.Filter):
-    """Of what is logged while a message is sent, lets warnings pass, without secrets; the rest quotes whole requests."""
+    """Passes only warnings while a message is sent, without secrets; other records quote whole requests."""
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
@@ -72,7 +72,7 @@ _confidential = _Confidential()
 @contextmanager
 def _listening(secrets: Iterable[str]) -> Generator[_Sending]:
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_confidential)  # once, however often
+        logging.getLogger(name).addFilter(_confidential)  # added only once, however often this is called
     sending = _Sending(secrets)
     token = _sending.set(sending)
     try:
@@ -82,11 +82,11 @@ def _listening(secrets: Iterable[str]) -> Generator[_Sending]:
 
 
 class Receiver:
-    """One address. Messages for it go one after another.
+    """One address. Messages to it are sent one after another.
 
     Args:
-        url: as Apprise takes it.
-        number: which one of those in the settings, from 1.
+        url: the address, as Apprise takes it.
+        number: its number among those in the settings, from 1.
 
     Raises:
         ObserverOptionError: Apprise does not know such an address, or is not installed.
@@ -101,7 +101,7 @@ class Receiver:
         if not isinstance(url, str) or not url.strip():
             raise ObserverOptionError(option="to", why=f"number {number} is no text")
         secrets = parts_of(url.strip().rpartition("://")[2])
-        # Its own time limit, which is not needed here, takes threads for which a process would wait when it ends.
+        # Apprise's own time limit is not needed here; it uses threads that a process would wait for when it ends.
         asset = apprise.AppriseAsset(
             async_mode=False, app_id="Trackside", app_desc="Trackside", app_url="", service_timeout=0
         )
@@ -111,7 +111,7 @@ class Receiver:
             said = f": {sending.said[-1]}" if sending.said else ""
             why = f"Apprise does not understand number {number}, which begins with {_scheme_of(url)}{said}"
             raise ObserverOptionError(option="to", why=why)
-        # Mails, for one, would go out every 5.5 seconds; how many there may be is the observer's to say.
+        # Mails, for one, would go out only every 5.5 seconds; the observer decides how many there may be.
         service.request_rate_per_sec = min(service.request_rate_per_sec, _LONGEST_THROTTLE)
         self.label = f"receiver {number} ({service.service_name})"
         self.lock = asyncio.Lock()
@@ -120,7 +120,7 @@ class Receiver:
         self._apprise.add(service)
 
     def send(self, message: Message) -> None:
-        """Send a message, in a thread, as long as that takes.
+        """Send a message, however long that takes; call this in a thread.
 
         Raises:
             NotSentError: it was not taken.
@@ -130,7 +130,7 @@ class Receiver:
                 taken = self._apprise.notify(
                     body=message.body, title=message.title, notify_type=message.kind, body_format="text"
                 )
-            except Exception as exc:  # noqa: BLE001  # Apprise's failure, or a plugin's, which is this message's
+            except Exception as exc:  # noqa: BLE001  # Apprise or a plugin failed: the message was not sent
                 raise NotSentError(sending.without_secrets(line_of(exc)), away=False) from None
         if not taken:
             why = "; ".join(dict.fromkeys(said.rstrip(".") for said in sending.said)) or "Apprise does not say why"

@@ -1,4 +1,4 @@
-"""Which events somebody is notified of."""
+"""Decides which events somebody is notified of."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _STATUSES: Final[Mapping[LifecycleEventType, Sequence[str]]] = {
     **STATUSES_OF_EVENT,
     LifecycleEventType.THREAD_STATUS_UPDATED: list(ThreadStatus),
 }
-"""Which statuses an event can say, if it says any."""
+"""Which statuses an event can have, if it has any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """All of what it says has to hold; None and nothing hold always."""
+    """A rule fits an event if every condition holds; None and empty ones always hold."""
 
     events: frozenset[LifecycleEventType]
     agents: tuple[str, ...] | None
     statuses: frozenset[str] | None
     error_types: tuple[str, ...] | None
     above: Mapping[str, float]
-    """What has to be exceeded, by its name in `completion_data`."""
+    """Values that must be exceeded, by their name in `completion_data`."""
     title: Template | None = None
     body: Template | None = None
 
     def means(self, event: RunLifecycleEvent) -> bool:
-        """Whether somebody shall be notified of this event."""
+        """Whether somebody is to be notified of this event."""
         if event.event_type not in self.events:
             return False
         if self.statuses is not None and status_of(event) not in self.statuses:
@@ -59,10 +59,10 @@ def _fits(event: RunLifecycleEvent, key: str, patterns: Sequence[str] | None) ->
 
 
 def rules_of(said: Any) -> tuple[Rule, ...]:
-    """The rules as the settings have them: a list of tables.
+    """The rules from the settings, which are a list of tables.
 
     Raises:
-        ObserverOptionError: one of them does not fit; the message says which, counted from 1, and the key.
+        ObserverOptionError: a rule does not fit; the message names its number, counted from 1, and the key.
     """
     if not isinstance(said, Sequence) or isinstance(said, str) or not said:
         raise ObserverOptionError(
@@ -100,7 +100,7 @@ def _rule(option: str, said: Any) -> Rule:
 def _events(
     option: str, said: tuple[str, ...] | None, statuses: tuple[str, ...] | None
 ) -> frozenset[LifecycleEventType]:
-    """Those of the events that a rule names, or of the ends of runs if it names none, that can say one of its statuses."""
+    """The events that a rule names, or else the ends of runs, as far as they can have one of its statuses."""
     for name in said or ():
         _check_one_of(f"{option}.events", name, list(LifecycleEventType))
     kinds = TERMINAL_EVENTS if said is None else frozenset(map(LifecycleEventType, said))
@@ -122,7 +122,7 @@ def _check_one_of(option: str, name: str, known: Sequence[str]) -> None:
 
 
 def _check_said(option: str, rule: Rule) -> None:
-    """Whether the rule can ever hold: not every event says everything."""
+    """Check that the rule can ever hold: not every event says everything."""
     needs: list[tuple[str, bool, frozenset[LifecycleEventType]]] = [
         ("agent", rule.agents is not None, _NAMES_AGENT),
         ("error_type", rule.error_types is not None, frozenset({LifecycleEventType.RUN_FAILED})),

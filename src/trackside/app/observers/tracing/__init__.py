@@ -1,4 +1,4 @@
-"""Makes a trace of each run, by OpenTelemetry's API. Imports the harness, and OpenTelemetry's SDK only with an endpoint."""
+"""Makes a trace of each run with OpenTelemetry's API. Imports the harness, and the SDK only if there is an endpoint."""
 
 try:
     from trackside.app.observers.tracing._observer import TracingObserver

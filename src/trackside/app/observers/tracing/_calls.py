@@ -1,4 +1,4 @@
-"""Spans of the calls that a run lists: each with the times it had, below whoever made it."""
+"""Spans of the calls that a run lists: each with the times it had, below the span of its caller."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _COUNTS: Final = {
     "cache_write_tokens": names.CACHE_WRITE_TOKENS,
     "reasoning_tokens": names.REASONING_TOKENS,
 }
-_AT_ONCE: Final = 50  # spans; some milliseconds, after which others have a turn
+_AT_ONCE: Final = 50  # spans; they take some milliseconds, after which others get a turn
 _NANOSECONDS: Final = 1_000_000_000
 _ROUNDED: Final = 2_000
-"""Nanoseconds by which ends may differ that are one: where calls begin and how long they take are whole microseconds."""
+"""Nanoseconds by which equal ends may differ: the starts and durations of calls are whole microseconds."""
 
 
 async def tell_calls(tracer: Tracer, run: Span, calls: Any, began: int, ended: int) -> None:
     """Make a span of each call of a run.
 
     Args:
-        tracer: what makes them.
+        tracer: makes the spans.
         run: the run's span.
         calls: what its terminal event lists.
-        began: when the run's span begins, in nanoseconds since 1970; calls keep within it.
-        ended: when it ends.
+        began: when the run's span begins, in nanoseconds since 1970; calls stay within it.
+        ended: when the run's span ends.
     """
     if not isinstance(calls, Sequence) or isinstance(calls, str):
         return
@@ -85,7 +85,7 @@ def _tell_call(tracer: Tracer, tree: _Tree, call: Mapping[str, Any], start: int,
     )
     if failed:
         span.set_status(Status(StatusCode.ERROR, error_type))
-    if kind != names.CHAT:  # nothing belongs below one
+    if kind != names.CHAT:  # nothing belongs below a chat
         tree.add(kind, name or "", _Placed(span, caller, start, end))
     span.end(end)
 
@@ -101,7 +101,7 @@ class _Placed(NamedTuple):
 
 
 class _Tree:
-    """Who made which call, as far as names and times tell: a call says by whom it was made, but not in which of his runs."""
+    """Who made which call, as far as names and times tell: a call names its caller, but not which run of it."""
 
     def __init__(self, run: Span) -> None:
         self._run = set_span_in_context(run, Context())
@@ -109,10 +109,10 @@ class _Tree:
         self._tools: list[_Placed] = []
 
     def above(self, kind: str, caller: str, start: int, end: int) -> Context:
-        """Below which span a call belongs.
+        """The context of the span below which a call belongs.
 
-        That is the agent of the caller's name which was called last and worked then. An agent that was called while one
-        tool of its caller ran belongs to that tool; if there were several, nobody knows which.
+        That is the agent with the caller's name that was called last and was working then. An agent that was called
+        while one tool of its caller ran belongs to that tool; if there were several, nobody knows which.
         """
         if kind == names.INVOKE_AGENT:
             around = [tool for tool in self._tools if tool.caller == caller and tool.contains(start, end)]
@@ -124,7 +124,7 @@ class _Tree:
         return self._run
 
     def add(self, kind: str, name: str, placed: _Placed) -> None:
-        """Remember a call below which others may belong."""
+        """Remember a call that others may belong below."""
         if kind == names.INVOKE_AGENT:
             self._agents.setdefault(name, []).append(placed)
         elif kind == names.EXECUTE_TOOL:

@@ -1,7 +1,7 @@
 """What spans and their attributes are called: OpenTelemetry's conventions for generative AI, at one version.
 
-They are in development there and change between versions, so the names are written down here instead of being imported: an
-upgrade of a package renames nothing in anybody's dashboards. A test compares them with those of the pinned version.
+They are still in development and change between versions, so the names are written down here instead of being imported:
+upgrading a package renames nothing in anybody's dashboards. A test compares them with those of the pinned version.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 VERSION: Final = "1.44.0"
-"""The version of the semantic conventions that these names are of."""
+"""The version of the semantic conventions that these names come from."""
 
 SCHEMA_URL: Final = f"https://opentelemetry.io/schemas/{VERSION}"
 

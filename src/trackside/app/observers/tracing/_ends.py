@@ -1,4 +1,4 @@
-"""What the span of a run says of its end: how it ended, what it used, what went wrong."""
+"""What a run's span says about its end: how it ended, what it used, what went wrong."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COUNTS: Final = {
 
 
 def tell_end(span: Span, event: RunLifecycleEvent, status: RunStatus, *, captures: bool) -> None:
-    """Say how a run has ended. Only one that failed or timed out is an error."""
+    """Say how a run has ended. Only a run that failed or timed out counts as an error."""
     says = event.payload
     data = mapping_of(says, "completion_data")
     interrupts = says.get("interrupts")
@@ -73,7 +73,7 @@ def _tell_failure(span: Span, event: RunLifecycleEvent, status: RunStatus) -> No
 
 
 def _models(data: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    """The model that a run has asked for, if it was one; and the one that answered, if that has another name."""
+    """The model that a run asked for, if it was only one; and the model that answered, if its name differs."""
     usage: Mapping[Any, Any] = mapping_of(data, "token_usage_by_model")
     models = [clean(model) for model in usage if isinstance(model, str)]
     if len(models) != 1:

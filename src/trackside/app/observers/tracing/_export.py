@@ -1,7 +1,7 @@
 """Sends spans to a collector by OTLP over HTTP, from a thread, in bounded memory, and counts what became of each.
 
-Of OpenTelemetry's SDK, whose batching and sending this uses. What the SDK does not do by itself: say how many spans were
-lost, say once and not for every batch that a collector is away, and come to an end in time.
+This uses the batching and sending of OpenTelemetry's SDK, and adds what the SDK does not do: say how many spans were
+lost, say once and not for every batch that a collector is away, and end in time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["MAX_WAITING", "Export"]
 logger = logging.getLogger("trackside.tracing")
 
 MAX_WAITING: Final = 8_192
-"""Spans that wait for the collector; what comes then is dropped."""
+"""The most spans that wait for the collector; beyond that, spans are dropped."""
 
 _SERVICE: Final = "trackside"
 _BATCH: Final = 512
@@ -55,7 +55,7 @@ class Export:
 
     Args:
         url: where the collector takes traces.
-        headers: go with each request.
+        headers: sent with each request.
         service_name: what the app is called; None: as the environment says, or else `trackside`.
     """
 
@@ -70,11 +70,11 @@ class Export:
         return self._sender.stats()
 
     def after_fork(self) -> None:
-        """In a forked child: what waits is the parent's to send, by connections that are its own (I24)."""
+        """Start over in a forked child: the parent sends what waits, over connections of its own (I24)."""
         self._sender.begin()
 
     async def close(self, limit: float) -> None:
-        """Send what waits, for at most so many seconds; what is left then is dropped, and said."""
+        """Send what waits, for at most this many seconds; what is left then is dropped, and reported."""
         if not await in_a_thread(self._queue.shutdown, limit):
             self._sender.give_up()
         lost = self._sender.drop_rest()
@@ -83,9 +83,9 @@ class Export:
 
 
 def _resource(service_name: str | None) -> Resource:
-    """What says of each span which process it is of, with what the environment says of that.
+    """What tells for each span which process it comes from, including what the environment says about that.
 
-    As `Resource.create` makes it, which would wait for threads, and that on an event loop.
+    The same as `Resource.create` makes; but that would wait for threads, on an event loop.
     """
     ours = Resource(
         {
@@ -106,7 +106,7 @@ def _exporter(url: str, headers: dict[str, str]) -> SpanExporter:
 
 
 def _with_those_of_environment(headers: dict[str, str]) -> dict[str, str]:
-    """These and, as older exporters take the environment's only where there are no others, what that says besides."""
+    """These headers, plus others from the environment, as older exporters use those only if they are given none."""
     if not headers:
         return headers
     said = os.environ.get(OTEL_EXPORTER_OTLP_TRACES_HEADERS) or os.environ.get(OTEL_EXPORTER_OTLP_HEADERS, "")
@@ -117,8 +117,8 @@ def _with_those_of_environment(headers: dict[str, str]) -> dict[str, str]:
 class _Sender(SpanExporter):
     """An exporter that is counted, and quiet.
 
-    Spans count when they end (`admit`) and when a batch of them was sent or not: each counter has one thread that writes it,
-    so that none waits for another where a span ends.
+    Spans are counted when they end (`admit`), and when a batch of them was sent or not: only one thread writes each
+    counter, so that no thread waits for another when a span ends.
     """
 
     def __init__(self, make: Callable[[], SpanExporter], url: str) -> None:
@@ -128,7 +128,7 @@ class _Sender(SpanExporter):
         self.begin()
 
     def begin(self) -> None:
-        """Begin with a connection of its own and nothing counted."""
+        """Start with a new connection and nothing counted."""
         self._exporter = self._make()
         self._lock = threading.Lock()
         self._ended = self._refused = self._exported = self._failed = self._left = 0
@@ -136,7 +136,7 @@ class _Sender(SpanExporter):
         self._lost_before = 0
 
     def admit(self) -> bool:
-        """A span has ended; whether there is room for it."""
+        """Count a span that has ended; returns whether there is room for it."""
         self._ended += 1
         if self._given_up or self._pending() > MAX_WAITING:
             self._refused += 1
@@ -152,13 +152,13 @@ class _Sender(SpanExporter):
         return self._ended - self._exported - self._failed - self._refused - self._left
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch; called from the SDK's thread, which it holds up for a request's time limit at most."""
+        """Send a batch; called from the SDK's thread, which it holds up for at most a request's time limit."""
         if self._given_up:
             return SpanExportResult.FAILURE
         with _quiet() as said:
             try:
                 result = self._exporter.export(spans)
-            except Exception as exc:  # noqa: BLE001  # the exporter's failure, which costs these spans
+            except Exception as exc:  # noqa: BLE001  # the exporter failed, which costs these spans
                 said.append(line_of(exc))
                 result = SpanExportResult.FAILURE
         if self._count(result, len(spans)):
@@ -166,7 +166,7 @@ class _Sender(SpanExporter):
         return result
 
     def _count(self, result: SpanExportResult, spans: int) -> bool:
-        """Count what became of a batch; False if it has been counted, as given up."""
+        """Count what became of a batch; False if it has already been counted as given up."""
         with self._lock:
             if self._given_up:
                 return False
@@ -177,7 +177,7 @@ class _Sender(SpanExporter):
             return True
 
     def _say(self, result: SpanExportResult, said: Sequence[str]) -> None:
-        """Say when a collector goes away and when it is back, and nothing in between."""
+        """Report when a collector goes away and when it is back, and nothing in between."""
         stats = self.stats()
         lost = stats.failed + stats.dropped
         if result is not SpanExportResult.SUCCESS and not self._is_away:
@@ -192,13 +192,13 @@ class _Sender(SpanExporter):
             self._lost_before = lost
 
     def give_up(self) -> None:
-        """Send nothing more, and break off what is tried again."""
+        """Send nothing more, and break off retries."""
         self._given_up = True
         with _quiet():
             self._exporter.shutdown()
 
     def drop_rest(self) -> int:
-        """Count all that waits as dropped; returns how much that is."""
+        """Count all spans that wait as dropped; returns how many that are."""
         with self._lock:
             rest = self._pending()
             self._left += rest
@@ -213,7 +213,7 @@ class _Sender(SpanExporter):
 
 
 class _Queue(SpanProcessor):
-    """The SDK's queue, which never gets more than it holds: what it drops by itself, it does not count."""
+    """The SDK's queue, which never gets more than it holds, because it does not count what it drops by itself."""
 
     def __init__(self, sender: _Sender) -> None:
         self._sender = sender
@@ -226,7 +226,7 @@ class _Queue(SpanProcessor):
         )
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing: only spans that have ended are sent."""
+        """Do nothing: only spans that have ended are sent."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keep a span until its batch is sent."""
@@ -244,7 +244,7 @@ class _Queue(SpanProcessor):
 
 
 class _Muffled(threading.local):
-    """What the SDK would have logged in this thread, while it sends for us; None while it does not."""
+    """What the SDK would have logged in this thread while it sends for us; None while it does not."""
 
     said: list[str] | None = None
 
@@ -253,7 +253,7 @@ _muffled: Final = _Muffled()
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:
-    """A filter of log records: keeps those that are about somebody else's spans."""
+    """A filter of log records: keeps those about somebody else's spans."""
     if _muffled.said is None:
         return True
     _muffled.said.append(record.getMessage())
@@ -262,7 +262,7 @@ def _is_not_ours(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _quiet() -> Generator[list[str]]:
-    """Collect what the SDK logs in this thread instead of having it in the log: a line for each batch and each try."""
+    """Collect what the SDK logs in this thread, to keep it out of the log: a line for each batch and each try."""
     for name in _THEIR_LOGGERS:
         logging.getLogger(name).addFilter(_is_not_ours)  # once, however often it is added
     before, _muffled.said = _muffled.said, []

@@ -1,4 +1,4 @@
-"""Waits for what blocks, somewhere else than on the event loop, and not for ever."""
+"""Waits for blocking calls away from the event loop, and not for ever."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Flushed:
 
 
 async def in_a_thread(block: Callable[[], object], limit: float) -> bool:
-    """Call something that blocks, and wait for at most so many seconds; whether it has come back."""
+    """Call something that blocks, and wait for at most this many seconds; returns whether it has come back."""
 
     def work() -> None:
         try:
             block()
-        except Exception:  # the SDK's or an exporter's failure, which must not keep an app from closing
+        except Exception:  # the SDK or an exporter failed, which must not keep an app from closing
             logger.warning("spans could not be flushed", exc_info=True)
 
     job = asyncio.get_running_loop().run_in_executor(_THREADS, work)

@@ -1,4 +1,4 @@
-"""What is remembered of runs, with an upper bound."""
+"""What is remembered about runs, with an upper bound."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class OpenRun(NamedTuple):
 
 
 class Recent[V]:
-    """The values that were kept last, by key; older ones are forgotten.
+    """The most recently kept values, by key; older ones are forgotten.
 
     Args:
-        limit: how many are kept.
+        limit: how many values are kept.
     """
 
     def __init__(self, limit: int) -> None:
@@ -45,11 +45,11 @@ class Recent[V]:
         return self._kept.get(key)
 
     def take(self, key: str) -> V | None:
-        """What was kept under a key, and is no longer."""
+        """What was kept under a key, which is then forgotten."""
         return self._kept.pop(key, None)
 
     def take_all(self) -> list[V]:
-        """All that was kept."""
+        """All values that were kept, which are then forgotten."""
         values = list(self._kept.values())
         self._kept.clear()
         return values

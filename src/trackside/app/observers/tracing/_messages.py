@@ -1,4 +1,4 @@
-"""What spans say of messages: that there were some, and what is in them only if that was asked for."""
+"""What spans say about messages: that there were some, and their content only if that was asked for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tell_message(span: Span, event: RunLifecycleEvent, *, captures: bool) -> Non
 
 
 def messages_of(name: str, text: str | None) -> str | None:
-    """A text as the attribute `name` has messages: JSON, by the conventions' schema."""
+    """A text in the form that messages have in the attribute `name`: JSON, by the conventions' schema."""
     if text is None:
         return None
     message = {"role": _ROLES[name], "parts": [{"type": "text", "content": text}]}

@@ -150,7 +150,7 @@ class TracingObserver:
             await self._export.close(_CLOSE_SECONDS)
 
     def after_fork(self) -> None:
-        """In a forked child: forget the runs that go on, as they and their spans are the parent's (I24)."""
+        """Forget, in a forked child, the runs that go on, as they and their spans are the parent's (I24)."""
         self._open.take_all()
         if self._export is not None:
             self._export.after_fork()
@@ -222,7 +222,7 @@ class TracingObserver:
         if status is ThreadStatus.busy and event.payload.get("previous") == ThreadStatus.interrupted:
             if (run := self._open.get(event.run_id)) is not None:
                 run.span.add_link(asked, {names.LINK: "interrupted_run"})
-        elif status is not ThreadStatus.interrupted:  # nor was it before: what was asked was answered, by whomever
+        elif status is not ThreadStatus.interrupted:  # nor was it before: somebody has answered what was asked
             self._waiting.take(event.thread_id)
 
     async def _end(self, event: RunLifecycleEvent) -> None:
@@ -232,7 +232,7 @@ class TracingObserver:
         if run is None:
             if event.run_id in self._ended:  # it comes again
                 return
-            lasted = round(seconds_of(data, "duration_seconds") * _NANOSECONDS)  # 0 of one that never started
+            lasted = round(seconds_of(data, "duration_seconds") * _NANOSECONDS)  # 0 for a run that never started
             run = self._begin(event, max(0, ended - lasted))
         ended = max(run.began, ended)
         context = run.span.get_span_context()

@@ -1,4 +1,4 @@
-"""Checks of what an observer of traces is built from."""
+"""Checks the options of an observer of traces."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["OTLP_HEADERS", "checked_name", "traces_url"]
 
 _PATH: Final = "/v1/traces"
 OTLP_HEADERS: Final = frozenset({"content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
-"""Those that OTLP sets itself."""
+"""The headers that OTLP sets itself."""
 
 
 def traces_url(endpoint: Any) -> str:
     """Where a collector takes traces: an address with a path as it is, one without with OTLP's `/v1/traces`.
 
     Raises:
-        ObserverOptionError: it is no address. The text does not have it, for there may be a secret in it.
+        ObserverOptionError: it is not an address. The error does not show it, as it may contain a secret.
     """
     if not isinstance(endpoint, str) or not endpoint.isprintable() or " " in endpoint:
         raise _endpoint_error("it is not a URL, as http://localhost:4318")
@@ -45,7 +45,7 @@ def checked_name(name: Any) -> str:
     """What the app is called in its traces.
 
     Raises:
-        ObserverOptionError: it is no text that can be shown.
+        ObserverOptionError: it is not a text that can be shown.
     """
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise ObserverOptionError(option="service_name", why=f"it is {name!r:.80}; write the name of your app")

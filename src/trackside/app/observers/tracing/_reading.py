@@ -1,4 +1,4 @@
-"""Reads events of which anybody may be the author into what spans can keep: clean texts, numbers of 64 bits."""
+"""Turns events, which anybody may have written, into what spans can keep: clean texts, numbers of 64 bits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LONGEST: Final = 10.0 * 365 * _DAY  # seconds; no call takes longer
 
 
 def clean(text: str) -> str:
-    """A text that can be encoded and is not too long: one that cannot would cost the spans beside it, too."""
+    """A text that can be encoded and is not too long: one that cannot would also cost the spans beside it."""
     if text.isascii() and len(text) <= MAX_CHARS:
         return text
     if len(text) > MAX_CHARS:
@@ -54,7 +54,7 @@ def count_of(says: Mapping[str, Any], key: str) -> int | None:
 
 
 def counts_of(says: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, int]:
-    """The whole numbers that there are, each by the name that `names` has for its key."""
+    """The whole numbers among these keys, each under the name that `names` has for its key."""
     return {name: count for key, name in names.items() if key in says and (count := count_of(says, key)) is not None}
 
 
@@ -75,12 +75,12 @@ def mapping_of(says: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def is_mapping(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether it is an object of JSON: what `isinstance(value, Mapping)` says, which takes ten times as long for a dict."""
+    """Whether a value is a JSON object: like `isinstance(value, Mapping)`, which takes ten times as long for a dict."""
     return isinstance(value, dict) or isinstance(value, Mapping)  # noqa: SIM101  # in this order, each by itself
 
 
 def nanoseconds(when: datetime) -> int:
-    """A time as spans have it."""
+    """A time in the form that spans have."""
     since = when - _EPOCH
     return max(0, (since.days * _DAY + since.seconds) * _NANOSECONDS + since.microseconds * 1_000)
 

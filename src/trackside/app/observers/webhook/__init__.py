@@ -1,4 +1,4 @@
-"""Posts each event to an address of the user's: signed, guarded, and never twice with different bytes."""
+"""Posts each event to a user's address: signed, guarded, and never twice with different bytes."""
 
 try:
     from trackside.app.observers.webhook._observer import WebhookObserver

@@ -1,7 +1,7 @@
 """Which addresses a webhook may connect to, so that nobody reaches the inside of a network through it (SSRF).
 
-A name is resolved once for each connection, what it means is judged here, and the connection goes to the very address that
-was judged: a name that means something else a moment later (DNS rebinding) gains nothing.
+A name is resolved once for each connection, its addresses are judged here, and the connection goes to the very address
+that was judged: a name that leads elsewhere a moment later (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _METADATA: Final = frozenset(
             "169.254.170.23",
             "fd00:ec2::23",
             "100.100.100.200",
-            "168.63.129.16",  # in public space, and means the host
+            "168.63.129.16",  # in public space, but means the host
             "192.0.0.192",
         ),
     )
@@ -47,7 +47,7 @@ _IPV4_IN_THE_END: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))  #
 
 
 class _Kind(StrEnum):
-    """What an address is; the words stand in messages."""
+    """What an address is; the words appear in messages."""
 
     public = "a public address"
     private = "a private address"
@@ -72,7 +72,7 @@ class Reach:
     """How far a webhook's connections may go: into private networks, to public addresses.
 
     Neither opens what is no place for a receiver: metadata services, multicast, unspecified and reserved addresses.
-    `private_by` and `public_by` say in messages what would open them: what to set, and where nothing does, nothing.
+    `private_by` and `public_by` say in messages what to set to open them; they are empty where nothing would.
     """
 
     private: bool
@@ -86,7 +86,7 @@ class Reach:
         return f"use https://, or set {self.public_by}" if self.public_by else "use https://"
 
     def refusal(self, address: str) -> str | None:
-        """Why there is to be no connection to this address, and how to have it if one can; None if there may be one."""
+        """Why no connection to this address is allowed, and what would allow it, if anything; None if it is."""
         try:
             judged, has_zone = _without_zone(ip_address(address))
         except ValueError:
@@ -103,10 +103,10 @@ class Reach:
         return None
 
     def open_socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """A socket for a connection to an address, as `socket.getaddrinfo` gives it: aiohttp has each one made here.
+        """A socket for a connection to an address from `socket.getaddrinfo`: aiohttp has each socket made here.
 
         Raises:
-            AddressRefusedError: there is to be no connection to it.
+            AddressRefusedError: no connection to it is allowed.
         """
         family, kind, protocol, _, (address, *_) = info
         if (why := self.refusal(address)) is not None:
@@ -115,7 +115,7 @@ class Reach:
 
 
 class GuardedResolver(AbstractResolver):
-    """Has names resolved by another, and leaves out what a webhook may not reach."""
+    """Has another resolver look names up, and leaves out what a webhook may not reach."""
 
     def __init__(self, resolver: AbstractResolver, reach: Reach) -> None:
         self._resolver = resolver
@@ -145,7 +145,7 @@ class GuardedResolver(AbstractResolver):
 
 
 def literal_address(host: str) -> Address | None:
-    """The address that a host of a URL is, in whichever way it is written: `127.1`, `0x7f.1` and `2130706433` are, too."""
+    """The address that a URL's host is, however it is written: `127.1`, `0x7f.1` and `2130706433` count, too."""
     try:
         return ip_address(host)
     except ValueError:
@@ -157,7 +157,7 @@ def literal_address(host: str) -> Address | None:
 
 
 def _without_zone(address: Address) -> tuple[Address, bool]:
-    """The address alone, and whether it had a zone: one with a zone equals none without it, and leads to the same place."""
+    """The address alone, and whether it had a zone: an address with one leads to the same place, but is not equal."""
     if isinstance(address, IPv4Address) or address.scope_id is None:
         return address, False
     return IPv6Address(int(address)), True
@@ -192,13 +192,13 @@ def _kind_of_ipv4(address: IPv4Address) -> _Kind:
         return _Kind.link_local
     if address in _SHARED:
         return _Kind.shared
-    if address.is_reserved:  # before the next: these count as private, too
+    if address.is_reserved:  # must precede the next check: these count as private, too
         return _Kind.reserved
     return _Kind.private if address.is_private else _Kind.public
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that a packet to this one goes to in the end."""
+    """The IPv4 address that a packet to this address ends up at."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if any(address in network for network in _IPV4_IN_THE_END):

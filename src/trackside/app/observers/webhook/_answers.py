@@ -1,4 +1,4 @@
-"""What an answer of a receiver, or a connection without one, means for the event and its subscription."""
+"""What a receiver's answer, or a connection without one, means for the event and its subscription."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHOWN_CHARS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a receiver answered: as much of it as was read."""
+    """What a receiver answered, as far as it was read."""
 
     status: int
     headers: Mapping[str, str]
@@ -45,12 +45,12 @@ class Answer:
 
     @property
     def takes(self) -> bool:
-        """Whether it says that the event was taken."""
+        """Whether the answer says that the event was taken."""
         return 200 <= self.status < 300
 
 
 class Masked:
-    """Makes a receiver's words fit to be shown: one short line, without what must not be read."""
+    """Makes a receiver's words fit to show: one short line, without what nobody must read."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._shown = dict.fromkeys(secrets, "…")
@@ -63,14 +63,14 @@ class Masked:
 
 
 async def read_start(response: aiohttp.ClientResponse) -> bytes:
-    """The first bytes of an answer, for people. Whatever comes after them, or comes too slowly, is never read.
+    """The first bytes of an answer, for people. Anything that comes after them, or too slowly, is never read.
 
-    The status has said all that counts: how the rest ends does not matter.
+    The status has already said all that counts, so how the rest ends does not matter.
     """
     start = bytearray()
     try:
         async with asyncio.timeout(_READ_SECONDS):
-            while more := await response.content.read(_READ_BYTES - len(start)):  # of 0 bytes, nothing
+            while more := await response.content.read(_READ_BYTES - len(start)):  # reading 0 bytes returns nothing
                 start += more
     except (aiohttp.ClientError, TimeoutError):
         pass
@@ -79,12 +79,12 @@ async def read_start(response: aiohttp.ClientResponse) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Whom events are sent to, as a `DeliveryError` tells of it.
+    """The receiver of events, as a `DeliveryError` describes it.
 
     Args:
-        name: without what must not be read.
-        masked: for its own words.
-        timeout: seconds that it has.
+        name: its name, without what nobody must read.
+        masked: makes its own words fit to show.
+        timeout: how many seconds it has.
     """
 
     name: str
@@ -107,9 +107,9 @@ class Receiver:
         return refuse(f"{why}{words}", away=status in _AWAY)
 
     def failure(self, event: RunLifecycleEvent, exc: Exception, *, closing: bool) -> DeliveryError:
-        """What it means that a request had no answer, or that we are `closing` and did not wait for it.
+        """What it means that a request had no answer, or that we are `closing` and did not wait for one.
 
-        In words of our own: those of aiohttp have the whole URL, which may hold a secret.
+        The words are our own: those of aiohttp contain the whole URL, which may hold a secret.
         """
         fail = partial(self.did_not_take, event)
         match exc:
@@ -130,7 +130,7 @@ class Receiver:
             case aiohttp.ClientResponseError():
                 return fail("its answer is not HTTP, or its headers are too long")
             case _:
-                # It may have the event: one that crashes it each time counts, and does not keep the others waiting for ever.
+                # It may have the event: one that crashes it each time counts, so others do not wait for ever.
                 return fail("the connection ended without an answer", away=closing)
 
     def did_not_take(
@@ -156,7 +156,7 @@ class Receiver:
 
 
 def connect_seconds(timeout: float) -> float:
-    """How much of the time for a request a connection may take: less than all, to know which of the two failed."""
+    """How much of a request's time connecting may take: less than all, to tell which of the two failed."""
     return timeout / 2
 
 
@@ -166,7 +166,7 @@ def _reason(exc: BaseException) -> str:
     if isinstance(exc, ssl.SSLError):
         return (exc.reason or "SSL error").replace("_", " ").lower()
     if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
-        return os.strerror(exc.errno)  # asyncio puts something of its own into the text
+        return os.strerror(exc.errno)  # asyncio adds words of its own to the text
     return (isinstance(exc, OSError) and exc.strerror) or type(exc).__name__
 
 

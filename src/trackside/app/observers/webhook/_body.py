@@ -1,4 +1,4 @@
-"""What is sent of an event: the same bytes whenever it is sent again (I26)."""
+"""What is sent for an event: the same bytes whenever it is sent again (I26)."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class _Writer(Protocol):
 
 
 class BodyTooLargeError(Exception):
-    """An event that does not fit without its payload either."""
+    """An event does not fit even without its payload."""
 
 
 class BodyWriter:
     """Writes events as bodies of at most `max_bytes`.
 
     Keys are sorted, so that equal events have equal bytes, wherever they were read from. A payload that does not fit
-    is cut and marked as the harness does it (`… [truncated: n characters]`, and `"sanitized": true`), which gives the same
-    bytes each time, too.
+    is cut and marked as the harness does it (`… [truncated: n characters]`, and `"sanitized": true`), which also gives
+    the same bytes each time.
     """
 
     def __init__(self, kind: Format, max_bytes: int) -> None:
@@ -55,12 +55,12 @@ class BodyWriter:
         self.content_type = self._writer.content_type
 
     def write(self, event: RunLifecycleEvent) -> bytes | None:
-        """The body for an event; None if it does not fit whole."""
+        """The body for an event; None if the whole event does not fit."""
         body = self._writer.write(data_of(event))
         return body if len(body) <= self._max_bytes else None
 
     def cut(self, event: RunLifecycleEvent) -> bytes:
-        """The body for an event that does not fit whole. This may take seconds, of a payload with very many parts.
+        """The body for an event that does not fit whole. This may take seconds for a payload with very many parts.
 
         Raises:
             BodyTooLargeError: its ids alone do not fit.

@@ -1,4 +1,4 @@
-"""Looks names up in threads of its own: an answer that comes late, or never, holds up nobody, and no process that ends."""
+"""Looks names up in its own threads: a late or missing answer holds up nobody, and no process that ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SystemResolver"]
 
 
 class SystemResolver(AbstractResolver):
-    """Asks whom this machine asks: its hosts file, its name servers."""
+    """Asks what this machine asks: its hosts file and its name servers."""
 
     def __init__(self) -> None:
         self._threads = DaemonThreads("trackside-webhook-lookup", one_by_one=True)
@@ -47,10 +47,10 @@ class SystemResolver(AbstractResolver):
 
     @override
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def _text_of(address: tuple[Any, ...]) -> str:
-    """The address alone, with the number of its interface if it means something on one alone."""
+    """The address alone, with the number of its interface if it only means something on that."""
     host, _, *more = address
     return f"{host}%{more[1]}" if len(more) == 2 and more[1] else str(host)

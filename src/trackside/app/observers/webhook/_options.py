@@ -1,4 +1,4 @@
-"""Checks of what a webhook is built from, before anything is sent."""
+"""Checks the options of a webhook, before anything is sent."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def url_of(value: Any) -> URL:
     """The address that events are sent to.
 
     Raises:
-        ObserverOptionError: it is none. The text does not have it, for there may be a secret in it.
+        ObserverOptionError: it is not an address. The error does not show it, as it may contain a secret.
     """
     if not isinstance(value, str) or not value.isprintable() or any(char in value for char in ' \\"<>^`{|}'):
         raise _url_error("it is not a URL")
     try:
         url = URL(value)
         port, host = url.explicit_port, url.raw_host
-    except ValueError:  # which says the whole address
+    except ValueError:  # its text has the whole address
         raise _url_error("it is not a URL; is its host or its port right?") from None
     if url.scheme not in _PORTS:
         raise _url_error("it begins with https://, or with http://")
@@ -78,10 +78,10 @@ def url_of(value: Any) -> URL:
 
 
 def check_host(url: URL, reach: Reach) -> None:
-    """See that there may be a connection to the host of a URL, as far as that is known without looking it up.
+    """Check that a connection to a URL's host is allowed, as far as that is known without looking the host up.
 
     Raises:
-        ObserverOptionError: there may be none, wherever the name leads.
+        ObserverOptionError: none is allowed, wherever the name leads.
     """
     host = url.raw_host or ""
     if (address := literal_address(host.removesuffix("."))) is not None:
@@ -100,7 +100,7 @@ def check_host(url: URL, reach: Reach) -> None:
 
 
 def format_of(value: Any) -> Format:
-    """What the body is to be.
+    """The format of the body.
 
     Raises:
         ObserverOptionError: there is no such format.
@@ -117,10 +117,10 @@ def is_our_header(name: str) -> bool:
 
 
 def tls_context(ca_file: Any, url: URL) -> ssl.SSLContext | bool:
-    """How receivers prove who they are: by the certificates that this machine trusts, or by those in a file alone.
+    """How receivers prove who they are: by the certificates that this machine trusts, or only by those in a file.
 
     Raises:
-        ObserverOptionError: there are none in the file, or nothing that they would be good for.
+        ObserverOptionError: the file has no certificates, or nothing would use them.
     """
     if ca_file is None:
         return True
@@ -140,13 +140,13 @@ def tls_context(ca_file: Any, url: URL) -> ssl.SSLContext | bool:
 
 
 def secrets_in(url: URL, headers: Mapping[str, str], secret: str | Sequence[str]) -> Iterator[str]:
-    """What a receiver may know and say again, and nobody else is to read."""
+    """What a receiver may know and repeat, and nobody else must read."""
     for text in [secret] if isinstance(secret, str) else secret:
         yield text
         yield text.removeprefix("whsec_")
     yield from (url.raw_query_string, url.query_string, *url.query.values())
     segments = url.raw_path.split("/", _SUFFIXES)
-    for start in range(1, len(segments)):  # a receiver may say what is left where it has found its way
+    for start in range(1, len(segments)):  # a receiver may name the rest of a path after the part that it has routed
         rest = "/".join(segments[start:])
         yield from (f"/{rest}", unquote(f"/{rest}"))
         yield from filter(_may_be_secret, (rest, unquote(rest)))
@@ -157,7 +157,7 @@ def secrets_in(url: URL, headers: Mapping[str, str], secret: str | Sequence[str]
 
 
 def _may_be_secret(part: str) -> bool:
-    """Whether a part of an address is long, and no word as `services`, which a receiver says for other reasons, too."""
+    """Whether a part of an address is long, and not a word such as `services`, which a receiver may use anyway."""
     return len(part) >= _SECRET_CHARS and (len(part) > _LONGEST_WORD or not part.isalpha())
 
 

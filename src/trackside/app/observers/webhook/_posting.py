@@ -26,13 +26,13 @@ __all__ = ["Poster", "poster_to"]
 
 _PLAIN_ID: Final = re.compile(r"[0-9A-Za-z_-]+")
 _IDLE_SECONDS: Final = 4.0
-"""Less than what servers wait for another request (Node.js and Uvicorn: 5), so that none is sent as they hang up."""
+"""Less than servers wait for another request (Node.js and Uvicorn: 5), so that none is sent as they hang up."""
 _AS_ONE_PIECE: Final = 1_048_576
 """Bytes of a body that aiohttp sends at once without complaint."""
 
 
 class Poster:
-    """Posts what events say to one address.
+    """Posts events to one address.
 
     Args:
         url: the receiver's address.
@@ -73,7 +73,7 @@ class Poster:
         self._closed = False
 
     async def post(self, event: RunLifecycleEvent, body: bytes) -> None:
-        """Post what an event says, until it is answered. May be called while others are being posted.
+        """Post an event, and wait for the answer. May be called while others are being posted.
 
         Raises:
             DeliveryError: the receiver did not take it.
@@ -87,7 +87,7 @@ class Poster:
             if answer.takes:
                 return
             failure = self.receiver.refusal(event, answer, self._clock.now())
-        raise failure  # outside of the handler: what aiohttp says has the whole URL
+        raise failure  # outside the handler: aiohttp's error has the whole URL
 
     async def aclose(self) -> None:
         """Close all connections; events that are being posted fail as if the receiver were away. May be called again."""
@@ -117,8 +117,8 @@ class Poster:
                 ssl=self._tls,
                 resolver=self._names,
                 socket_factory=self._reach.open_socket,
-                ttl_dns_cache=0,  # only those who ask at the same time share an answer
-                limit=0,  # how many there are is for the subscription to say
+                ttl_dns_cache=0,  # only lookups at the same time share an answer
+                limit=0,  # the subscription decides how many there are
                 keepalive_timeout=_IDLE_SECONDS,
             )
             self._session = aiohttp.ClientSession(
@@ -136,7 +136,7 @@ def poster_to(url: str, *, secret: str | None, private: bool, private_by: str, t
     Args:
         url: the receiver's address.
         secret: the secret that signs what is sent; None: it is not signed.
-        private: whether the address may be on this machine or in a private network, where `http://` is allowed, too.
+        private: whether the address may be on this machine or in a private network, where `http://` is also allowed.
         private_by: what would allow that, in the words of messages.
         timeout: seconds for a whole request.
 
@@ -158,5 +158,5 @@ def poster_to(url: str, *, secret: str | None, private: bool, private_by: str, t
 
 
 def _message_id(event_id: str) -> str:
-    """The event's id as a header can have it: other people's harnesses may have ids with anything in them."""
+    """The event's id in a form for a header: ids from other people's harnesses may contain anything."""
     return event_id if _PLAIN_ID.fullmatch(event_id) else quote(event_id, safe="")

@@ -47,7 +47,7 @@ def _key(secret: object) -> bytes:
         raise _error("it is not a text")
     text = secret.removeprefix(_PREFIX)
     try:
-        # Checked here: the library leaves out what is not Base64, and signs with what remains.
+        # Checked here, because the library drops what is not Base64, and signs with what remains.
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise _error(f"it is not Base64, with or without {_PREFIX} before it; make one: {_HOW_TO_MAKE_ONE}") from None
