@@ -1,4 +1,4 @@
-"""Asks for the parts of a page at once, so that one that cannot be had does not take the others with it."""
+"""Asks for the parts of a page at once, so that one that is unavailable does not take the others with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trackside.harness.errors import TracksideError
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What an endpoint has said, or why it has not."""
+    """What an endpoint has answered, or why it has not."""
 
     value: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Part:
 
 
 async def part(call: Call[Any, Any], handler: Handler, query: Mapping[str, Any] | None = None, **more: Any) -> Part:
-    """What an endpoint says to whoever looks at the page; what it refuses is said where it would stand."""
+    """What an endpoint answers to the page's viewer; a refusal is shown where the answer would be."""
     try:
         answered = await API.ask(call, handler, query=query, **more)
     except TracksideError as exc:
@@ -41,13 +41,13 @@ async def part(call: Call[Any, Any], handler: Handler, query: Mapping[str, Any] 
 
 
 async def value_or_why(call: Call[Any, Any], handler: Handler, **asked: Any) -> tuple[Any, str | None]:
-    """What an endpoint says, or why it does not."""
+    """What an endpoint answers, or why it does not."""
     found = await part(call, handler, **asked)
     return found.value, found.why
 
 
 async def parts_of(call: Call[Any, Any], asked: Mapping[str, tuple[Handler, Mapping[str, Any]]]) -> dict[str, Part]:
-    """What several endpoints say, by the names under which they are asked."""
+    """What several endpoints answer, by the names in `asked`."""
     async with asyncio.TaskGroup() as group:
         tasks = {
             name: group.create_task(part(call, handler, query), name=f"trackside-console-{name}")
@@ -57,5 +57,5 @@ async def parts_of(call: Call[Any, Any], asked: Mapping[str, tuple[Handler, Mapp
 
 
 async def served_agents(call: Call[Any, Any]) -> Sequence[str]:
-    """The names of the agents that are served, as suggestions: a page without them is a page."""
+    """The names of the agents that are served, as suggestions: a page works without them."""
     return [agent.name for agent in (await part(call, records.list_agents)).value or ()]

@@ -1,4 +1,4 @@
-"""Scripts and style sheets: inside the package, held in memory, under addresses that change with what is in them."""
+"""Scripts and style sheets: in the package, held in memory, under addresses that change with their content."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ NAMES: Final = (
     "uPlot.min.css",
     "workers.css",
 )
-"""The files of `static` that browsers get."""
+"""The files in `static` that browsers get."""
 
 _IMPORTED: Final = re.compile(rb"""(?<=from "\./)[a-z_]+\.js(?=")""")
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
@@ -64,19 +64,19 @@ class Asset:
 
     body: bytes
     packed: bytes
-    """The same, for browsers that take gzip."""
+    """The same content, for browsers that accept gzip."""
     version: str
 
 
 @cache
 def assets() -> Mapping[str, Asset]:
-    """All files, by name; read from the disk the first time, which blocks."""
+    """All files, by name; the first call reads them from disk, which blocks."""
     folder = resources.files("trackside.app.dashboard") / "static"
     found: dict[str, Asset] = {}
 
     def add(name: str) -> Asset:
         if name not in found:
-            # Under another address a module would be another module, which does all that it does once more.
+            # A module under a second address would be a second module, which does everything once more.
             body = _IMPORTED.sub(lambda of: of[0] + b"?v=" + add(of[0].decode()).version.encode(), read(name))
             found[name] = Asset(body, gzip.compress(body, mtime=0), hashlib.sha256(body).hexdigest()[:12])
         return found[name]
@@ -90,7 +90,7 @@ def assets() -> Mapping[str, Asset]:
 
 
 def address_of(name: str) -> str:
-    """The address of a file below the app's root; it is another one when the file is."""
+    """The address of a file below the app's root; it changes when the file does."""
     return f"/ui/static/{name}?v={assets()[name].version}"
 
 

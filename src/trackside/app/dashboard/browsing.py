@@ -1,4 +1,4 @@
-"""What stands between browsers and the API: who is signed in is known by his cookie, who is not is led to where he can."""
+"""What stands between browsers and the API: a cookie tells who is signed in; others are led to the page to sign in."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SAY_WHO: Final = (b"authorization", b"x-api-key")
 
 
 class Browsing:
-    """An ASGI middleware that stands before it is asked who asks.
+    """An ASGI middleware that comes before authentication.
 
-    A session's cookie becomes the headers that authenticators know, unless the request has one of them itself; what changes
-    something has to come from a page of ours then. Pages that are refused before they are reached are refused as pages.
+    It turns a session's cookie into the headers that authenticators know, unless the request has one of them itself; a
+    request that changes something must then come from a page of ours. A refusal of a page becomes a page itself.
 
     Args:
-        app: what it stands before.
-        asks: whether anybody is asked who he is. If not, a session is that of another server on this host, and says nothing.
+        app: the app behind it.
+        asks: whether users must authenticate. If not, a session is from another server on this host, and means nothing.
     """
 
     def __init__(self, app: Any, *, asks: bool = True) -> None:
@@ -52,14 +52,14 @@ class Browsing:
             except HttpError as exc:
                 await failure_reply(answer_of(exc))(scope, receive, send)
                 return
-            scope.update(with_credential(scope, signed_in))  # in place: who stands before us reads it afterwards
+            scope.update(with_credential(scope, signed_in))  # in place: middleware in front of us reads it afterwards
         if is_page:
             send = _Readable(scope, receive, send, path).send
         await self._app(scope, receive, send)
 
 
 def with_credential(scope: Scope, credential: str) -> Scope:
-    """The request as if it had brought an API key, or a token, as a header, and nothing else of the kind."""
+    """The request as if it had an API key, or a token, as a header, and no other credentials."""
     value = "".join(sign for sign in credential if sign.isprintable()).encode("latin-1", "replace")
     others = [(name, said) for name, said in scope["headers"] if name not in _SAY_WHO]
     headers = [*others, (b"authorization", b"Bearer " + value), (b"x-api-key", value)]
@@ -67,8 +67,8 @@ def with_credential(scope: Scope, credential: str) -> Scope:
 
 
 def _check(scope: Scope, *, is_page: bool) -> None:
-    """See that it is not a page of elsewhere that has a cookie sent. Pages of ours may be linked to from anywhere, and what
-    their forms send is checked behind this: they have the token inside.
+    """Check that no foreign page has the cookie sent. Our pages may be linked to from anywhere, and what their forms
+    send is checked further inside, because the token is in the form.
     """
     if is_page:
         return
@@ -78,8 +78,8 @@ def _check(scope: Scope, *, is_page: bool) -> None:
 
 
 def _asks_for_component(scope: Scope) -> bool:
-    """Whether it is LangGraph's client, which asks at `/ui/{assistant_id}` for what a graph has to show a message with: no
-    form of a page is JSON.
+    """Whether LangGraph's client asks at `/ui/{assistant_id}` for a graph's components, which show messages: no form of
+    a page is JSON.
     """
     kind = (header_of(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
     return scope["method"] == "POST" and kind == b"application/json"
@@ -90,7 +90,7 @@ def _says_who(scope: Scope) -> bool:
 
 
 class _Readable:
-    """Sends an answer on; one that refuses a page in JSON, which whoever stands before the pages does, as a page."""
+    """Passes an answer on; a refusal of a page in JSON, sent by what is in front of the pages, becomes a page."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         self._scope = scope
@@ -101,7 +101,7 @@ class _Readable:
         self._body = b""
 
     async def send(self, message: Any) -> None:
-        """As ASGI's."""
+        """Send a message, as ASGI's `send`."""
         if message["type"] == "http.response.start" and message["status"] >= 400 and _is_json(message):
             self._refused = message
         elif self._refused is None:
@@ -141,8 +141,8 @@ class _Readable:
 
 
 def _may_be_signed_in(scope: Scope) -> bool:
-    """Whether somebody may have come by a link of elsewhere, with which browsers do not send the session's cookie. They do
-    when a page of ours leads on, which a redirect is none of.
+    """Whether somebody may have followed a foreign link: browsers then do not send the session's cookie. They do when a
+    page of ours leads on; a redirect is not such a page.
     """
     if scope["method"] != "GET" or header_of(scope, b"sec-fetch-site") in {b"same-origin", b"same-site", b"none"}:
         return False

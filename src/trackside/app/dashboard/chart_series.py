@@ -1,4 +1,4 @@
-"""What charts draw: numbers over time, made of the timeline that the API answers."""
+"""What charts draw: numbers over time, made from the timeline that the API returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTCOMES: Final = (
     RunStatus.running,
     RunStatus.pending,
 )
-"""The order in which outcomes are stacked: failures stand on the ground, where their heights can be compared."""
+"""The order in which outcomes are stacked: failures are at the bottom, where their heights can be compared."""
 
 MOST_MODELS: Final = 6
 """How many models have a colour of their own; the others share one."""
@@ -31,14 +31,14 @@ class Series(Struct, frozen=True, kw_only=True):
 
     label: str
     tone: str
-    """The custom property of the style sheets that has its colour."""
+    """The custom property of the style sheets that holds its colour."""
     values: list[float | None]
     status: str | None = None
     """The outcome that it counts."""
 
 
 class Chart(Struct, frozen=True, kw_only=True):
-    """One chart. What its numbers are is `count`, `seconds` or `usd`."""
+    """One chart. The unit of its numbers is `count`, `seconds` or `usd`."""
 
     unit: str
     stacked: bool
@@ -52,14 +52,14 @@ class Charts(Struct, frozen=True, kw_only=True):
     """When each step begins, in seconds since 1970."""
     width: float
     runs: str
-    """The address of the runs that the charts are about, to be narrowed by `since`, `until` and `status`."""
+    """The address of the runs that the charts are about; `since`, `until` and `status` narrow it."""
     zoom: str
-    """The address of this page, to be narrowed by `since` and `until`."""
+    """The address of this page; `since` and `until` narrow it."""
     charts: dict[str, Chart]
 
 
 def tones(models: Mapping[str, Tokens]) -> dict[str, str]:
-    """The colours of models. Those that cost most have their own; by name, so that they keep them when ranks change."""
+    """The colours of models. The costliest have their own, given by name, so that they keep them when ranks change."""
     ranked = sorted(models, key=lambda name: (-(models[name].cost_usd or 0), -_tokens(models[name]), name))
     return {name: f"series-{place}" for place, name in enumerate(sorted(ranked[:MOST_MODELS]), 1)}
 
@@ -68,8 +68,8 @@ def charts_of(buckets: Sequence[Bucket], stats: RunStats, *, runs: str, zoom: st
     """The charts of the overview.
 
     Args:
-        buckets: what the runs come to over time.
-        stats: the same in all.
+        buckets: the totals of the runs over time.
+        stats: the totals over all this time.
         runs: the address of these runs.
         zoom: the address of the page.
     """
@@ -89,7 +89,7 @@ def charts_of(buckets: Sequence[Bucket], stats: RunStats, *, runs: str, zoom: st
 
 
 def _outcomes(buckets: Sequence[Bucket]) -> list[Series]:
-    # All of them: a chart that gets another layer is drawn anew, and runs begin and end all the time.
+    # Include all outcomes: a chart that gets another layer is drawn anew, and runs begin and end all the time.
     return [
         Series(
             label=status.value,

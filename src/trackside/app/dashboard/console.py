@@ -1,4 +1,4 @@
-"""All pages of the console, and what stands before them."""
+"""All pages of the console, and the middleware in front of them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ GROUPS = (
 
 
 def browsing(*, asks: bool) -> Middleware:
-    """What makes requests of browsers such as the API knows, and answers that it refuses such as people can read.
+    """The middleware that makes browsers' requests such as the API knows, and its refusals such as people can read.
 
     Args:
-        asks: whether anybody is asked who he is.
+        asks: whether users must authenticate.
     """
     return Middleware(Browsing, asks=asks)

@@ -1,7 +1,7 @@
 """The conversation in what a thread remembers, as people read it: who said what, and which tools were called with what.
 
-Messages are recognised in the forms in which agents keep them: LangChain's (`type`), OpenAI's (`role`), and their parts of
-several kinds. Nothing here knows of pages.
+Messages are recognised in the forms in which agents keep them: LangChain's (`type`), OpenAI's (`role`), and their parts
+of several kinds. Nothing here knows about pages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from trackside.app.dashboard.cutting import MOST_CHARS, json_text, seen_in
 
 MOST: Final = 200
-"""So many messages, the newest, are shown."""
+"""How many messages are shown, the newest."""
 
 _SPEAKERS: Final[Mapping[str, str]] = {
     "human": "human",
@@ -31,7 +31,7 @@ _SPEAKERS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """What an agent asked a tool for."""
+    """What an agent asked a tool to do."""
 
     name: str
     arguments: str
@@ -50,12 +50,12 @@ class Message:
     answers: str | None = None
     """The id of the call that a tool's message answers."""
     hidden: int = 0
-    """So many characters are left out."""
+    """How many characters are left out."""
     failed: bool = False
 
     @property
     def is_long(self) -> bool:
-        """Whether it is folded until somebody wants to read it."""
+        """Whether the message is folded until somebody wants to read it."""
         return len(self.text) > 1_200 or self.text.count("\n") > 18
 
 
@@ -100,7 +100,7 @@ def _message(value: Any) -> Message:
 
 
 def speaker_of(value: Any) -> str:
-    """Who says a message: `human`, `ai`, `tool`, `system`, or what it calls itself."""
+    """Who said a message: `human`, `ai`, `tool`, `system`, or whatever it calls itself."""
     if not isinstance(value, Mapping):
         return "human"
     says = str(value.get("role") if value.get("type") in (None, "message") else value.get("type"))
@@ -108,7 +108,7 @@ def speaker_of(value: Any) -> str:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content: itself, or of its parts those that are text, and what the others are."""
+    """The text of a message's content: the content itself, or its text parts, with the kinds of the others."""
     if isinstance(content, str):
         return content
     if content is None:
@@ -127,7 +127,7 @@ def _part(part: Any) -> str:
         if isinstance(part.get(key), str):
             return str(part[key])
     kind = part.get("type")
-    if kind in {"tool_use", "tool_call", "function_call", "input_json_delta"}:  # among the calls
+    if kind in {"tool_use", "tool_call", "function_call", "input_json_delta"}:  # shown among the calls
         return ""
     return f"[{kind}]" if isinstance(kind, str) else json_text(part)
 

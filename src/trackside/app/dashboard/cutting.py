@@ -1,4 +1,4 @@
-"""The beginnings of what is too long for a page, with what nobody would see of them made visible."""
+"""The beginnings of texts that are too long for a page, with their invisible characters made visible."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Final
 import msgspec
 
 MOST_CHARS: Final = 20_000
-"""So many characters of a text are shown; all of it is at the address of its JSON."""
+"""How many characters of a text are shown; the address of its JSON has all of it."""
 
 _INDENTED: Final = 200_000
-"""JSON that is longer is shown as it is: to indent it takes longer than to read its beginning."""
+"""Longer JSON is shown as it is: indenting it takes longer than reading its beginning."""
 
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u070f\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-    # Joiners belong to how Persian and Indic words and some emoji are written, and to nothing in ASCII.
+    # Persian and Indic words and some emoji are written with joiners; in ASCII, they have no place.
     "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
-"""Control characters but for tabs and ends of lines, signs of no width, and those that turn writing around."""
+"""Control characters except tabs and line ends, signs without width, and those that turn the direction of writing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,11 @@ class Cut:
 
     text: str
     left_out: int = 0
-    """So many characters are not in it."""
+    """How many characters are left out."""
 
 
 def cut(text: str, most: int = MOST_CHARS) -> Cut:
-    """The text, or its beginning; `⟨U+202E⟩` for a sign that nobody sees."""
+    """The text, or its beginning, with `⟨U+202E⟩` for a sign that nobody sees."""
     shown = _UNSEEN.sub(lambda sign: f"⟨U+{ord(sign[0]):04X}⟩", text[:most])
     return Cut(text=shown, left_out=max(0, len(text) - most))
 
@@ -45,12 +45,12 @@ def json_text(value: Any) -> str:
 
 
 def seen_in(text: str) -> str:
-    r"""JSON that says the same, with signs that nobody sees escaped: `\u202e`."""
+    r"""The same JSON, with signs that nobody sees escaped: `\u202e`."""
     return _UNSEEN.sub(lambda sign: json.dumps(sign[0])[1:-1], text)
 
 
 def json_cut(value: Any, most: int = MOST_CHARS) -> Cut:
-    """A JSON value, indented unless it is very long, or its beginning; it is JSON still where it is all of it."""
+    """A JSON value, indented unless it is very long, or its beginning; if nothing is cut off, it is still JSON."""
     encoded = msgspec.json.encode(value)
     if len(encoded) <= _INDENTED:
         encoded = msgspec.json.format(encoded, indent=2)

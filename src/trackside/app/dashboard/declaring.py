@@ -20,25 +20,25 @@ from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import Call, Routes, all_endpoints
 
 _MOST_OF_STRANGERS: Final = 65_536
-"""Bytes that the form of somebody whom nobody knows may have: forms are read on the event loop, before their token is."""
+"""The most bytes of a form from somebody unknown: forms are read on the event loop, before their token is checked."""
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 
 
 class Form(Struct, kw_only=True):
-    """What a form of ours sends; alone, one without fields of its own."""
+    """What every form of ours sends; used by itself for a form without fields of its own."""
 
     csrf: str | None = None
     """The token of the page that the form is on."""
 
 
 API = Api(all_endpoints(GROUPS))
-"""What pages ask: `await API.ask(call, runs.list_recorded_runs, query={"limit": 50})`."""
+"""The API, as pages ask it: `await API.ask(call, runs.list_recorded_runs, query={"limit": 50})`."""
 
 
 def page(routes: Routes, path: str, needs: Permission = Permission.read) -> Callable[[Handler], Handler]:
-    """Have a function answer a GET with a `Page`. It reads `params_of(call)` itself: a filter that makes no sense is said
-    beside the filter, and unknown parameters are nobody's trouble.
+    """Have a function answer a GET with a `Page`. It reads `params_of(call)` itself: the page says beside a filter that
+    it makes no sense, and unknown parameters do no harm.
     """
 
     def register(handler: Handler) -> Handler:
@@ -65,14 +65,14 @@ def action(
     needs: Permission = Permission.run,
     refused: Callable[[Call[Any, Any], HttpError], Awaitable[Any]] | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Have a function answer a POST of a form with `Said`, if it comes from a page of ours.
+    """Have a function answer a POST of a form with `Said`, if the form comes from a page of ours.
 
     Args:
-        routes: where it belongs.
+        routes: the routes that it joins.
         path: its address.
         body: a `Form` with the fields, or another struct with its `csrf`.
-        needs: which permission.
-        refused: what answers where the token is none of ours; None: the failure does.
+        needs: the permission that it needs.
+        refused: answers if the token is not ours; None: the failure is the answer.
     """
 
     def register(handler: Handler) -> Handler:

@@ -1,8 +1,8 @@
-"""What is different between two JSON values: each place where something was added, removed or changed, old and new.
+"""What differs between two JSON values: each place where something was added, removed or changed, with old and new.
 
-Elements of lists that have an `id` are recognised by it, as messages have one; if they are in another order, that is told
-by their ids. Other lists are compared from both ends: what is the same at the beginning and at the end is left out, and
-what is between is compared in its order.
+List elements that have an `id`, such as messages, are recognised by it; a different order is shown by their ids. Other
+lists are compared from both ends: what is the same at the beginning and at the end is left out, and what is between is
+compared in its order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 MOST: Final = 200
-"""So many changes are shown."""
+"""How many changes are shown."""
 
 DEPTH: Final = 40
 
@@ -24,7 +24,7 @@ type Kind = Literal["added", "removed", "changed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One place where two values are different."""
+    """One place where two values differ."""
 
     path: str
     kind: Kind
@@ -34,7 +34,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two values are different; with `is_cut` there are more places than are listed."""
+    """Where two values differ; with `is_cut`, there are more places than are listed."""
 
     changes: Sequence[Change]
     is_cut: bool = False
@@ -58,7 +58,7 @@ def _changes(old: Any, new: Any, path: str, depth: int) -> Iterator[Change]:
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Whether two values are the same JSON: true is no 1. Objects may be found to differ that only have another order."""
+    """Whether two values are the same JSON: true is not 1. Objects that differ only in order may be found different."""
     if isinstance(old, dict | list) and isinstance(new, dict | list):
         return msgspec.json.encode(old) == msgspec.json.encode(new)
     return isinstance(old, bool) == isinstance(new, bool) and bool(old == new)
@@ -112,7 +112,7 @@ def _by_place(old: list[Any], new: list[Any], path: str, depth: int) -> Iterator
 
 
 def _by_id(elements: list[Any]) -> dict[str, int] | None:
-    """The places of elements by their ids; None if one has none, or two have the same."""
+    """The places of elements by their ids; None if one has no id, or two have the same."""
     places: dict[str, int] = {}
     for place, element in enumerate(elements):
         id_ = element.get("id") if isinstance(element, Mapping) else None

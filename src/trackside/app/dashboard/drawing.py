@@ -3,7 +3,7 @@
 After Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical System Structures" (IEEE Transactions
 on Systems, Man, and Cybernetics, 1981): edges that close a cycle are turned around, each node is put in the layer of its
 longest path from a start, edges over several layers get a place in each, the order in the layers follows the means of the
-neighbours' places (barycenters), and the places follow the order. For the graphs of agents that is enough.
+neighbours' places (barycenters), and the places follow the order. That is enough for agents' graphs.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, Final
 
 MOST_NODES: Final = 60
 MOST_EDGES: Final = 200
-"""Larger graphs are not drawn: nobody could read them, and the event loop would stand still meanwhile."""
+"""Larger graphs are not drawn: nobody could read them, and drawing them would block the event loop."""
 
 _KEPT: Final = 32
-"""So many drawings are kept: a page fetches itself anew while its graph stays the same."""
+"""How many drawings are kept: a page fetches itself anew while its graph stays the same."""
 
 _SWEEPS: Final = 8
 _HEIGHT: Final = 34
@@ -29,11 +29,11 @@ _LAYER: Final = 84
 _GAP: Final = 26
 _CHARACTER: Final = 7.4
 _LABEL: Final = 28
-"""So many characters of a name are drawn."""
+"""How many characters of a name are drawn."""
 
 _BESIDE: Final = 12
 _BEND: Final = 14
-"""The room that an edge takes where it passes a layer."""
+"""The room that an edge takes where it passes through a layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,12 @@ class Box:
     width: float
     height: float
     is_end: bool = False
-    """Whether it is where the graph begins or ends, and no node of its own."""
+    """Whether it marks where the graph begins or ends, and is not a node itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """An edge: the path of it, as SVG has paths."""
+    """An edge: its path, in the form of SVG paths."""
 
     source: str
     target: str
@@ -112,7 +112,7 @@ def _name(node: Mapping[str, Any]) -> str:
 
 
 class _Layout:
-    """Nodes of the graph are told by their ids, places where an edge passes a layer by `(edge, layer)`."""
+    """Nodes of the graph are identified by their ids, places where an edge passes a layer by `(edge, layer)`."""
 
     def __init__(self, names: Mapping[str, str], edges: Sequence[_Edge]) -> None:
         self._names = names
@@ -136,7 +136,7 @@ class _Layout:
         )
 
     def _layers(self) -> dict[str, int]:
-        """The longest path to each node from where nothing leads, without cycles."""
+        """The length of the longest path to each node from one that nothing leads to, without cycles."""
         before: dict[str, list[str]] = defaultdict(list)
         for number, edge in enumerate(self._edges):
             if edge not in self._loops:
@@ -237,7 +237,7 @@ class _Layout:
             ]
         points.append((self._x[chain[-1]], self._y(lower) - _HEIGHT / 2))
         if number in self._turned:
-            # Beside the edge that leads down, if there is one between the same nodes.
+            # Draw it beside the downward edge that there may be between the same nodes.
             points = [(x + _BESIDE, y) for x, y in reversed(points)]
         middle = points[len(points) // 2 - 1], points[len(points) // 2]
         return Line(
@@ -267,7 +267,7 @@ class _Layout:
 
 
 def _turned(nodes: Sequence[str], edges: Sequence[_Edge]) -> set[int]:
-    """The edges that lead back to where a walk from the start is still on its way: they close the cycles."""
+    """The edges that lead back to a node on the current path of a walk from the start: they close the cycles."""
     leaving: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, edge in enumerate(edges):
         if edge.source != edge.target:
@@ -305,7 +305,7 @@ def _crossings(rows: Sequence[Sequence[Any]], below: Mapping[Any, Sequence[Any]]
     for upper, lower in pairwise(rows):
         places = {one: place for place, one in enumerate(lower)}
         ends = [place for one in upper for place in sorted(places[other] for other in below[one])]
-        before: list[int] = []  # sorted; the edges of which each one crosses those that end further right
+        before: list[int] = []  # sorted ends of earlier edges; an edge crosses those that end further right
         for end in ends:
             found += len(before) - bisect_right(before, end)
             insort(before, end)
@@ -313,7 +313,7 @@ def _crossings(rows: Sequence[Sequence[Any]], below: Mapping[Any, Sequence[Any]]
 
 
 def _apart(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
-    """Places near those that are wanted, in the same order, with a gap between: the means of two, pushed right and left."""
+    """Places near the wanted ones, in the same order, with gaps: the means of placing them rightwards and leftwards."""
     rightwards: list[float] = []
     for place, width in zip(wanted, widths, strict=True):
         least = rightwards[-1] + (widths[len(rightwards) - 1] + width) / 2 + _GAP if rightwards else place
@@ -334,7 +334,7 @@ def _label(name: str) -> str:
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
-    """A line through points: straight where it passes a layer, bent between layers."""
+    """A line through points: straight where it passes through a layer, bent between layers."""
     (x, y), written = points[0], [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
     for number, (to_x, to_y) in enumerate(points[1:]):
         if number % 2:

@@ -1,4 +1,4 @@
-"""What the filters in a page's address mean to the API, and what is wrong with those that make no sense, beside each."""
+"""What the filters in a page's address mean to the API, and what is wrong with each that makes no sense."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _POSITION: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Filters:
-    """The filters of a page: each is read once, by its kind.
+    """The filters of a page: each is read once, by the method for its kind.
 
     Args:
         given: the parameters of the address.
-        names: those that are filters, in the order in which an address has them.
-        now: when now is.
-        also: other names that people try for them in an address.
+        names: the parameters that are filters, in their order in an address.
+        now: the current time.
+        also: other names for them that people try in an address.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class Filters:
         self._given = {name: [one.strip() for one in given[name]] for name in names if name in given}
         self._now = now
         self.query: dict[str, Any] = {}
-        """What the API is asked with."""
+        """The parameters for the API."""
         self.problems: dict[str, str] = {}
         """What is wrong, by filter."""
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any filters."""
         return bool(self._given)
 
     def said(self, name: str) -> str:
-        """A filter as it was typed; empty if there is none."""
+        """A filter as it was typed; empty if it was not."""
         return self._given.get(name, [""])[0]
 
     def all_said(self, name: str) -> Sequence[str]:
@@ -58,13 +58,13 @@ class Filters:
         return self._given.get(name, [])
 
     def address(self, **more: str | int | None) -> str:
-        """The query string of the same page with these filters, and with others; what is None is left out."""
+        """The query string of the same page with these filters and others; those that are None are left out."""
         pairs = [(name, value) for name, values in self._given.items() if name not in more for value in values]
         pairs += [(name, str(value)) for name, value in more.items() if value is not None]
         return urlencode(pairs)
 
     def text(self, name: str) -> None:
-        """A text of at most so many characters."""
+        """Read a text, which has a limited length."""
         said = self.said(name)
         if len(said) > _MOST_CHARS:
             self.problems[name] = f"This has {len(said):,} characters; at most {_MOST_CHARS:,} are allowed."
@@ -74,7 +74,7 @@ class Filters:
             self.query[name] = said
 
     def choices(self, name: str, known: Collection[str]) -> None:
-        """Several of these values."""
+        """Read several of these values."""
         said = self.all_said(name)
         strange = [one for one in said if one not in known]
         if strange:
@@ -83,7 +83,7 @@ class Filters:
             self.query[name] = list(said)
 
     def seconds(self, name: str) -> None:
-        """A length of time."""
+        """Read a length of time."""
         said = self.said(name)
         found = duration_of(said) if said else None
         if found is not None and found.seconds <= _MOST_SECONDS:
@@ -92,7 +92,7 @@ class Filters:
             self.problems[name] = "This is not a duration; write 90, 30s, 5m or 2h."
 
     def dollars(self, name: str) -> None:
-        """An amount of money."""
+        """Read an amount of money."""
         said = self.said(name)
         try:
             dollars = float(said.removeprefix("$").replace("_", "?")) if said else 0.0
@@ -104,7 +104,7 @@ class Filters:
             self.query[name] = dollars
 
     def flag(self, name: str) -> None:
-        """Something that is so, or is not."""
+        """Read something that is true or false."""
         said = self.said(name)
         if said in {"true", "false"}:
             self.query[name] = said
@@ -112,7 +112,7 @@ class Filters:
             self.problems[name] = "Write true or false."
 
     def time(self, since: str = "since", until: str | None = "until") -> None:
-        """From when to when. A `range` of the overview is a time as well."""
+        """Read from when to when. A `range` of the overview also counts as a time."""
         if "range" in self._given and not self.said(since):
             found = time_range({"range": self._given["range"]}, self._now)
             if found.problem is not None:
@@ -126,7 +126,7 @@ class Filters:
             self.problems[until or since] = "The end has to be after the start."
 
     def position(self, name: str) -> None:
-        """A place in the log."""
+        """Read a position in the log."""
         said = self.said(name)
         if said and not _POSITION.fullmatch(said):
             self.problems[name] = "This is not a position in the log: write a whole number."
@@ -143,12 +143,12 @@ class Filters:
 
 
 def moment_of(said: str, now: datetime) -> datetime:
-    """The moment that a text means: `1h` ago, `today` (of UTC; `today+02:00` of whoever is there), or an ISO date or time.
+    """The moment that a text means: `1h` ago, `today` (in UTC; `today+02:00` in that zone), or an ISO date or time.
 
-    A date or time is of UTC unless it says its offset.
+    A date or time is in UTC unless it has an offset.
 
     Raises:
-        ValueError, OverflowError: none.
+        ValueError, OverflowError: it means no moment.
     """
     found = duration_of(said)
     if found is not None:

@@ -1,4 +1,4 @@
-"""JSON values as trees that people unfold, however large they are: so many parts of them, and so much of each text."""
+"""JSON values as trees that people unfold, however large they are: limited in parts, and in the length of each text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Final
 from trackside.app.dashboard.cutting import json_text
 
 PARTS: Final = 600
-"""So many parts of a value are shown in all."""
+"""How many parts of a value are shown in all."""
 
 WIDTH: Final = 100
-"""So many parts of one object or list."""
+"""How many parts of one object or list are shown."""
 
 TEXT: Final = 4_000
-"""So many characters of a text."""
+"""How many characters of a text are shown."""
 
 DEPTH: Final = 12
 
@@ -24,7 +24,7 @@ DEPTH: Final = 12
 class Folded:
     """A part of a value, under a name.
 
-    `parts` are what is in an object or a list; one that has none is shown by `text`.
+    `parts` are the contents of an object or a list; without any, `text` shows the value.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Folded:
     text: str
     parts: Sequence[Folded] = ()
     size: int = 0
-    """How many parts there are, of which `parts` may be the first ones; of a text, its characters."""
+    """How many parts there are, of which `parts` may hold only the first; for a text, its characters."""
 
     @property
     def hidden(self) -> int:
@@ -42,7 +42,7 @@ class Folded:
 
 
 def folded(value: Any, name: str = "", *, parts: int = PARTS) -> Folded:
-    """A value as a tree, of so many parts at most."""
+    """A value as a tree, of at most this many parts."""
     return _Folding(parts).of(name, value, 0)
 
 
@@ -77,7 +77,7 @@ class _Folding:
 
 
 def short(value: Any, longest: int = 2_000) -> str:
-    """A value as JSON on one line, or its beginning; of a large one no more is written than is shown."""
+    """A value as JSON on one line, or its beginning; no more of a large value is written than is shown."""
     written: list[str] = []
     left = longest + 1
     for piece in _pieces(value, longest):

@@ -24,20 +24,20 @@ from trackside.harness.errors import ClosedError
 routes = Routes("Console")
 
 PAUSE: Final = 0.4
-"""Seconds between two words to the same page."""
+"""Seconds between two messages to the same page."""
 BEAT: Final = 5.0
-"""Seconds after which a page hears something, so that it knows that it is live; `console.js` counts on it."""
+"""Seconds after which a page hears something at the latest, so that it knows it is live; `console.js` relies on it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Changes(LogEvents):
-    """The answer that says, for each time in which there were events, that there were, with the last one's position."""
+    """The answer that says, for each period with events, that there were some, with the last one's position."""
 
     @override
     async def _write(self, send: Send) -> None:
         with suppress(ClosedError):
             while True:
-                await self.follower.skip()  # however many come, one look tells the page of all
+                await self.follower.skip()  # however many come, the page needs to look only once
                 await self._send(send, b"id: %d\r\nevent: changed\r\ndata: {}\r\n\r\n" % self.follower.position)
                 await asyncio.sleep(PAUSE)
         await self._send(send, b": the server closes\r\n\r\n", more=False)
@@ -56,23 +56,23 @@ async def follow_changes(call: Call[None, None]) -> Any:
     except HttpError as exc:
         if exc.details["status"] != 403 or {"run_id", "thread_id"} & query.keys():
             raise
-        # Handlers let him see threads by their metadata, which events do not have: his pages look again every now and then.
+        # Handlers let this user see threads by metadata, which events lack; so these pages look again now and then.
         return Looks(_always, call.parts.options, every=BEAT)
     return Changes(
         follower=log.follower,
         frames=log.frames,
         heartbeat=min(log.heartbeat, BEAT),
         patience=log.patience,
-        beat=b"event: beat\r\ndata: {}\r\n",  # scripts hear no comments
+        beat=b"event: beat\r\ndata: {}\r\n",  # scripts do not see comments
     )
 
 
 class Looks:
-    """The answer that looks every so often whether something has changed that makes no event of the log.
+    """The answer that checks every so often whether something has changed that makes no event in the log.
 
     Args:
-        has_changed: whether it has since it was looked at last.
-        options: of the server.
+        has_changed: returns whether it has changed since the last look.
+        options: the server's options.
         every: seconds between two looks.
     """
 
@@ -107,7 +107,7 @@ class Looks:
                 quiet = 0.0
 
     async def _say(self, send: Send, event: bytes) -> None:
-        """Say something, and end the answer if the client takes nothing."""
+        """Send an event, and end the answer if the client takes nothing."""
         async with asyncio.timeout(self._options.patience):
             body = b"event: %b\r\ndata: {}\r\n\r\n" % event
             await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,4 +1,4 @@
-"""Pages of what the API lists newest first, by places: `before` one is what is older, `after` it what is newer."""
+"""Pages of what the API lists newest first, by places: older rows are `before` a place, newer ones `after` it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from trackside.app.server.routing import Call
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portion[R]:
-    """A page; `older` and `newer` are the places of those beside it, None where there are none."""
+    """A page; `older` and `newer` are the places of the pages beside it, None if there are none."""
 
     rows: Sequence[R] = ()
     older: str | None = None
     newer: str | None = None
     continues: str | None = None
-    """Where the search goes on that found no whole page; None: it was no search, or has looked at all."""
+    """Where a search that found no whole page goes on; None: it was not a search, or has looked at all."""
 
 
 async def portion_of(
@@ -30,8 +30,8 @@ async def portion_of(
     after: str | None = None,
     limit: int,
 ) -> Portion[Any]:
-    """What an endpoint of the API lists at a place, whose rows have a `cursor` each."""
-    # Of newer rows one more than a page: whether there are newer ones yet. Older ones there are, as the page began with one.
+    """What an endpoint of the API lists at a place; each of its rows has a `cursor`."""
+    # Ask for one more newer row than a page has, to see if there are more. Older ones exist: the page began with one.
     more = limit if after is None else limit + 1
     answered = await API.ask(call, endpoint, query={**query, "before": before, "after": after, "limit": more})
     rows = answered.value[-limit:]

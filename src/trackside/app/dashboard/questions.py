@@ -1,8 +1,8 @@
-"""What a thread asks, made ready to be shown, and what the form under it says, made the answers that it goes on with. Pure.
+"""Turns what a thread asks into what pages show, and what the form sends into the answers that it goes on with. Pure.
 
-All pages have the same form (`templates/answer.html`), with all questions that are open: a button for each answer that a
-question is likely to want, and a field for any other. Answers go by the ids of their questions, so that none reaches
-another question that is asked meanwhile; that a stopped thread shall go on, by the checkpoint that it has stopped at.
+All pages have the same form (`templates/answer.html`), with all open questions: a button for each answer that a
+question is likely to want, and a field for any other. Answers carry the ids of their questions, so that none reaches
+another question that is asked meanwhile; telling a stopped thread to go on carries the checkpoint of the stop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_OF_CHOICE: Final = 100
 _MOST_OF_CALL: Final = 200
 
 STOP: Final = {"select": ["next", "checkpoint", "metadata"]}
-"""What of a thread's state `stop_in` reads, and by which run it is."""
+"""The parts of a thread's state that `stop_in` reads, and which run it is from."""
 
 ANSWERED: Final = "this is not asked any more: somebody has answered already"
 
@@ -40,7 +40,7 @@ _EITHER_OR: Final = re.compile(r"\bor\b", re.IGNORECASE)
 
 
 class Choice(NamedTuple):
-    """An answer as a button has it, and as the agent gets it, in JSON."""
+    """An answer as its button shows it, and as the agent gets it, in JSON."""
 
     label: str
     json: str
@@ -49,7 +49,7 @@ class Choice(NamedTuple):
 _YES: Final = (Choice("Yes", "true"), Choice("No", "false"))
 _GO_ON: Final = (Choice("Go on", "true"),)
 _DECISIONS: Final = (("Approve", "approve"), ("Reject", "reject"))
-_RESPOND: Final = "respond"  # what a human has typed is what the action gives back
+_RESPOND: Final = "respond"  # what a human has typed is what the action returns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,23 +57,23 @@ class Question:
     """What a run or a thread waits for."""
 
     id: str | None
-    """That of a stop is its checkpoint's. None: nothing is an answer to it."""
+    """For a stop, the checkpoint's id. None: nothing can answer it."""
     text: Cut
     more: Cut | None
-    """What else was said with it, as JSON."""
+    """What else came with it, as JSON."""
     choices: tuple[Choice, ...] = ()
     """The answers that it is likely to want; any other can be typed."""
     takes_reason: bool = False
-    """Whether what is typed goes along with a choice."""
+    """Whether typed text goes along with a choice."""
     takes_text: bool = True
-    """Whether a text that is typed is an answer by itself."""
+    """Whether typed text is an answer by itself."""
     is_approval: bool = False
-    """Whether nothing fits but a yes, or a no that may say why."""
+    """Whether only a yes fits, or a no that may say why."""
     is_stop: bool = False
-    """Whether it asks nothing, and has stopped between two steps."""
+    """Whether it asks nothing: the run has stopped between two steps."""
 
     def chosen(self, choice: Choice) -> str:
-        """What a form says when this choice is made: to which question it is the answer, and which."""
+        """What the form sends for this choice: the question that it answers, and the answer."""
         return json_text({"question": self.id, "answer": msgspec.Raw(choice.json.encode())})
 
 
@@ -84,10 +84,10 @@ def questions_of(interrupts: Any) -> tuple[Question, ...]:
 
 
 def stop_in(state: Mapping[str, Any]) -> JsonObject | None:
-    """Where a thread stands that has stopped between two steps, as its run has ended with it; None: at none.
+    """Where a thread has stopped between two steps, in the form in which its run has ended with it; None: nowhere.
 
     Args:
-        state: what the thread is now, its `next` and `checkpoint`.
+        state: the thread's current state, its `next` and `checkpoint`.
     """
     if not state["next"]:
         return None
@@ -120,9 +120,9 @@ def _question(interrupt: Mapping[str, Any]) -> Question:
 
 
 def is_approval(value: Any) -> bool:
-    """Whether a framework asks whether a tool may be called: an answer is read by `approval_of`, and nothing else fits.
+    """Whether a framework asks whether a tool may be called: `approval_of` reads the answer, and nothing else fits.
 
-    A function of somebody's own that asks in a similar way gets what he expects: true or false, or whatever is typed.
+    A user's own function that asks in a similar way gets what its author expects: true or false, or whatever is typed.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("tool"), str):
         return False
@@ -130,7 +130,7 @@ def is_approval(value: Any) -> bool:
 
 
 def called(tool: str, arguments: Any) -> str:
-    """A call of a tool on one line, so that two of the same tool are told apart."""
+    """A tool call on one line, so that two calls of the same tool can be told apart."""
     if not isinstance(arguments, Mapping) or not arguments:
         return tool
     said = f"{tool}({', '.join(f'{name}={seen_in(json_text(value))}' for name, value in arguments.items())})"
@@ -138,7 +138,7 @@ def called(tool: str, arguments: Any) -> str:
 
 
 def _review(own: str | None, value: Mapping[str, Any], requests: Sequence[Any]) -> Question:
-    """What is decided on actions that an agent wants to do: the same on each by a button, which is there if all allow it."""
+    """The question about actions of an agent: a button decides the same on each, and is there if all allow that."""
     number, allowed = len(requests), _allowed_decisions(value)
     every: Collection[str] = (
         {kind for _, kind in _DECISIONS} if allowed is None else set.intersection(*map(set, allowed))
@@ -161,7 +161,7 @@ def _on_each(label: str, kind: str, number: int) -> Choice:
 
 
 def _allowed_decisions(value: Any) -> list[frozenset[str]] | None:
-    """What may be decided on each action that a LangChain agent asks about; None: it does not ask so, or does not say."""
+    """What may be decided on each action that a LangChain agent asks about; None: it asks otherwise, or names none."""
     if not isinstance(value, Mapping):
         return None
     requests, configs = value.get("action_requests"), value.get("review_configs")
@@ -188,7 +188,7 @@ def _asked(own: str | None, value: Mapping[str, Any]) -> Question:
 
 
 def _choices(value: Mapping[str, Any]) -> tuple[tuple[Choice, ...], str | None]:
-    """The answers that a question offers, and under which name it does."""
+    """The answers that a question offers, and the name under which it offers them."""
     for name in ("options", "choices"):
         offered = value.get(name)
         if isinstance(offered, list) and 0 < len(offered) <= _MOST_CHOICES and all(map(_is_short, offered)):
@@ -207,21 +207,21 @@ def is_yes_no(text: str) -> bool:
 
 
 class Answers(Struct, kw_only=True):
-    """The form: a field for each question, in their order, or the one answer that was chosen by its button."""
+    """The form: a field for each question, in order, or the one answer that was chosen by its button."""
 
     csrf: str | None = None
     question: list[str]
     """The ids."""
     answer: list[str] = []
     read_as: list[Literal["auto", "text", "json"]] = []
-    """What is typed is JSON, a text, or whichever it looks like."""
+    """How to read typed text: as JSON, as text, or as whichever it looks like."""
     choice: list[str] = []
-    """Of several questions what was chosen for each, as `Question.chosen` has it; empty: nothing."""
+    """With several questions, what was chosen for each, as from `Question.chosen`; empty: nothing."""
     chosen: str | None = None
-    """As `Question.chosen` has it."""
+    """As from `Question.chosen`."""
     starts: bool = True
-    """Whether a run goes on with it. If not, what it would bring is said, to who starts and follows it himself: values as
-    JSON texts, since scripts of browsers have no numbers as large as JSON."""
+    """Whether a run goes on with it. If not, the reply says what that run would get, to a client that starts and
+    follows it itself: values as JSON texts, because scripts in browsers have no numbers as large as JSON."""
 
 
 class _Chosen(Struct, kw_only=True):
@@ -230,16 +230,16 @@ class _Chosen(Struct, kw_only=True):
 
 
 def answers_of(given: Answers, open_ids: Collection[str], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The answers by the ids of their questions.
+    """The answers, by the ids of their questions.
 
     Args:
-        given: what the form says.
+        given: the form.
         open_ids: the questions that the thread waits for, or the stop at which it stands.
-        asked: by their ids what they ask.
+        asked: what the questions ask, by their ids.
 
     Raises:
-        HttpError: there is no answer, it is not the JSON that it is said to be, whoever has asked would not take it, or the
-            question is not open any more.
+        HttpError: there is no answer, it is not JSON although it should be, the one who asked would not take it, or the
+            question is no longer open.
     """
     asked = asked or {}
     typed = dict(zip(given.question, given.answer, strict=False))
@@ -284,8 +284,8 @@ def _decisions_in(answer: Any) -> list[Any] | None:
 
 
 def closed_by(asked: Mapping[str, Any] | None, open_ids: Collection[str]) -> frozenset[str]:
-    """Which open questions a run closes: those that it answers by their ids, else all, as it answers the only one or begins
-    anew.
+    """Which open questions a run closes: those that it answers by their ids, else all, because it answers the only one
+    or begins anew.
 
     Args:
         asked: what the run was asked for; None: nobody knows.
@@ -300,11 +300,11 @@ def closed_by(asked: Mapping[str, Any] | None, open_ids: Collection[str]) -> fro
 def request_of(
     answers: Mapping[str, Any], *, stops: Mapping[str, Any] | None = None, is_first: bool = False
 ) -> dict[str, Any]:
-    """What a run is asked for that goes on with answers; one that goes on behind a stop gets nothing new.
+    """The request for a run that goes on with answers; a run that goes on after a stop gets nothing new.
 
     Args:
-        answers: by the ids of their questions.
-        stops: if they are that it shall go on behind a stop, where it shall stop once more.
+        answers: the answers, by the ids of their questions.
+        stops: where the run is to stop again, if the answers tell it to go on after a stop.
         is_first: whether the run is refused if another has the thread, instead of waiting for that.
     """
     asked: dict[str, Any] = {"command": {"resume": answers}} if stops is None else {"input": None, **stops}
@@ -312,7 +312,7 @@ def request_of(
 
 
 def _together(given: Answers, typed: Mapping[str, str], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What is chosen for some questions and typed for others."""
+    """The answers that were chosen for some questions and typed for others."""
     chosen: dict[str, Any] = {}
     for choice in filter(None, given.choice):
         chosen |= _chosen(choice, typed, asked)
@@ -332,7 +332,7 @@ def _chosen(chosen: str, typed: Mapping[str, str], asked: Mapping[str, Any]) -> 
 
 
 def _with_reason(answer: Any, typed: str) -> Any:
-    """A rejection says why, if somebody has written it."""
+    """The answer, where a rejection says why if somebody has typed a reason."""
     decisions = _decisions_in(answer)
     if not typed.strip() or decisions is None or any(one != {"type": "reject"} for one in decisions):
         return answer
@@ -350,7 +350,7 @@ def _typed(given: Answers, but: Collection[str], asked: Mapping[str, Any]) -> di
 
 
 def _responded(answer: Any, typed: str, value: Any) -> Any:
-    """What is typed in an action's place, where that may be; of several actions nobody knows in which one's."""
+    """Typed text as the result of an action, if that is allowed; with several actions, nobody knows of which one."""
     match _allowed_decisions(value):
         case [allowed] if _RESPOND in allowed and _decisions_in(answer) is None:
             return {"decisions": [{"type": _RESPOND, "message": _lines(typed).strip()}]}
@@ -359,12 +359,12 @@ def _responded(answer: Any, typed: str, value: Any) -> Any:
 
 
 def value_of(text: str, way: str = "auto", *, what: str = "the answer") -> Any:
-    """What somebody has typed: JSON if it is some, else the text.
+    """What somebody has typed: as JSON if it is JSON, else as text.
 
     Args:
         text: what was typed.
-        way: `auto`; `text`: as it is, also if it is JSON; `json`: JSON or nothing.
-        what: what it is called, where it is refused.
+        way: `auto`; `text`: as it is, even if it is JSON; `json`: only JSON.
+        what: what a refusal calls it.
 
     Raises:
         HttpError: it is not JSON, and should be.
@@ -381,11 +381,11 @@ def value_of(text: str, way: str = "auto", *, what: str = "the answer") -> Any:
 
 
 def answers_read(resume: Any, questions: Collection[Question]) -> list[tuple[str | None, str]]:
-    """What a human has answered, as people read it: to which question, if that is known, and what.
+    """What a human has answered, in words: the question, if it is known, and the answer.
 
     Args:
         resume: what the run was asked to go on with.
-        questions: those that were open.
+        questions: the questions that were open.
     """
     resume = answers_said(resume)
     asked = (question for question in questions if not question.is_stop)
@@ -397,7 +397,7 @@ def answers_read(resume: Any, questions: Collection[Question]) -> list[tuple[str
 
 
 def only_answer(resume: Any) -> Any:
-    """The answer where a run brings one, whether it says to which question or not; else all of them by their ids."""
+    """The answer if a run brings only one, whether or not it names its question; else all of them, by their ids."""
     if not isinstance(resume, Mapping) or len(resume) != 1:
         return resume
     ((question, answer),) = resume.items()
@@ -405,7 +405,7 @@ def only_answer(resume: Any) -> Any:
 
 
 def answer_read(answer: Any) -> str:
-    """An answer in words where there are some, else as JSON."""
+    """An answer in words if there are any for it, else as JSON."""
     if isinstance(answer, bool):
         return "Yes" if answer else "No"
     if isinstance(answer, str):
@@ -417,5 +417,5 @@ def answer_read(answer: Any) -> str:
 
 
 def _lines(text: str) -> str:
-    """Lines as everybody but forms ends them."""
+    """The text with the line ends that everything except forms uses."""
     return text.replace("\r\n", "\n")

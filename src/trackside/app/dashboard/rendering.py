@@ -1,4 +1,4 @@
-"""Makes HTML of what a page has found out. All texts are escaped; a script or a style is never part of a page."""
+"""Turns what a page has found out into HTML. All texts are escaped; a script or a style is never part of a page."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""What a browser lets the pages do: load what this server has, and nothing that is written in a page itself."""
+"""What a browser lets the pages do: load what this server has, but nothing that is written in a page itself."""
 
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "same-origin",  # with none at all browsers call our own forms those of nowhere (`Origin: null`)
+    "Referrer-Policy": "same-origin",  # without one, browsers send our own forms as from nowhere (`Origin: null`)
 }
-"""What goes with each page."""
+"""The headers that go with each page."""
 
 _OF_ADMINS: Final = ("/subscriptions", "/observers", "/system", "/workers", "/queue")
-"""How addresses begin that others are refused."""
+"""The beginnings of addresses that only admins may use."""
 
 _preparing = Lock()
 
 
 @cache
 def templates() -> Templates:
-    """The templates, of which none is compiled yet. The first time blocks: Jinja takes 30 ms, and not every server has
+    """The templates, none of them compiled yet. The first call blocks: Jinja takes 30 ms, and not every server has
     visitors.
     """
     from trackside.app.dashboard.templating import Templates
@@ -53,7 +53,7 @@ def templates() -> Templates:
 
 
 def _prepare(name: str) -> None:
-    with _preparing:  # two visitors who come first wait for the same work
+    with _preparing:  # if two visitors come first, both wait for the same work
         templates().prepare(name)
 
 
@@ -66,10 +66,10 @@ class Page:
 
     Args:
         template: its name, without `.html`.
-        place: which entry of the navigation it belongs to; None: to none.
-        twins: addresses below the root that have the same as JSON.
-        status: of HTTP.
-        headers: besides those that all pages have.
+        place: the entry of the navigation that it belongs to; None: to none.
+        twins: addresses below the root that have the same content as JSON.
+        status: the HTTP status.
+        headers: headers besides those that all pages have.
         values: what the template shows.
     """
 
@@ -88,7 +88,7 @@ class Page:
         self.headers = {} if headers is None else headers
         self.values: dict[str, Any] = {"place": place, "twins": twins, **values}
         self.begun = perf_counter()
-        """When the server began with it: how long it takes is said to `console.js`, which has the page rest the longer."""
+        """When the server began the page: the longer it takes, the longer `console.js`, which is told, lets it rest."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         token, cookie = token_of(scope)
@@ -96,7 +96,7 @@ class Page:
             if not _is_prepared(self._file):
                 await asyncio.to_thread(_prepare, self._file)
             body = self._rendered(scope, token)
-        except Exception:  # a template's, of which the visitor gets to know as of any other failure
+        except Exception:  # a template failed; the visitor is told as of any other failure
             if self.template == "failure":
                 raise
             logger.exception("the page %s failed", self.template)
@@ -129,14 +129,14 @@ class Page:
                 identity=principal.identity,
                 may_run=principal.may(Permission.run),
                 may_admin=may_admin,
-                # A cookie of another server on this host signs nobody in where nobody is asked.
+                # Where nobody is asked to sign in, a cookie from another server on this host signs nobody in.
                 is_signed_in=bool(scope.get("trackside.by_cookie")) and principal.identity is not None,
             )
         )
 
 
 class FailurePage:
-    """What a page answers with that cannot be shown, and an action that was refused (`routing.Failing`)."""
+    """The answer of a page that cannot be shown, and of an action that was refused (`routing.Failing`)."""
 
     def __init__(self, failure: Failure) -> None:
         self.failure = failure
@@ -181,7 +181,7 @@ class Said:
 
 
 def came_from(scope: Scope) -> str:
-    """The page of ours from which a request came; the first one if it does not say, or comes from elsewhere."""
+    """The page of ours from which a request came; the first page if it does not say, or comes from elsewhere."""
     first = f"{scope.get('root_path', '')}/ui"
     headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in {b"referer", b"host"}}
     try:
@@ -193,5 +193,5 @@ def came_from(scope: Scope) -> str:
 
 
 def is_script(scope: Scope) -> bool:
-    """Whether a script of the page asks, and not the browser itself."""
+    """Whether a script of the page asks, rather than the browser itself."""
     return any(name == b"hx-request" for name, _ in scope["headers"])

@@ -16,12 +16,12 @@ from trackside.app.server.routing import Call, Routes
 
 routes = Routes("Console")
 
-_LONGEST_COOKIE: Final = 4_096  # bytes; browsers drop longer ones without a word
+_LONGEST_COOKIE: Final = 4_096  # bytes; browsers silently drop longer ones
 _OF_ADDRESSES: Final = "/?#&=%+,;:@!$'()*~[]"
 
 
 class Credential(Form, kw_only=True):
-    """What somebody says who he is with."""
+    """What somebody signs in with."""
 
     key: str
     next: str = "/ui"
@@ -34,13 +34,13 @@ async def show_sign_in(call: Call[None, None]) -> Any:
     to = given.get("next", ["/ui"])[0]
     if not await _is_signed_in(call):
         return _form(call, to, "You were signed out: the key is no longer valid." if "gone" in given else None)
-    if "gone" in given:  # a page sent him here, and might again
+    if "gone" in given:  # a page sent the user here, and might do so again
         return _form(call, to, None, is_in=True)
     return Reply(b"", status=303, headers={"Location": f"{call.root}{_inside(to)}"})
 
 
 async def _form_again(call: Call[Credential, None], why: HttpError) -> Any:
-    """The form with a token that is good, for one whose own was not."""
+    """The form with a valid token, for somebody whose token was not valid."""
     return _form(call, call.body.next, f"{why.details['detail']}.", status=why.details["status"])
 
 
@@ -50,7 +50,7 @@ async def sign_in(call: Call[Credential, None]) -> Any:
     authenticator, key = call.parts.authenticator, call.body.key.strip()
     to = _inside(call.body.next)
     headers = {"Location": f"{call.root}{to}"}
-    if authenticator is None:  # nobody is asked, and so nothing has to be remembered
+    if authenticator is None:  # nobody is asked to sign in, so there is nothing to remember
         return Reply(b"", status=303, headers=headers)
     try:
         await authenticator(with_credential(call.scope, key))
@@ -88,6 +88,6 @@ def _form(call: Call[Any, Any], to: str, said: str | None, *, status: int = 200,
 
 
 def _inside(to: str) -> str:
-    """Where to go on, if that is a page of the console; its beginning if not."""
+    """Where to go on, if that is a page of the console, else its first page."""
     is_ours = to.startswith("/ui") and to[3:4] in {"", "/", "?", "#"}
     return quote(to, safe=_OF_ADDRESSES) if is_ours and to.isprintable() else "/ui"

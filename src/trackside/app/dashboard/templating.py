@@ -1,4 +1,4 @@
-"""The templates, each read and compiled when it is needed first: one that is broken takes no other page down."""
+"""The templates, each read and compiled when it is first needed: a broken one takes no other page down."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from trackside.app.dashboard.assets import address_of, assets
 
 
 class Templates(Environment):
-    """What pages are made of.
+    """The environment of the pages' templates.
 
-    To compile a template reads a file and takes milliseconds: `prepare` does that, in a thread, for a template and for all
-    that it names. After that a page is rendered without either.
+    Compiling a template reads a file and takes milliseconds: `prepare` does that, in a thread, for a template and all
+    that it names. After that, rendering a page does neither.
     """
 
     def __init__(self, *, version: str, loader: BaseLoader | None = None) -> None:
@@ -39,7 +39,7 @@ class Templates(Environment):
         """Read and compile a template and those that it extends, includes and imports, which blocks.
 
         Raises:
-            jinja2.TemplateError: one of them is not there, or not a template.
+            jinja2.TemplateError: one of them does not exist, or is not a template.
         """
         if name in self._prepared:
             return
@@ -53,7 +53,7 @@ class Templates(Environment):
     def _generate(
         self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
     ) -> str:
-        # The hook that Jinja has for this: the template is parsed here already, and what it names is in it.
+        # Jinja's hook for this: the template is already parsed here, and contains the names that it refers to.
         if name is not None:
             self._named[name] = [inner for inner in meta.find_referenced_templates(source) if inner is not None]
         return super()._generate(source, name, filename, defer_init)

@@ -1,4 +1,4 @@
-"""Which time a page is about: the last so many hours, or from one moment to another, as its address says."""
+"""The time that a page is about, as its address says: the last few hours or days, or from one moment to another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_BARS: Final = 40
-"""A day has hours then, and a month days: more bars say no more on a screen, and are made of smaller sums."""
+"""A day then has hours, and a month has days: more bars say no more on a screen, and are made of smaller sums."""
 _MOST_BUCKETS: Final = 1_000  # of a timeline
 _WIDTHS: Final = tuple(
     timedelta(minutes=minutes)
@@ -25,7 +25,7 @@ LAST: Final[Mapping[str, tuple[timedelta, str]]] = {
     "7d": (timedelta(days=7), "7 d"),
     "30d": (timedelta(days=30), "30 d"),
 }
-"""The times until now that can be had by name: how long, and what they are called."""
+"""The times until now that have a name: how long they are, and what they are called."""
 
 _CALLED: Final = {
     "15min": "last 15 minutes",
@@ -41,32 +41,32 @@ USUAL: Final = "24h"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeRange:
-    """From when to when, in steps of which width."""
+    """A time, from when to when, and the width of its steps."""
 
     name: str | None
-    """Which of `LAST` it is; None: from one moment to another."""
+    """Which of `LAST` it is; None: it is from one moment to another."""
     since: datetime
     until: datetime | None
-    """None: up to now, and on."""
+    """None: up to now, and onwards."""
     width: timedelta
     problem: str | None = None
-    """What made no sense, so that this is the usual time instead."""
+    """What made no sense in the address, so that this is the usual time instead."""
 
     @property
     def called(self) -> str:
-        """It, in a sentence: `in the last 24 hours`."""
+        """The time in a sentence: `in the last 24 hours`."""
         return "in this time" if self.name is None else f"in the {_CALLED[self.name]}"
 
     @property
     def in_address(self) -> str:
-        """It, as a page's address says it."""
+        """The time in the form of a page's address."""
         if self.name is not None:
             return urlencode({"range": self.name})
         return urlencode({"since": stamp(self.since)} | ({} if self.until is None else {"until": stamp(self.until)}))
 
     @property
     def query(self) -> dict[str, str]:
-        """It, as the API's `since` and `until`."""
+        """The time as the API's `since` and `until`."""
         return {"since": stamp(self.since)} | ({} if self.until is None else {"until": stamp(self.until)})
 
 
@@ -77,7 +77,7 @@ def time_range(given: Mapping[str, Sequence[str]], now: datetime) -> TimeRange:
 
     Args:
         given: the parameters.
-        now: when now is.
+        now: the current time.
     """
     try:
         since, until = (_moment(name, given) for name in ("since", "until"))
@@ -90,13 +90,13 @@ def time_range(given: Mapping[str, Sequence[str]], now: datetime) -> TimeRange:
 
 
 def usual_for(oldest: datetime | None, now: datetime) -> str:
-    """The shortest time by name that has all of what there is, or the usual one."""
+    """The shortest named time that covers all there is, or the usual one."""
     lengths = [(name, length) for name, (length, _) in LAST.items() if length <= LAST[USUAL][0]]
     return next((name for name, length in lengths if oldest is not None and now - oldest <= length), USUAL)
 
 
 def stamp(when: datetime) -> str:
-    """A moment as the API takes it."""
+    """A moment in the form that the API takes."""
     return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -135,7 +135,7 @@ def _moment(name: str, given: Mapping[str, Sequence[str]]) -> datetime | None:
         return None
     try:
         when = datetime.fromisoformat(said)
-        # A form without scripts cannot say its zone.
+        # Without scripts, a form cannot tell its time zone.
         return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(f"{said[:40]!r} is not a time; write it as 2026-01-31T13:45") from None

@@ -1,14 +1,15 @@
-"""Cookies of the console, and the token without which nothing is done in the name of who is signed in.
+"""Cookies of the console, and the token without which nothing is done in the name of a signed-in user.
 
-The cookie `trackside_session` has what somebody has signed in with, an API key or a token of his identity provider: the
-server keeps no sessions, knows him by it as if each request brought it as a header, and does not any more once it is
-revoked. Scripts cannot read it (`HttpOnly`) and pages of elsewhere cannot have it sent (`SameSite=Strict`).
-`trackside_token` is a random text of this browser, which also comes where somebody follows a link of elsewhere to us
-(`SameSite=Lax`): pages that are open keep theirs. Each page that we made has a token that is made of it and of the session,
-and says it with whatever changes something (signed double submit: OWASP, "Cross-Site Request Forgery Prevention Cheat
-Sheet"). Who does not see our pages does not know it, nor can make one by setting cookies for us from a neighbouring name;
-and a page that was made for somebody else does nothing in the name of whoever has signed in since. The page to sign in is
-made for nobody: its token is of the browser alone, in however many tabs it is open, and is good for nothing else.
+The cookie `trackside_session` holds what somebody has signed in with, an API key or a token from an identity provider.
+The server keeps no sessions: it recognises the user by the cookie as if each request brought it as a header, until the
+key or token is revoked. Scripts cannot read the cookie (`HttpOnly`), and foreign pages cannot have it sent
+(`SameSite=Strict`). `trackside_token` is a random text for this browser, which is also sent when somebody follows a
+foreign link to us (`SameSite=Lax`), so that open pages keep theirs. Each page that we make has a token made from that
+text and the session, and sends it with everything that changes something (signed double submit: OWASP, "Cross-Site
+Request Forgery Prevention Cheat Sheet"). Somebody who does not see our pages does not know it, and cannot make one by
+setting cookies for us from a neighbouring name; and a page that was made for somebody else does nothing in the name of
+a user who has signed in since. The page to sign in is made for nobody: its token belongs to the browser alone, in
+however many tabs it is open, and is good for nothing else.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ _FOREIGN: Final = "this was not sent by a page of this server: load the page aga
 
 
 def cookies_of(scope: Scope) -> dict[str, str]:
-    """The console's cookies of a request. Of two with one name the first counts: browsers send that of the longer path
-    before that of another app above ours (RFC 6265, 5.4).
+    """The console's cookies in a request. Of two with one name, the first counts: browsers send the one with the longer
+    path before that of another app above ours (RFC 6265, 5.4).
 
-    Anybody may send a head full of cookies: they are taken apart in one pass, as the patterns of `http.cookies` are not.
+    Anybody may send a head full of cookies: this parses them in one pass, which the patterns of `http.cookies` do not.
     """
     found: dict[str, str] = {}
     for header, sent in scope["headers"]:
@@ -51,7 +52,7 @@ def cookies_of(scope: Scope) -> dict[str, str]:
 
 
 def token_of(scope: Scope) -> tuple[str, tuple[str, str] | None]:
-    """The token for a page, and the name and value of the cookie that has to be set for it; None: the browser has it."""
+    """The token for a page, and the name and value of the cookie to set for it; None: the browser has it already."""
     cookies = cookies_of(scope)
     random = cookies.get(TOKEN)
     if random and len(random) <= 64:
@@ -61,10 +62,10 @@ def token_of(scope: Scope) -> tuple[str, tuple[str, str] | None]:
 
 
 def check_site(scope: Scope) -> None:
-    """See that no page of elsewhere asks, as far as the browser says.
+    """Check that no foreign page asks, as far as the browser says.
 
     Raises:
-        HttpError: one does (403), be it of a neighbour that counts as the same site.
+        HttpError: one does (403), even if it is from a neighbour that counts as the same site.
     """
     site = header_of(scope, b"sec-fetch-site")
     if site is not None and site not in {b"same-origin", b"none"}:
@@ -72,14 +73,14 @@ def check_site(scope: Scope) -> None:
 
 
 def check_token(scope: Scope, said: str | None = None) -> None:
-    """See that a page of this server's asks.
+    """Check that a page of this server asks.
 
     Args:
-        scope: of the request.
+        scope: the scope of the request.
         said: the token, if it came in a form.
 
     Raises:
-        HttpError: somebody else asks (403).
+        HttpError: something else asks (403).
     """
     check_site(scope)
     header = header_of(scope, HEADER.lower().encode())
@@ -91,7 +92,7 @@ def check_token(scope: Scope, said: str | None = None) -> None:
 
 
 def _bound(random: str, scope: Scope, cookies: Mapping[str, str]) -> str:
-    """The token that pages have of this browser, for as long as nobody signs in or out; that of signing in goes on."""
+    """The token of pages in this browser, valid until somebody signs in or out; the sign-in page's stays valid."""
     session = "" if path_of(scope) == SIGN_IN else cookies.get(SESSION, "")
     return hmac.new(session.encode(errors="replace"), random.encode(errors="replace"), hashlib.sha256).hexdigest()
 

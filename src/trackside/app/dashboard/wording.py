@@ -23,7 +23,7 @@ def duration(seconds: float | None) -> str:
         return "–"
     if seconds < 0.001:
         return "< 1 ms"
-    if seconds < 0.9995:  # what would be written as 1000 ms is a second, and so with the others
+    if seconds < 0.9995:  # anything that would be written as 1000 ms is a second; the other limits work alike
         return f"{seconds * 1_000:.0f} ms"
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
@@ -49,7 +49,7 @@ def count(number: float | None) -> str:
 
 
 def plural(number: float | None, one: str, many: str | None = None) -> str:
-    """What so many are called: `run` of one, else `runs`."""
+    """The noun for a number of things: `run` for one, else `runs`."""
     return one if number == 1 else many or f"{one}s"
 
 
@@ -63,7 +63,7 @@ def cost(dollars: float | None) -> str:
 
 
 def percent(part: float) -> str:
-    """A part of one, as `4.8 %`; what is not nothing is never written as 0, and what is not all never as 100."""
+    """A part of one, as `4.8 %`; only nothing is written as 0, and only all as 100."""
     if 0 < part < 0.001:
         return "< 0.1 %"
     if 0.999 < part < 1:
@@ -72,22 +72,22 @@ def percent(part: float) -> str:
 
 
 def short_id(value: str | None) -> str:
-    """The end of an id, which is what tells ids of the same minute apart."""
+    """The end of an id, which tells ids of the same minute apart."""
     return "–" if value is None else value if len(value) <= 12 else f"…{value[-8:]}"
 
 
 def twin_name(address: str) -> str:
-    """What the address of a JSON twin is called: its path, with ids as short as elsewhere."""
+    """The name of a JSON twin's address: its path, with ids as short as elsewhere."""
     return _ID.sub(lambda found: short_id(found[0]), address.partition("?")[0])
 
 
 def iso(when: datetime | None) -> str:
-    """A time as machines read it."""
+    """A time in the form that machines read."""
     return "" if when is None else when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def moment(when: datetime | None) -> str:
-    """A time as people read it, until a script has written it in their own zone."""
+    """A time in the form that people read, until a script has written it in their own zone."""
     return "–" if when is None else f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -105,14 +105,14 @@ def size(number: int) -> str:
 
 
 def visible(text: str) -> str:
-    """A name or an id with what nobody sees of it made visible: zero-width signs, and those that turn writing around."""
+    """A name or id with invisible signs made visible: zero-width ones, and those that turn the direction of writing."""
     if text.isprintable() and text.strip() == text:
         return text
     return "".join(sign if sign.isprintable() else f"⟨U+{ord(sign):04X}⟩" for sign in text)
 
 
 def in_path(agent: str) -> str:
-    """What names an agent in the path of an address: its name, or its assistant's id if that is not one step of a path."""
+    """What names an agent in an address's path: its name, or its assistant's id if the name is not one path step."""
     return assistant_id_of(agent) if "/" in agent or agent in {".", ".."} else quote(agent, safe="")
 
 

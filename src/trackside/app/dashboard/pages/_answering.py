@@ -1,5 +1,5 @@
-"""Asks the API which of a thread's questions nobody has to answer any more, though the thread still has them, and which run
-a thread waits with that the API does not serve.
+"""Asks the API which of a thread's questions need no answer any more, though the thread still has them, and with which
+run a thread waits that the API does not serve.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.types import RunStatus
 
 _LOOKED_AT: Final = 100
-"""So many runs of the thread, the newest; and the one that goes on, if it is none of them."""
+"""How many runs of the thread are looked at, the newest; and the running one, if it is not among them."""
 
 
 async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Collection[str]) -> frozenset[str]:
-    """Those questions of a thread that the run closes which has it, or one that waits for it: until that has done so, the
-    thread has them still. None of a thread that no run has; all to who may not know what runs it has.
+    """The questions of a thread that are closed by the run that has it, or by one that waits for it; until it does
+    so, the thread still has them. None if no run has the thread; all if the viewer may not know its runs.
 
     Args:
-        call: who looks.
+        call: the request of the viewer.
         thread_id: the thread.
         open_ids: the questions that it has.
     """
     path, asked_for = {"thread_id": thread_id}, {"limit": _LOOKED_AT}
-    try:  # in one look, if that shows all: a run must not begin, or end, between two
+    try:  # in one look, if that shows all: no run must begin or end between two
         found = (await API.ask(call, run_records.list_runs, path=path, query=asked_for)).value
-        if len(found) == _LOOKED_AT:  # behind many that are to begin later one may go on
+        if len(found) == _LOOKED_AT:  # a run may go on that is older than many that begin later
             running = await API.ask(call, run_records.list_runs, path=path, query=asked_for | {"status": "running"})
             found = [*{one.run_id: one for one in (*running.value, *found)}.values()]
     except (HttpError, UnknownThreadError):
@@ -57,7 +57,7 @@ async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Colle
 
 
 async def waiting_run(call: Call[Any, Any], thread_id: str) -> RecordedRun | None:
-    """The run whose questions a thread waits to have answered, whatever the thread is called; None: there is none."""
+    """The run with the questions that a thread waits for, whatever the thread's name; None if there is none."""
     query = {"thread_id": thread_id, "waiting": True, "limit": 1}
     found = (await API.ask(call, records.list_recorded_runs, query=query)).value
     return found[0] if found else None

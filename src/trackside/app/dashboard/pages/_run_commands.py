@@ -1,5 +1,5 @@
-"""A run as what starts it anew from a shell: `trackside run`, and `curl`. Pure; all that users wrote is quoted, and nothing
-of it has signs that a terminal obeys while it is pasted, whatever the quotes are: those are escaped, or left out.
+"""The commands that start a run anew from a shell: `trackside run`, and `curl`. Pure. All that users wrote is quoted,
+and signs that a terminal would obey during pasting, whatever the quotes, are escaped or left out.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from trackside.app.server.wire.runs import said_of
 from trackside.harness.questions import answers_said
 
 _MOST_CHARS: Final = 30_000
-"""One argument of a command line may have 128 KiB, as UTF-8; the quotes in it take more."""
+"""One argument of a command line may have 128 KiB, as UTF-8; quotes in it take up more."""
 _KEY: Final = '"$TRACKSIDE_API_KEY"'
-_OBEYED_SIGNS: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tabs and ends of lines
+_OBEYED_SIGNS: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters except tabs and line ends
 _OBEYED: Final = re.compile(f"[{_OBEYED_SIGNS}]")
 _PLAIN_TEXT: Final = re.compile(f"[A-Za-z][^{_OBEYED_SIGNS}]*")
 _NO_OPTIONS: Final = ("context", "interrupt_before", "interrupt_after", "durability", "after_seconds")
-"""What a run may be asked for that the command line has no options for."""
+"""Parts of a request for which the command line has no options."""
 _LIMITS: Final = {
     "timeout": "--timeout",
     "max_tokens": "--max-tokens",
@@ -32,7 +32,7 @@ _LIMITS: Final = {
     "max_llm_calls": "--max-llm-calls",
     "max_tool_calls": "--max-tool-calls",
 }
-"""What says how a run of its own process is bounded. A server takes none of it: it has limits of its own."""
+"""The limits of a run in its own process. A server takes none of them, because it has limits of its own."""
 _WORDS_OF_JSON: Final = frozenset({"true", "false", "null", "NaN", "Infinity"})
 
 
@@ -43,14 +43,14 @@ class Commands:
     show: str
     retry: str
     run: str | None
-    """Of a run that can be started again over HTTP; else it is to be typed where the database is, as one with limits. None:
-    no options say what was asked for."""
+    """Goes over HTTP if the run can be started again that way; otherwise, as with limits, it must be typed where the
+    database is. None: no options express the request."""
     curl: str | None
-    """None: over HTTP there is no such thread, or no such limit."""
+    """None: HTTP has no such thread, or no such limit."""
     input_file: str | None = None
-    """What has to be saved first, as the command line would be too long; what it is called."""
+    """The name of the file that must be saved first, because the command line would be too long."""
     argument: tuple[str, str] | None = None
-    """Which part of that the command line reads by itself, and from which file."""
+    """Which part of it the command line reads, and from which file."""
 
 
 def create_request(request: Mapping[str, Any], agent: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,17 +74,17 @@ def commands_of(
     goes_on: bool,
     asks_who: bool,
 ) -> Commands:
-    """What to type.
+    """The commands to type.
 
     Args:
         run_id: the run.
         thread_id: its thread.
-        agent: who ran.
+        agent: the agent that ran.
         request: what was asked for.
-        metadata: those of the run.
+        metadata: the run's metadata.
         base_url: where the API is.
-        goes_on: whether the run went on with what its thread remembered; else the new one gets a thread of its own.
-        asks_who: whether the API wants a key, which a variable has.
+        goes_on: whether the run went on with what its thread remembered; otherwise the new run gets its own thread.
+        asks_who: whether the API wants a key, which is in a variable.
     """
     body = create_request(request, agent, metadata)
     address = f"{base_url}/threads/{thread_id}/runs" if goes_on else f"{base_url}/runs"
@@ -122,7 +122,7 @@ def commands_of(
 
 
 def answer_command(thread_id: str, questions: Sequence[Question]) -> str:
-    """How the command line answers what a thread asks, where its database is."""
+    """The command that answers what a thread asks, to be typed where its database is."""
     answers = {one.id: True if one.is_approval or one.is_stop else "ANSWER" for one in questions}
     several, first = len(answers) > 1, next(iter(answers.values()), "ANSWER")
     answer = _json(answers) if several else _json(first) if first is True else "ANSWER"
@@ -156,7 +156,7 @@ def _run(
 
 
 def _argument_of(request: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Which part of a request is an argument, and what it is called as a file."""
+    """Which part of a request is an argument, and the name of a file for it."""
     if _mapping(request.get("command")):
         return "command.resume", "answer.json"
     return None if request.get("input") is None else ("input", "input.json")
@@ -172,7 +172,7 @@ def _limits(request: Mapping[str, Any]) -> list[str]:
 
 
 def _metadata(name: str, value: Any) -> list[str]:
-    """The option from which the command line reads this; none where it cannot be called so."""
+    """The option from which the command line reads this; empty if it cannot have this name."""
     if not name or "=" in name or _OBEYED.search(name):
         return []
     is_plain = isinstance(value, str) and not _OBEYED.search(value) and not _is_json(value)
@@ -180,7 +180,7 @@ def _metadata(name: str, value: Any) -> list[str]:
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text says something else where JSON is read as such; one that nests too deeply for that does."""
+    """Whether a text would be read as JSON instead of text; one that is nested too deeply to be read counts as well."""
     try:
         json.loads(text)
     except (ValueError, RecursionError) as exc:

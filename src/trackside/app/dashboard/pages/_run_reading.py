@@ -1,4 +1,4 @@
-"""Asks the API for all that is known of a run: it and its end, the runs around it, what its thread kept, who was told."""
+"""Asks the API for all that is known about a run: it and its end, the runs around it, its thread, who was told."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 EVENTS_OF_PAGE: Final = 25
 _DRAWN: Final = 200
 _SHOWN_CHILDREN: Final = 200
-"""So many of the runs that it started, the newest, are shown."""
+"""How many of the runs that it started are shown, the newest."""
 
 type AnyCall = Call[Any, Any]
 
@@ -50,22 +50,22 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
-    """The runs that this one has to do with."""
+    """The runs related to this one."""
 
     children: Sequence[RecordedRun]
     is_all: bool
-    """Whether the run started no others than those."""
+    """Whether these are all the runs that it started."""
     earlier: RecordedRun | None
-    """The run of the thread before it."""
+    """The run before it on the thread."""
     later: RecordedRun | None
-    """The one after it, which may be the one that answered it."""
+    """The run after it, which may be the one that answered it."""
     latest: RecordedRun | None = None
-    """The last one of the thread, if that is not this one."""
+    """The last run of the thread, if that is not this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What is known besides the run itself; what could not be had is empty, and `missing` says why."""
+    """What is known besides the run itself; parts that are unavailable are empty, and `missing` says why."""
 
     end: LogEvent | None
     drawn: Sequence[Happened]
@@ -84,9 +84,9 @@ async def found_of(call: AnyCall, run: RunDetails, *, after: int) -> Found:
     """All that the page shows besides the run, asked for at once.
 
     Args:
-        call: who looks.
-        run: at which run.
-        after: the position behind which the events begin that are listed.
+        call: the request of the viewer.
+        run: the run that is shown.
+        after: the position after which the listed events begin.
     """
     nobody = Around(children=(), is_all=True, earlier=None, later=None)
     async with asyncio.TaskGroup() as group:
@@ -132,24 +132,24 @@ async def details_of(call: AnyCall, run_id: str) -> RunDetails:
     """The run.
 
     Raises:
-        UnknownRunError: there is none that he may see.
+        UnknownRunError: there is no such run that the viewer may see.
     """
     found: RunDetails = (await API.ask(call, records.get_recorded_run, path={"run_id": run_id})).value
     return found
 
 
 async def end_of(call: AnyCall, run_id: str) -> LogEvent | None:
-    """The run's last word; None if it has not ended."""
+    """The run's terminal event; None if it has not ended."""
     query = {"run_id": run_id, "type": sorted(TERMINAL_EVENTS), "newest_first": True, "limit": 1}
     found = (await API.ask(call, events.list_events, query=query)).value
     return found[0] if found else None
 
 
 async def next_attempt(call: AnyCall, run: RunDetails) -> RunDetails | None:
-    """The run as which one goes on; None: it has not ended, or that is all of it.
+    """The run as which a run goes on; None if it has not ended, or does not go on.
 
     Raises:
-        UnknownRunError: it was removed.
+        UnknownRunError: that run was removed.
     """
     end = await end_of(call, run.run_id)
     again = None if end is None else attempts.named_in(end.payload)
@@ -157,7 +157,7 @@ async def next_attempt(call: AnyCall, run: RunDetails) -> RunDetails | None:
 
 
 async def last_attempt(call: AnyCall, run: RunDetails) -> RunDetails:
-    """The run, or the last attempt as which it goes on, if it has ended; of those that are there."""
+    """The run, or if it has ended, the last attempt as which it goes on, among those that still exist."""
 
     async def after(one: RunDetails) -> RunDetails | None:
         try:
@@ -169,7 +169,7 @@ async def last_attempt(call: AnyCall, run: RunDetails) -> RunDetails:
 
 
 async def page_of_events(call: AnyCall, run_id: str, after: int) -> EventPage:
-    """Its events behind a position."""
+    """The run's events after a position."""
     query = {"run_id": run_id, "after": after, "limit": EVENTS_OF_PAGE}
     found = await API.ask(call, events.list_events, query=query)
     following = found.headers.get("X-Pagination-Next")
@@ -177,7 +177,7 @@ async def page_of_events(call: AnyCall, run_id: str, after: int) -> EventPage:
 
 
 async def drawn_events(call: AnyCall, run_id: str) -> list[Happened]:
-    """Its first events, as far as they are drawn."""
+    """The run's first events, as far as they are drawn."""
     found = (await API.ask(call, events.list_events, query={"run_id": run_id, "limit": _DRAWN})).value
     return [Happened(name=event.event_type.value, at=event.occurred_at) for event in found]
 
@@ -206,7 +206,7 @@ async def _children(call: AnyCall, run: RunDetails) -> tuple[list[RecordedRun], 
 
 
 async def holder_of_thread(call: AnyCall, run: RunDetails) -> RecordedRun | None:
-    """The run that a pending one waits for, because it has the thread."""
+    """The run that a pending run waits for, because it has the thread."""
     if run.status is not RunStatus.pending:
         return None
     query = {"thread_id": run.thread_id, "status": [RunStatus.running.value], "limit": 1}
@@ -215,12 +215,12 @@ async def holder_of_thread(call: AnyCall, run: RunDetails) -> RecordedRun | None
 
 
 async def attempts_of(call: AnyCall, run: RunDetails) -> list[RecordedRun]:
-    """The run that it repeats, and those that repeat it, as far as they are there."""
+    """The run that it repeats, and those that repeat it, as far as they still exist."""
     found: list[RecordedRun] = []
     for run_id in [*([run.retry_of] if run.retry_of else []), *run.retries[:10]]:
         try:
             found.append(await details_of(call, run_id))
-        except TracksideError:  # it was removed, which is its own business
+        except TracksideError:  # it was removed, which does not matter here
             continue
     return found
 
@@ -231,7 +231,7 @@ async def agents_of(call: AnyCall) -> Mapping[str, AgentInfo]:
 
 
 async def state_after(call: AnyCall, run: RunDetails) -> Any:
-    """What the thread was when the run had ended: None if that is not kept."""
+    """The state of the thread at the end of the run; None if that is not kept."""
     if not is_final(run.status):
         return None
     body = {"limit": 1, "metadata": {"run_id": run.run_id}}
@@ -240,12 +240,12 @@ async def state_after(call: AnyCall, run: RunDetails) -> Any:
 
 
 async def open_questions(call: AnyCall, run: RunDetails) -> frozenset[str] | None:
-    """The ids of the questions that the run's thread still waits for, or of the stop at which it stands, and no run answers
-    yet; None of one that has asked nothing.
+    """The ids of the questions that the run's thread still waits for, or of the stop at which it stands, and that no
+    run answers yet; None if the run has asked nothing.
     """
     if run.status is not RunStatus.interrupted:
         return None
-    if not is_served(run.thread_id):  # whose state the API does not say
+    if not is_served(run.thread_id):  # the API does not tell its state
         waiting, end = await waiting_run(call, run.thread_id), await end_of(call, run.run_id)
         if waiting is None or waiting.run_id != run.run_id or end is None:
             return frozenset()
@@ -256,20 +256,20 @@ async def open_questions(call: AnyCall, run: RunDetails) -> frozenset[str] | Non
     waits: Sequence[JsonObject] = state.get("interrupts") or ()
     if not waits and (stop := stop_in(state)) is not None:
         thread = (await API.ask(call, threads.get_thread, path=path)).value
-        waits = [stop] if thread.status == ThreadStatus.interrupted else ()  # what has failed stands before a step, too
+        waits = [stop] if thread.status == ThreadStatus.interrupted else ()  # a failed thread is also before a step
     asked = frozenset(str(one.get("id")) for one in waits)
     return asked - await closed_questions(call, run.thread_id, asked) if asked else asked
 
 
 async def deliveries_of(call: AnyCall, run: RunDetails) -> Any:
-    """What each subscription did with the run's events; None to who may not know."""
+    """What each subscription did with the run's events; None if the viewer may not know."""
     if not call.principal.may(Permission.admin):
         return None
     return (await API.ask(call, subscriptions.list_deliveries, path={"run_id": run.run_id})).value
 
 
 def ran(run: RecordedRun) -> Ran:
-    """As the timeline knows runs."""
+    """The run in the timeline's form."""
     has_ended = is_final(run.status)
     return Ran(
         run_id=run.run_id,

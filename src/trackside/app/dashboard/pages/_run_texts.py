@@ -1,4 +1,4 @@
-"""What a run says, made ready to be read: messages, JSON, who used what. Pure.
+"""What a run says, made ready to read: messages, JSON, who used what. Pure.
 
 Agents and users write what they like, as long as they like: everything here is cut to what a page can hold, and says so.
 """
@@ -18,7 +18,7 @@ _NOTHING: Final = Conversation(())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """An input or an output: a conversation, what else there is, or both."""
+    """An input or an output: a conversation, anything else, or both."""
 
     conversation: Conversation = _NOTHING
     json: Cut | None = None
@@ -26,7 +26,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """A line of a table of what was used; the last one is the sum of the others."""
+    """A line of a table of what was used; the last line is the sum of the others."""
 
     name: str
     input_tokens: int
@@ -40,7 +40,7 @@ def said(value: Any, *, since_human: bool = False) -> Said:
     """What went in, or came out.
 
     Args:
-        value: as JSON has it; an object with `messages` is a conversation.
+        value: a JSON value; an object with `messages` is a conversation.
         since_human: only what came after the last human message.
     """
     messages = value.get("messages") if isinstance(value, Mapping) else value if isinstance(value, str) else None
@@ -60,7 +60,7 @@ def _after_human(messages: Sequence[Any]) -> Sequence[Any]:
 
 
 def used_by(usage: Any) -> tuple[Used, ...]:
-    """What each model, or each caller, used; the most first, and last the sum. Nothing if nothing is known."""
+    """What each model, or each caller, used, the most first and the sum last; empty if nothing is known."""
     lines = [_used(str(name), one) for name, one in usage.items()] if isinstance(usage, Mapping) else []
     if not lines:
         return ()

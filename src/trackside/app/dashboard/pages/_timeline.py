@@ -1,8 +1,8 @@
 """A run as rows against time: itself, what it called, the runs that it started. Pure: no store, no clock, no markup.
 
-Rows are nested by who called: what `researcher` did stands below the call that made it run, or below its name if nothing
-says what did. All places are percent of the run's time, so that whoever draws them needs no script. Times of another
-machine's clock may lie outside the run: they are drawn at its edge, and said to be off.
+Rows are nested by caller: what `researcher` did is below the call that made it run, or below its name if nothing says
+which call did. All places are percentages of the run's time, so that drawing them needs no script. Times from another
+machine's clock may lie outside the run: they are drawn at its edge, and reported to be off.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 LEAD: Final = "lead_agent"
-"""Who is said to call what the run's own agent calls."""
+"""The caller's name in what the run's own agent calls."""
 MOST_ROWS: Final = 300
 MOST_MARKS: Final = 200
 WAIT_SECONDS: Final = 0.5
-"""What a run waits at least to have it said."""
+"""The least wait of a run that is reported."""
 _MOST_TICKS: Final = 6
 _GAP_SHARE: Final = 0.05
-"""So much of a run without anything known is shown as a gap."""
+"""The least share of a run that is shown as a gap, if nothing is known to have happened in it."""
 _OFF_SECONDS: Final = 1.0
-"""Clocks of one network differ less."""
+"""The clocks in one network differ by less."""
 
 type RowKind = Literal["run", "wait", "caller", "chat", "execute_tool", "invoke_agent", "child", "events"]
 _KINDS: Final[Mapping[str, RowKind]] = {
@@ -53,7 +53,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line. `at` and `seconds` count from the run's start; `seconds` is None of what nobody has timed."""
+    """One line. `at` counts from the run's start; `seconds`, how long it took, is None if nobody has timed it."""
 
     kind: RowKind
     name: str
@@ -66,7 +66,7 @@ class Row:
     cost: float | None = None
     error: str | None = None
     status: str | None = None
-    """Of a run."""
+    """The status, if it is a run."""
     run_id: str | None = None
     goes_on: bool = False
     gaps: tuple[Span, ...] = ()
@@ -90,7 +90,7 @@ class Timeline:
     rows: tuple[Row, ...]
     ticks: tuple[Tick, ...]
     omitted: int = 0
-    """Rows that there are, and are not here."""
+    """How many rows are left out."""
     idle_seconds: float | None = None
     """How long nothing was called, if calls were timed."""
     notes: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Happened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """What is known of a run: the one that is drawn, or one that it started."""
+    """What is known about a run: the one that is drawn, or one that it started."""
 
     run_id: str
     agent: str
@@ -123,15 +123,15 @@ class Ran:
 
 @dataclass(slots=True)
 class _Axis:
-    """From seconds of the run to percent of it."""
+    """Converts seconds of the run to percent of it."""
 
     start: datetime
     seconds: float
     off: float = 0.0
-    """How far something lay outside."""
+    """How far something lay outside the run."""
 
     def at(self, when: datetime) -> float:
-        """The second of the run in which something was, within it."""
+        """The second of the run at which something was, limited to the run."""
         second = (when - self.start).total_seconds()
         self.off = max(self.off, -second, second - self.seconds)
         return min(max(second, 0.0), self.seconds)
@@ -157,13 +157,13 @@ def timeline_of(
     """The rows of a run.
 
     Args:
-        run: which one.
-        calls: as its last event lists them (`completion_data.calls`); whatever is no call is left out.
+        run: the run.
+        calls: as its last event lists them (`completion_data.calls`); anything that is not a call is left out.
         children: the runs that it started.
         events: its first events.
         costs: what each caller cost, in US dollars.
-        now: until when a run is drawn that goes on.
-        most: so many rows; None: all.
+        now: until when a run that goes on is drawn.
+        most: the most rows; None: all.
     """
     axis = _axis_of(run, now)
     known = [call for call in map(_call_of, calls) if call is not None]
@@ -185,7 +185,7 @@ def timeline_of(
 
 
 def ticks_of(seconds: float) -> tuple[Tick, ...]:
-    """Where the axis has its lines: round times, the first at 0, and never more than fit."""
+    """Where the axis has its lines: at round times, the first at 0, and never more than fit."""
     step = _step(seconds / _MOST_TICKS)
     number = math.floor(seconds / step + 1e-9)
     return tuple(
@@ -207,7 +207,7 @@ def _step(least: float) -> float:
 
 
 def _label(at: float, step: float, seconds: float) -> str:
-    """A time of the axis; below a minute in the unit of the whole, above in that of a step."""
+    """A time on the axis: if a step is below a minute, in the unit of the whole, otherwise in the unit of the step."""
     if at == 0:
         return "0"
     if step < 60:
@@ -232,7 +232,7 @@ def _call_of(said: Any) -> _Call | None:
         kind=kind,
         name=str(said.get("name") or "?"),
         at=at or 0.0,
-        seconds=seconds or None,  # 0: told of afterwards, without how long it took
+        seconds=seconds or None,  # 0: reported afterwards, without its duration
         input_tokens=_whole(said.get("input_tokens")),
         output_tokens=_whole(said.get("output_tokens")),
         error=None if error is None else str(error),
@@ -302,7 +302,7 @@ def _run_row(run: Ran, axis: _Axis, gaps: tuple[Span, ...]) -> Row:
 
 
 def _wait(run: Ran) -> list[Row]:
-    """What the run waited before it started: said, and not drawn, as it may be a thousand times as long."""
+    """How long the run waited before it started; only stated, not drawn, as it may be a thousand times as long."""
     waited = 0.0 if run.started_at is None else (run.started_at - run.created_at).total_seconds()
     if waited < WAIT_SECONDS:
         return []
@@ -319,7 +319,7 @@ def _event_row(events: Sequence[Happened], axis: _Axis) -> list[Row]:
 
 @dataclass(slots=True)
 class _Tree:
-    """The calls, by who called."""
+    """The calls, by caller."""
 
     by_caller: dict[str, list[Row]]
     costs: Mapping[str, float | None]
@@ -328,7 +328,7 @@ class _Tree:
     """The callers whose calls have their place."""
 
     def below(self, caller: str, depth: int) -> list[Row]:
-        """What a caller called, and below each agent what that did."""
+        """What a caller called, and below each agent what it did."""
         rows: list[Row] = []
         for row in sorted(self.by_caller[caller], key=lambda one: one.at):
             name = row.name
@@ -341,7 +341,7 @@ class _Tree:
         return rows
 
     def group(self, caller: str) -> list[Row]:
-        """The calls of somebody whom nothing is known to have called, below a row of his own."""
+        """The calls of a caller that nothing is known to have called, below a row of its own."""
         self.placed.add(caller)
         calls = self.by_caller[caller]
         at = min(row.at for row in calls)
@@ -367,14 +367,14 @@ def _nested(calls: Sequence[_Call], costs: Mapping[str, float | None], axis: _Ax
     tree = _Tree(by_caller, costs, axis)
     blocks = _blocks(tree.below(LEAD, 1)) if LEAD in by_caller else []
     invoked = {row.name for rows in by_caller.values() for row in rows if row.kind == "invoke_agent"}
-    # Those that nobody is known to have called come first: they may lead to the others. What is left goes in circles.
+    # Callers that nothing is known to have called come first: they may lead to the others. What is left forms cycles.
     callers = sorted(by_caller, key=lambda name: (name in invoked, min(row.at for row in by_caller[name])))
-    blocks.extend(tree.group(caller) for caller in callers if caller not in tree.placed)  # which `group` adds to
+    blocks.extend(tree.group(caller) for caller in callers if caller not in tree.placed)  # `group` adds to it
     return [row for block in sorted(blocks, key=lambda block: block[0].at) for row in block]
 
 
 def _blocks(rows: Sequence[Row]) -> list[list[Row]]:
-    """Each row of the first depth with what stands below it."""
+    """Each row of the first depth with the rows below it."""
     blocks: list[list[Row]] = []
     for row in rows:
         if row.depth == 1:
@@ -395,7 +395,7 @@ def _sum(numbers: Any) -> int | None:
 
 
 def _idle(rows: Sequence[Row], axis: _Axis) -> tuple[float | None, tuple[Span, ...]]:
-    """How long nothing was called, and where that was so for long; None and nothing if calls were not timed."""
+    """How long nothing was called, and where the long gaps were; None and nothing if calls were not timed."""
     timed = sorted((row.at, min(row.at + row.seconds, axis.seconds)) for row in rows if row.seconds)
     if not timed:
         return None, ()

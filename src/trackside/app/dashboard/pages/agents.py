@@ -20,10 +20,10 @@ routes = Routes("Console")
 
 PAST: Final = timedelta(hours=24)
 NEWEST: Final = 12
-"""So many runs of an agent are on its page."""
+"""How many runs of an agent are on its page."""
 
 _LOOKED_AT: Final = 3
-"""In so many of them, the newest, an input is looked for: those that go on with an answer have none."""
+"""How many of the newest runs are searched for an input: those that go on with an answer have none."""
 
 SCHEMAS: Final[Mapping[str, str]] = {
     "input_schema": "What goes in",
@@ -56,7 +56,7 @@ async def show_agents(call: PageCall) -> Any:
 
 @page(routes, "/ui/agents/{assistant_id}")
 async def show_agent(call: PageCall) -> Any:
-    """One agent: what it is, how it does, and a place to try it."""
+    """One agent: what it is, how it is doing, and a place to try it."""
     assistant = (await API.ask(call, assistants.get_assistant)).value
     name = assistant.graph_id
     info = next((one for one in (await API.ask(call, records.list_agents)).value if one.name == name), None)
@@ -74,7 +74,7 @@ async def show_agent(call: PageCall) -> Any:
     input_schema = None if schemas is None else schemas.input_schema
     newest = await _newest_input(call, said["runs"].value or [])
     thread = params_of(call).get("thread", [""])[0]
-    is_thread = is_uuid(thread)  # anything else could lead the requests of the page to another place
+    is_thread = is_uuid(thread)  # anything else could lead the page's requests elsewhere
     return Page(
         "agent",
         place="agents",
@@ -103,7 +103,7 @@ async def show_agent(call: PageCall) -> Any:
 
 
 async def _newest_input(call: PageCall, runs: Sequence[RecordedRun]) -> Any:
-    """What the newest of some runs got that got an input; None if none did, or that is not kept."""
+    """The input of the newest of these runs that has one; None if none has, or it is not kept."""
     for run in runs[:_LOOKED_AT]:
         details = (await part(call, records.get_recorded_run, path={"run_id": run.run_id})).value
         given = (details.request or {}).get("input") if details is not None else None
@@ -113,24 +113,24 @@ async def _newest_input(call: PageCall, runs: Sequence[RecordedRun]) -> Any:
 
 
 def _is_message(given: Any) -> bool:
-    """Whether it is what people say."""
+    """Whether an input is what people say."""
     return isinstance(given, str) or (isinstance(given, Mapping) and "messages" in given)
 
 
 def _running(agents: Sequence[Any], now: Any) -> Mapping[str, int]:
-    """How many runs of each agent go on: in all processes, or, where that is not his to know who asks, in this one."""
+    """How many runs of each agent go on: in all processes, or only in this one if the viewer may not know that."""
     if now is not None:
         return dict(now.running_by_agent)
     return {agent.name: agent.running for agent in agents}
 
 
 def _since() -> str:
-    """A day ago, at a whole hour, from which totals are quickly added up."""
+    """A day ago, at a whole hour, from which totals are quick to add up."""
     return (datetime.now(UTC) - PAST).replace(minute=0, second=0, microsecond=0).isoformat().replace("+00:00", "Z")
 
 
 def _drawing(graph: Any) -> Any:
-    """How the graph looks, if there is more to it than one box."""
+    """The drawing of the graph, if it has more than one box."""
     return drawn(graph["nodes"], graph["edges"]) if len(graph["nodes"]) > 1 else None
 
 
@@ -140,13 +140,13 @@ def _schemas(schemas: Any) -> list[tuple[str, Any]]:
 
 
 def _takes_messages(schema: Mapping[str, Any] | None) -> bool:
-    """Whether people talk to it: it says so, or does not say what it takes."""
+    """Whether people talk to the agent: its schema says so, or does not say what it takes."""
     properties = None if schema is None else schema.get("properties")
     return not isinstance(properties, Mapping) or not properties or "messages" in properties
 
 
 def _example(schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """An input to begin with, of what a schema says."""
+    """An input to begin with, made from a schema."""
     properties = None if schema is None else schema.get("properties")
     if not isinstance(properties, Mapping) or not properties:
         return {"messages": [{"role": "user", "content": ""}]}

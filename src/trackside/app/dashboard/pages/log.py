@@ -38,7 +38,7 @@ SAYS: Final[Mapping[str, Sequence[str]]] = {
     "human_message": ("message.content",),
     "thread_status_updated": ("previous", "status"),
 }
-"""What of an event's payload is said on its line; `log.js` says the same of those that come."""
+"""The parts of an event's payload that its line shows; `log.js` shows the same for new events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +57,11 @@ class Part:
 
     events: Sequence[LogEvent] = ()
     after: int | None = None
-    """What comes behind this is followed; None: newer ones are another part."""
+    """Events after this position are followed; None: newer ones are in another part."""
     newer: int | None = None
-    """What the part of newer events comes with as `after`."""
+    """The `after` of the part with newer events."""
     older: int | None = None
-    """What the part of older ones comes with as `before`."""
+    """The `before` of the part with older events."""
 
 
 @page(routes, "/ui/log")
@@ -120,7 +120,7 @@ async def _part(call: Call[Any, Any], query: Mapping[str, Any], place: Mapping[s
         if "X-Pagination-Next" in answered.headers:
             newest_first: list[LogEvent] = answered.value[::-1]
             return Part(events=newest_first, newer=newest_first[0].position, older=newest_first[-1].position)
-    # The end comes first: what is appended meanwhile is listed or followed, and what is both has one position.
+    # Ask for the end first: events appended meanwhile are listed or followed, and one that is both has one position.
     end = await API.ask(call, events.list_events, query={**_scope_of(query), "newest_first": True, "limit": 1})
     found, older = await _asked(call, query)
     last = max((event.position for event in (*end.value, *found)), default=0)
@@ -128,7 +128,7 @@ async def _part(call: Call[Any, Any], query: Mapping[str, Any], place: Mapping[s
 
 
 def _scope_of(query: Mapping[str, Any]) -> dict[str, Any]:
-    """What says whose events are meant: handlers may decide on a run or a thread, and not on the whole log."""
+    """The parameters that say whose events are meant: handlers may decide on a run or thread, not on the whole log."""
     return {name: query[name] for name in ("run_id", "thread_id") if name in query}
 
 

@@ -1,4 +1,4 @@
-"""Addresses at which there is no page, or that have a slash too many."""
+"""Addresses that have no page, or a slash too many."""
 
 from __future__ import annotations
 

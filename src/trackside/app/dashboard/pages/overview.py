@@ -26,11 +26,11 @@ from trackside.harness.types import RunStatus
 routes = Routes("Console")
 
 _BEFORE_ALL: Final = "1970-01-01T00:00:00Z/-"
-"""A place in the listing of runs behind which all of them come."""
+"""A place in the listing of runs that comes before all of them."""
 _REASONS: Final = 8
 _AGENTS: Final = 25
 _COST_SOMETHING: Final = "0.000001"
-"""Dollars: what costs at least that costs something."""
+"""Dollars: anything that costs at least this costs something."""
 
 
 @page(routes, "/ui")
@@ -61,7 +61,7 @@ async def show_overview(call: Call[None, None]) -> Any:
 
 
 async def _oldest(call: Call[None, None], agent: str | None) -> datetime | None:
-    """When the first of the runs was created that there are."""
+    """When the oldest existing run was created."""
     query = {"agent": agent, "after": _BEFORE_ALL, "limit": 1}
     found = (await part(call, records.list_recorded_runs, query)).value
     return found[0].created_at if found else None
@@ -86,7 +86,7 @@ async def _asked(call: Call[None, None], time: TimeRange, agent: str | None) -> 
 
 
 def _shown(root: str, time: TimeRange, agent: str | None, said: Mapping[str, Part]) -> dict[str, Any]:
-    """What is shown of totals."""
+    """What is shown about totals."""
     stats: RunStats = said["stats"].value
     buckets = said["timeline"].value or []
     runs = _runs_address(root, time, agent)
@@ -121,23 +121,23 @@ def _row(one: AgentTotals) -> dict[str, Any]:
 
 
 def failed_of(total: Totals) -> int:
-    """How many runs ended as nobody wants."""
+    """How many runs ended in a way that nobody wants."""
     return sum(total.by_status.get(status, 0) for status in FAILED_STATUSES)
 
 
 def _seconds(length: float | None) -> str | None:
-    """A length of time as the list of runs takes it, cut off, so that the runs that take just that long are listed, too."""
+    """A length of time for the list of runs, rounded down, so that runs that take exactly that long are also listed."""
     return None if length is None else f"{int(length * 1_000) / 1_000:.3f}"
 
 
 def troubled(found: list[SubscriptionInfo]) -> list[SubscriptionInfo]:
-    """Subscriptions that somebody should look at first, then the others."""
+    """Subscriptions, with those that somebody should look at first."""
     return sorted(found, key=lambda one: (one.state is SubscriptionState.active, -one.parked, -one.behind, one.name))
 
 
 def _runs_address(root: str, time: TimeRange, agent: str | None) -> Callable[..., str]:
     """Makes addresses of the list of runs of this time: `runs(status="error", min_cost=1)`."""
-    always: dict[str, Any] = {**time.query, "removed": "true"}  # what was deleted since is part of the totals
+    always: dict[str, Any] = {**time.query, "removed": "true"}  # the totals include runs that were deleted since
     if agent is not None:
         always["agent"] = agent
 

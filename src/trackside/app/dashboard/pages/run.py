@@ -44,7 +44,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """What can be done with the run, each None, or why it cannot."""
+    """What can be done with the run: each is None, or the reason why it cannot be done."""
 
     fork: str | None
     retry: str | None
@@ -62,7 +62,7 @@ class Shown:
     input: Said | None
     """None: what was asked for is not kept."""
     answer: Cut | None
-    """What a human has answered who had this run go on."""
+    """The human's answer with which this run went on."""
     output: Said
     output_missing: str | None
     checkpoint_id: str | None
@@ -72,11 +72,11 @@ class Shown:
     commands: Commands
     choices: Choices
     answer_command: str | None
-    """What answers it; None: a form does. The API serves no thread whose id is no UUID in lower case."""
+    """The command that answers it; None: a form does. The API serves only threads whose id is a UUID in lower case."""
     fork_input: str | None
-    """The input as JSON, to be changed before a fork gets it; None: it is an answer, or too long for that."""
+    """The input as JSON, to be edited for a fork; None: it is an answer, or too long for that."""
     due_at: datetime | None
-    """When a run starts that is to start later."""
+    """When the run starts, if it is to start later."""
     request: Cut | None
     metadata: Cut | None
     traceback: Cut | None
@@ -121,7 +121,7 @@ async def get_request(call: Call[None, None]) -> Any:
 
 
 async def _gone(call: Call[None, None], run_id: str) -> Page:
-    """That there is no such run; of one that was removed, that the log has its events still."""
+    """The page that says that there is no such run, or if it was removed, that the log still has its events."""
     try:
         query = {"run_id": run_id, "limit": 1}
         found = (await API.ask(call, events.list_events, query=query)).value
@@ -224,7 +224,7 @@ def _asked(run: RunDetails, found: reading.Found, end: Mapping[str, Any]) -> Ask
 
 
 def _input(run: RunDetails, data: Mapping[str, Any]) -> Said | None:
-    """What went in; of a run whose request is not kept, the beginning of what a human said."""
+    """What went in; if the run's request is not kept, the beginning of what a human said."""
     if run.request is not None:
         return said(run.request.get("input"))
     first = data.get("first_human_message")
@@ -247,7 +247,7 @@ def _fork_input(request: Mapping[str, Any]) -> str | None:
 
 
 def _output(run: RunDetails, state: reading.Known[Any], data: Mapping[str, Any]) -> tuple[Said, str | None]:
-    """What the run gave back, and why that is not all."""
+    """What the run returned, and why that is not all."""
     values = _mapping(state.value).get("values")
     if values:
         return said(values, since_human=True), None

@@ -1,4 +1,4 @@
-"""What can be done with a run from its page: cancelled, asked for again, from where it began, or removed."""
+"""What can be done with a run from its page: cancel it, ask for it again, also from where it began, or remove it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trackside.harness.types import RunStatus
 routes = Routes("Console")
 
 _CHECKPOINTS: Final = 1_000
-"""So many checkpoints of a run are looked at at once, the newest first."""
+"""How many checkpoints of a run are looked at in one request, the newest first."""
 
 
 class Cancel(Form, kw_only=True):
@@ -40,7 +40,7 @@ async def cancel_run(call: Call[Cancel, None]) -> Any:
         return Said(f"{_went_on(call, run)}It had already ended: {run.status.value}.")
     path = {"thread_id": run.thread_id, "run_id": run.run_id}
     await API.ask(call, run_cancels.cancel_run, path=path, query={"action": call.body.action})
-    with suppress(UnknownRunError):  # of one that is rolled back
+    with suppress(UnknownRunError):  # a run that is rolled back is gone
         named = await reading.details_of(call, run.run_id)
         run = await last_attempt(named, partial(reading.next_attempt, call))  # it may have ended just before
     went_on = _went_on(call, run)
@@ -96,14 +96,14 @@ async def fork_run(call: Call[Fork, None]) -> Any:
         try:
             started = await API.ask(call, runs.create_run, path=path, body={**body, "checkpoint_id": before})
         except TracksideError:
-            with suppress(TracksideError):  # why there is no run is what has to be said
+            with suppress(TracksideError):  # the error to report is why there is no run
                 await API.ask(call, threads.delete_thread, path=path)
             raise
     return Said("Forked: this is the new run.", to=f"/ui/runs/{started.value.run_id}")
 
 
 def _without_place(config: Any) -> Any:
-    """A config that names no checkpoint of the thread that is left."""
+    """The config without a checkpoint of the thread that the fork leaves."""
     own = config.get("configurable") if isinstance(config, dict) else None
     if not isinstance(own, dict):
         return config
@@ -115,7 +115,7 @@ async def _checkpoint_before(call: Call[Any, Any], run: RunDetails) -> str | Non
     """The checkpoint at which the run began; None if the thread had none.
 
     Raises:
-        HttpError: the agent keeps only what its thread is now, and the thread had other runs before.
+        HttpError: the agent keeps only the thread's current state, and the thread had other runs before.
     """
     body = {"limit": _CHECKPOINTS, "metadata": {"run_id": run.run_id}, "select": ["checkpoint", "parent_checkpoint"]}
     path, parent, before_these = {"thread_id": run.thread_id}, None, None

@@ -32,11 +32,11 @@ routes = Routes("Console")
 LIMIT: Final = 50
 """Runs on a page."""
 MOST_NEW: Final = 100
-"""New runs that are counted; more are `99+`."""
+"""New runs that are counted; more are shown as `99+`."""
 MOST_SELECTED: Final = 200
 
 _TURNING: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
-"""Signs that have a text read in an order that it is not written in."""
+"""Signs that make a text read in an order in which it is not written."""
 
 FILTERS: Final = (
     "text",
@@ -60,7 +60,7 @@ VIEWS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "Expensive: $0.10 and more": (("min_cost", "0.1"),),
     "Slow: 1 min and more": (("min_duration", "1m"),),
 }
-"""The views that are there before anybody saves one, by name: filters."""
+"""The filters of the views that exist before anybody saves one, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +69,15 @@ class Listing:
 
     runs: Sequence[RecordedRun] = ()
     older: str | None = None
-    """What the page of older runs comes with as `before`."""
+    """The `before` of the page of older runs."""
     newer: str | None = None
-    """What the page of newer ones comes with as `after`; None: these are the newest."""
+    """The `after` of the page of newer runs; None: these are the newest."""
     continues: str | None = None
-    """Where the search goes on that found no whole page; None: it was no search, or has looked at all."""
+    """Where a search that found no whole page goes on; None: it was not a search, or has looked at all."""
     is_backward: bool = True
-    """Whether it goes on to older ones."""
+    """Whether the search goes on to older runs."""
     unseen: int = 0
-    """How many newer runs there are that are held back."""
+    """How many newer runs are held back."""
 
 
 @page(routes, "/ui/runs")
@@ -115,7 +115,7 @@ async def show_runs(call: Call[None, None]) -> Any:
 
 
 def name_of(run: RecordedRun) -> str | None:
-    """What a run is called, on one line; None if nobody has called it anything."""
+    """A run's name, on one line; None if nobody has named it."""
     words = " ".join((run.title or "").split())
     is_seen = any(sign.isprintable() and not sign.isspace() for sign in words)
     return (words if is_seen and not _TURNING.search(words) else visible(words)) or None
@@ -128,7 +128,7 @@ def why_of(run: RecordedRun) -> str:
 
 
 def first_line(text: str | None, most: int = 300) -> str:
-    """The first line of a text that says something, cut."""
+    """The first line of a text that is not blank, cut."""
     line = next((line.strip() for line in (text or "").splitlines() if line.strip()), "")
     return line if len(line) <= most else f"{line[:most]}…"
 
@@ -165,7 +165,7 @@ async def _listing(call: Call[Any, Any], query: Mapping[str, Any], place: Mappin
         try:
             return await _held(call, query, place["top"])
         except UnknownRunError:
-            pass  # it was removed meanwhile: the page begins with what there is
+            pass  # it was removed meanwhile: begin the page with the newest run there is
     return await _asked(call, query)
 
 
@@ -188,12 +188,12 @@ async def _asked(
 
 
 async def _held(call: Call[Any, Any], query: Mapping[str, Any], top: str) -> Listing:
-    """The newest page as it was when the run `top` was the newest; what came since is only counted.
+    """The newest page as it was when the run `top` was the newest; runs since then are only counted.
 
     Raises:
-        UnknownRunError: that run is not there any more.
+        UnknownRunError: that run no longer exists.
     """
-    shown = {"removed": query.get("removed")}  # one that was deleted, if those are in the list
+    shown = {"removed": query.get("removed")}  # also a deleted one, if the list has those
     asked = await API.ask(call, records.get_recorded_run, path={"run_id": top}, query=shown)
     first: RecordedRun = asked.value
     rest, newer = await asyncio.gather(
@@ -208,7 +208,7 @@ async def _held(call: Call[Any, Any], query: Mapping[str, Any], top: str) -> Lis
 
 
 def _is_said_on_the_page(exc: TracksideError) -> bool:
-    """Whether it is no wonder: he may not, or a place in the address is none."""
+    """Whether a failure is to be expected: the viewer may not see this, or a place in the address is invalid."""
     return answer_of(exc).status in {403, 422}
 
 
@@ -218,12 +218,12 @@ def _is_view(filters: Filters, pairs: Sequence[tuple[str, str]]) -> bool:
 
 
 def _day(value: str) -> str:
-    """`today` in all zones."""
+    """The same `today` for all zones."""
     return "today" if value.startswith("today") else value
 
 
 def _time_of(cursor: str) -> datetime | None:
-    """The moment that a place in the listing begins with."""
+    """The moment with which a place in the listing begins."""
     try:
         when = datetime.fromisoformat(cursor.partition("/")[0])
     except ValueError:

@@ -1,6 +1,6 @@
-"""What is done with durable subscriptions, and the stream that says how they move.
+"""What can be done with durable subscriptions, and the stream that says that they move.
 
-A subscription's name may have any characters, so forms say it, and no path does.
+A subscription's name may have any characters, so it is in forms, and never in a path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trackside.harness.errors import TracksideError
 routes = Routes("Console")
 
 _LOOK_SECONDS: Final = 1.0
-"""How often subscriptions are looked at while somebody looks at their page: they move without an event of the log."""
+"""Seconds between looks at subscriptions while somebody has their page open: they move without an event in the log."""
 
 
 class Named(Form, kw_only=True):
@@ -98,7 +98,7 @@ async def follow_subscriptions(call: Call[None, None]) -> Any:
 
     async def has_changed() -> bool:
         nonlocal standings
-        with suppress(TracksideError):  # the database is away for now, which the page finds out itself
+        with suppress(TracksideError):  # the database is away for now, as the page finds out itself
             before, standings = standings, await _standings(call)
             return bool(before != standings)
         return False
@@ -115,10 +115,10 @@ def _path(call: Call[Any, None]) -> dict[str, str]:
 
 
 def _start(body: Seek) -> str | int:
-    """The place that the API knows: it goes on *behind* a position, and people say with which event.
+    """The place in the API's terms: it goes on *after* a position, while people say with which event.
 
     Raises:
-        HttpError: it is none.
+        HttpError: it is not a position.
     """
     return body.to if body.to != "position" else _number(body.position) - 1
 

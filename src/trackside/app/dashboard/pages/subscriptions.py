@@ -43,7 +43,7 @@ async def show_subscriptions(call: Call[None, None]) -> Any:
 async def show_subscription(call: Call[None, None]) -> Any:
     """One subscription: where it stands, what it wants, what it has parked."""
     name = call.path["name"]
-    if not name:  # a slash too many
+    if not name:  # the address has a slash too many
         return await show_nothing(call)
     try:
         refused, one = await _asked(call, api.get_subscription, path={"name": name})
@@ -76,9 +76,9 @@ async def show_subscription(call: Call[None, None]) -> Any:
 
 
 def state_of(one: SubscriptionInfo) -> str:
-    """What is said first of a subscription: `paused`, `failing`, `parked` or `active`.
+    """The main fact about a subscription: `paused`, `failing`, `parked` or `active`.
 
-    The last two deliver; one that has parked something has not delivered all.
+    The last two deliver; a subscription that has parked something has not delivered everything.
     """
     if one.state != "active":
         return "paused"
@@ -86,7 +86,7 @@ def state_of(one: SubscriptionInfo) -> str:
 
 
 async def _asked(call: Call[None, None], endpoint: Any, **given: Any) -> tuple[str | None, Any]:
-    """Why whoever asks may not see it, and what he sees if he may."""
+    """Why the viewer may not see it, and what it is if they may."""
     try:
         return None, (await API.ask(call, endpoint, **given)).value
     except HttpError as exc:
@@ -96,7 +96,7 @@ async def _asked(call: Call[None, None], endpoint: Any, **given: Any) -> tuple[s
 
 
 def _after_of(call: Call[None, None]) -> tuple[int, str | None]:
-    """Which page of parked events, and what is wrong with what was asked for."""
+    """Which page of parked events was asked for, and what is wrong with that."""
     said = params_of(call).get("after", ["0"])[0]
     if said.isascii() and said.isdigit() and len(said) <= 19 and int(said) <= _LAST_POSITION:
         return int(said), None

@@ -1,4 +1,4 @@
-"""What this server is, and how it does."""
+"""What this server is, and how it is doing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COMMAND: Final = re.compile(r"(?:(?<=: )|^)trackside ")
 
 @page(routes, "/ui/system")
 async def show_system(call: Call[None, None]) -> Any:
-    """What this server is, and how it does."""
+    """What this server is, and how it is doing."""
     said = await parts_of(
         call, {"system": (system.get_system, {}), "ready": (health.ready, {}), "info": (info.info, {})}
     )
@@ -44,7 +44,7 @@ async def show_system(call: Call[None, None]) -> Any:
 
 
 def steps(advice: str) -> list[tuple[bool, str]]:
-    """The parts of an advice, and which of them are commands: those in backticks, or what it ends or begins with."""
+    """The parts of an advice, and whether each is a command: those in backticks, or at its end or beginning."""
     if "`" in advice:
         parts = zip(cycle((False, True)), advice.split("`"), strict=False)
     else:
@@ -54,10 +54,10 @@ def steps(advice: str) -> list[tuple[bool, str]]:
 
 
 def _chosen(settings: Mapping[str, SettingShown]) -> dict[str, SettingShown]:
-    """The settings that somebody has made, by name."""
+    """The settings that somebody has set, by name."""
     return {key: one for key, one in sorted(settings.items()) if one.source is not None}
 
 
 def _usual(settings: Mapping[str, SettingShown]) -> dict[str, SettingShown]:
-    """The settings that are as they come, by name."""
+    """The settings that have their defaults, by name."""
     return {key: one for key, one in sorted(settings.items()) if one.source is None}

@@ -1,4 +1,4 @@
-"""One thread: what was said in it, its runs, what it remembers and has remembered, and what it asks."""
+"""One thread: what was said in it, its runs, what it remembers and remembered before, and what it asks."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ routes = Routes("Console")
 
 VIEWS: Final = ("conversation", "state", "history")
 SHOWN_RUNS: Final = 40
-"""So many runs are in the strip."""
+"""How many runs are in the strip."""
 
 TURNS: Final = 10
-"""So many runs are told as a conversation, where the agent does not remember one."""
+"""How many runs are shown as a conversation if the agent does not remember one."""
 
 SHOWN_CHECKPOINTS: Final = 20
 
@@ -95,8 +95,8 @@ async def show_thread(call: PageCall) -> Any:
 
 
 async def _named(call: PageCall, thread_id: str) -> Page | None:
-    """A thread that the API does not serve, as the command line or a program has named it: its runs, and the command that
-    answers what it asks. None where there is none that is called just so.
+    """The page of a thread that the API does not serve, named by the command line or a program: its runs, and the
+    command that answers what it asks. None if no thread has exactly this name.
     """
     if is_served(thread_id):
         return None
@@ -104,7 +104,7 @@ async def _named(call: PageCall, thread_id: str) -> Page | None:
         query = {"thread_id": thread_id, "limit": SHOWN_RUNS}
         runs = (await API.ask(call, records.list_recorded_runs, query=query)).value
     except HttpError as exc:
-        if answer_of(exc).status != 422:  # no thread can be called so
+        if answer_of(exc).status != 422:  # which means that no thread can have this name
             raise
         return None
     if not runs:
@@ -125,7 +125,7 @@ async def _named(call: PageCall, thread_id: str) -> Page | None:
 
 
 async def _asked(call: PageCall, thread: Any) -> Sequence[JsonObject]:
-    """What the thread waits for, and no run answers yet; of one that has stopped between two steps, that it did."""
+    """What the thread waits for that no run answers yet; if it has stopped between two steps, the stop."""
     asked = [one for interrupts in thread.interrupts.values() for one in interrupts]
     if asked and thread.status == ThreadStatus.busy:
         closed = await closed_questions(call, call.thread_id, [str(one.get("id")) for one in asked])
@@ -138,7 +138,7 @@ async def _asked(call: PageCall, thread: Any) -> Sequence[JsonObject]:
 
 
 async def _conversation(call: PageCall, thread: Any, runs: Sequence[Any], *, keeps: bool) -> JsonObject:
-    """What was said: as the agent remembers it, or run by run from what each was asked and gave."""
+    """What was said: as the agent remembers it, or run by run, from what each was asked and returned."""
     found = conversation_in(thread.values)
     if found is not None and (keeps or any(message.speaker == "human" for message in found.messages)):
         return {"conversation": found, "turns": []}
@@ -156,14 +156,14 @@ async def _conversation(call: PageCall, thread: Any, runs: Sequence[Any], *, kee
 
 
 def _text_alone(values: Any) -> Conversation | None:
-    """What an agent gave back, if that is a text: its `output`, or all that there is."""
+    """What an agent returned, if that is a text: its `output`, or the only value."""
     alone = next(iter(values.values())) if isinstance(values, Mapping) and len(values) == 1 else values
     said = values.get("output", alone) if isinstance(values, Mapping) else alone
     return Conversation([Message(speaker="ai", text=said)]) if isinstance(said, str) and said else None
 
 
 async def _questions_of(call: PageCall, run: Any) -> Sequence[Question]:
-    """What a run has asked that ended so."""
+    """What a run has asked that ended with questions."""
     if run.status != RunStatus.interrupted:
         return ()
     query = {"run_id": run.run_id, "type": [LifecycleEventType.RUN_COMPLETED.value], "newest_first": True, "limit": 1}
@@ -216,7 +216,7 @@ async def _at(call: PageCall, checkpoint_id: str | None) -> tuple[Any, str | Non
 
 
 async def _history(call: PageCall, given: Given) -> JsonObject:
-    """The checkpoints, newest first, and what is different between two of them."""
+    """The checkpoints, newest first, and what differs between two of them."""
     before, at = (given.get(name, [None])[0] for name in ("before", "at"))
     found, problem = await value_or_why(
         call, states.get_history, query={"limit": SHOWN_CHECKPOINTS + 1, "before": before}
@@ -240,7 +240,7 @@ async def _history(call: PageCall, given: Given) -> JsonObject:
 
 
 def _checkpoint(state: JsonObject) -> JsonObject:
-    """What is told of a checkpoint in the list of them."""
+    """What the list of checkpoints shows about one."""
     place, parent = state["checkpoint"] or {}, state["parent_checkpoint"] or {}
     metadata = state["metadata"] or {}
     return {
@@ -258,7 +258,7 @@ def _checkpoint(state: JsonObject) -> JsonObject:
 def _time(said: str | None) -> datetime | None:
     try:
         return None if said is None else datetime.fromisoformat(said)
-    except ValueError:  # an agent of somebody else's may write what it likes
+    except ValueError:  # other people's agents may write what they like
         return None
 
 
@@ -288,7 +288,7 @@ _LONGEST: Final = 2_000
 
 
 def apart(old: Any, new: Any) -> tuple[str, str]:
-    """Two values as people compare them: of long texts that begin alike, from where they differ."""
+    """Two values in a form for comparing: long texts that begin alike are shown from where they differ."""
     if not (isinstance(old, str) and isinstance(new, str)):
         return _readable(old), _readable(new)
     shorter = min(len(old), len(new))

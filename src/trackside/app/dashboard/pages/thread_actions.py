@@ -33,7 +33,7 @@ from trackside.harness.types import LifecycleEventType, ThreadStatus
 routes = Routes("Console")
 
 _LOOKS: Final = 5
-"""So often at most it is looked again at a thread that has changed under the look."""
+"""How often, at most, to look at a thread that changes during the look."""
 
 
 class Fork(Form, kw_only=True):
@@ -60,16 +60,16 @@ async def answer_thread(call: Call[Answers, None]) -> Any:
             return json_reply({"request": asked, "answers": [json_text(answer) for answer in answers.values()]})
         try:
             run = (await API.ask(call, runs.create_run, body={"assistant_id": agent, **request})).value
-        except ThreadBusyError:  # since the look: look again at what is open
+        except ThreadBusyError:  # busy since the look: look again at what is open
             continue
         return Said(f"Answered: it goes on as run …{run.run_id[-8:]}.")
 
 
 async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
-    """The agent of a thread, the answers to what it asks, and what the run is asked for that goes on with them.
+    """The agent of a thread, the answers to what it asks, and the request for the run that goes on with them.
 
     Raises:
-        HttpError: they are none, or not asked for any more: a run that has the thread, or waits for it, brings one already.
+        HttpError: they are invalid, or no longer asked for: a run that has the thread, or waits for it, brings one.
     """
     looks = 0
     while True:
@@ -79,7 +79,7 @@ async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, An
         is_free, looks = thread.status != ThreadStatus.busy, looks + 1
         closed = frozenset[str]() if is_free else await closed_questions(call, call.thread_id, open_ids)
         if is_free or closed or not asked or looks == _LOOKS:
-            break  # else the run that had the thread has just ended
+            break  # otherwise the run that had the thread has just ended
     open_ids -= closed
     stops: dict[str, Any] | None = None
     if not open_ids and thread.status == ThreadStatus.interrupted:
@@ -93,16 +93,16 @@ async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, An
 
 
 async def _own_stops(call: Call[Any, Any], run_id: Any) -> dict[str, Any]:
-    """Where a run was asked to stop, besides where its graph does."""
+    """Where a run was asked to stop, besides where its graph stops by itself."""
     if not isinstance(run_id, str):  # somebody has changed the state
         return {}
     query = {"run_id": run_id, "type": [LifecycleEventType.RUN_COMPLETED.value], "newest_first": True, "limit": 1}
-    ends, _ = await value_or_why(call, events.list_events, query=query)  # which are there also if it was deleted
+    ends, _ = await value_or_why(call, events.list_events, query=query)  # events remain even if the run was deleted
     for stop in (ends[0].payload.get("interrupts") if ends else None) or ():
         if stops := stops_said(stop):
             return stops
     run, _ = await value_or_why(call, records.get_recorded_run, path={"run_id": run_id})
-    return stops_said((None if run is None else run.request) or {})  # of an earlier release, which said it here alone
+    return stops_said((None if run is None else run.request) or {})  # the only place in an earlier release
 
 
 @action(routes, "/ui/threads/{thread_id}/fork", body=Fork)
@@ -125,7 +125,7 @@ async def fork_thread(call: Call[Fork, None]) -> Any:
 
 
 def _input(text: str) -> Any:
-    """An object as it is; anything else is what a human says."""
+    """An object as it is; anything else becomes a human message."""
     value = value_of(text)
     return value if isinstance(value, dict) else {"messages": [{"role": "user", "content": text}]}
 

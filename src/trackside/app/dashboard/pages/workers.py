@@ -1,4 +1,4 @@
-"""The processes of a fleet: what waits for them, how full they are, and to have one leave."""
+"""The processes of a fleet: what waits for them, how full they are, and how to have one leave."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from trackside.harness.errors import TracksideError
 routes = Routes("Console")
 
 _LOOK_SECONDS: Final = 1.0
-"""How often the fleet is looked at while somebody looks at its page: much of it moves without an event of the log."""
+"""Seconds between looks at the fleet while somebody has its page open: much of it moves without an event in the log."""
 _SIGNS: Final = 5
-"""After so many looks the page is fetched anyway, since when somebody was heard of last is no change."""
+"""After how many looks the page is fetched anyway: a process's last sign of life does not count as a change."""
 
 
 class Drain(Form, kw_only=True):
@@ -66,7 +66,7 @@ async def show_workers(call: Call[None, None]) -> Any:
 
 
 def state_of(worker: WorkerInfo) -> str:
-    """What is said first of a process: `alive`, `draining` or `gone`."""
+    """The main fact about a process: `alive`, `draining` or `gone`."""
     if worker.seconds_left <= 0:
         return "gone"
     return "draining" if worker.draining else "alive"
@@ -88,7 +88,7 @@ async def follow_workers(call: Call[None, None]) -> Any:
     async def has_changed() -> bool:
         nonlocal seen, quiet
         quiet += 1
-        with suppress(TracksideError):  # the database is away for now, which the page finds out itself
+        with suppress(TracksideError):  # the database is away for now, as the page finds out itself
             before, seen = seen, await _standing(call)
             if before != seen or quiet >= _SIGNS:
                 quiet = 0
@@ -99,7 +99,7 @@ async def follow_workers(call: Call[None, None]) -> Any:
 
 
 async def _standing(call: Call[Any, Any]) -> Any:
-    """How the fleet stands, without what changes by itself."""
+    """The state of the fleet, without what changes by itself."""
     workers: Sequence[WorkerInfo] = (await API.ask(call, api.list_workers)).value
     queue: Queue = (await API.ask(call, api.get_queue)).value
     ready = (await API.ask(call, health.ready)).value
@@ -113,17 +113,17 @@ def _fixed(worker: WorkerInfo) -> Mapping[str, Any]:
 
 
 def _has_places(worker: WorkerInfo) -> bool:
-    """Whether it counts for how many places there are; what is inside of another one has a part of its places."""
+    """Whether its places count; a process inside another worker has a part of that worker's places."""
     return worker.kind == "worker" and worker.isolated_in is None and worker.seconds_left > 0
 
 
 def _is_used(pool: Any) -> bool:
-    """Whether a pool has workers or runs: the default one is there before anybody uses it."""
+    """Whether a pool has workers or runs: the default pool exists before anybody uses it."""
     return bool(pool.workers or pool.ready or pool.waiting or pool.delayed or pool.running)
 
 
 async def _why_cut_off(call: Call[None, None], ready: Readiness | None) -> str | None:
-    """Why the engine is cut off, which only admins hear; None: it is not, or nobody knows."""
+    """Why the engine is cut off, which only admins are told; None if it is not, or nobody knows."""
     if ready is None or ready.engine.connected:
         return None
     said = (await part(call, system.get_system)).value
@@ -131,10 +131,10 @@ async def _why_cut_off(call: Call[None, None], ready: Readiness | None) -> str |
 
 
 def _is_fleet(workers: Sequence[WorkerInfo], ready: Readiness | None) -> bool:
-    """Whether runs are executed by others than those that let them in."""
+    """Whether runs are executed by processes other than those that let them in."""
     return (ready is not None and ready.engine.name != INLINE) or any(worker.kind != INLINE for worker in workers)
 
 
 def _runs_of(unserved: UnservedInfo) -> str:
-    """The query of the page of runs that has these, among others that wait."""
+    """The query for the page of runs that shows these, among others that wait."""
     return urlencode({"status": "pending", "agent": unserved.agent})
