@@ -23,8 +23,9 @@ _SAY_WHO: Final = (b"authorization", b"x-api-key")
 class Browsing:
     """An ASGI middleware that comes before authentication.
 
-    It turns a session's cookie into the headers that authenticators know, unless the request has one of them itself; a
-    request that changes something must then come from a page of ours. A refusal of a page becomes a page itself.
+    It turns a session's cookie into the headers that authenticators know, unless the request has one of them itself;
+    with the cookie, a request that changes something must come from a page of ours. A page that is refused before it
+    is reached is refused as a page.
 
     Args:
         app: the app behind it.

@@ -138,7 +138,9 @@ def called(tool: str, arguments: Any) -> str:
 
 
 def _review(own: str | None, value: Mapping[str, Any], requests: Sequence[Any]) -> Question:
-    """The question about actions of an agent: a button decides the same on each, and is there if all allow that."""
+    """The question about actions an agent wants to do: a button decides the same on each, and is there if all
+    allow it.
+    """
     number, allowed = len(requests), _allowed_decisions(value)
     every: Collection[str] = (
         {kind for _, kind in _DECISIONS} if allowed is None else set.intersection(*map(set, allowed))
@@ -216,9 +218,9 @@ class Answers(Struct, kw_only=True):
     read_as: list[Literal["auto", "text", "json"]] = []
     """How to read typed text: as JSON, as text, or as whichever it looks like."""
     choice: list[str] = []
-    """With several questions, what was chosen for each, as from `Question.chosen`; empty: nothing."""
+    """With several questions, what was chosen for each, in the form of `Question.chosen`; empty: nothing."""
     chosen: str | None = None
-    """As from `Question.chosen`."""
+    """In the form of `Question.chosen`."""
     starts: bool = True
     """Whether a run goes on with it. If not, the reply says what that run would get, to a client that starts and
     follows it itself: values as JSON texts, because scripts in browsers have no numbers as large as JSON."""
@@ -332,7 +334,7 @@ def _chosen(chosen: str, typed: Mapping[str, str], asked: Mapping[str, Any]) -> 
 
 
 def _with_reason(answer: Any, typed: str) -> Any:
-    """The answer, where a rejection says why if somebody has typed a reason."""
+    """The answer, in which a rejection says why if somebody has typed a reason."""
     decisions = _decisions_in(answer)
     if not typed.strip() or decisions is None or any(one != {"type": "reject"} for one in decisions):
         return answer

@@ -32,7 +32,7 @@ HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "same-origin",  # without one, browsers send our own forms as from nowhere (`Origin: null`)
+    "Referrer-Policy": "same-origin",  # with "no-referrer", our own forms come from nowhere (`Origin: null`)
 }
 """The headers that go with each page."""
 

@@ -26,7 +26,8 @@ _LOOKED_AT: Final = 100
 
 async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Collection[str]) -> frozenset[str]:
     """The questions of a thread that are closed by the run that has it, or by one that waits for it; until it does
-    so, the thread still has them. None if no run has the thread; all if the viewer may not know its runs.
+    so, the thread still has them. No questions if no run has the thread; all if the viewer may not
+    know its runs.
 
     Args:
         call: the request of the viewer.
@@ -36,7 +37,7 @@ async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Colle
     path, asked_for = {"thread_id": thread_id}, {"limit": _LOOKED_AT}
     try:  # in one look, if that shows all: no run must begin or end between two
         found = (await API.ask(call, run_records.list_runs, path=path, query=asked_for)).value
-        if len(found) == _LOOKED_AT:  # a run may go on that is older than many that begin later
+        if len(found) == _LOOKED_AT:  # one may go on that is older than many that are to begin later
             running = await API.ask(call, run_records.list_runs, path=path, query=asked_for | {"status": "running"})
             found = [*{one.run_id: one for one in (*running.value, *found)}.values()]
     except (HttpError, UnknownThreadError):
@@ -57,7 +58,7 @@ async def closed_questions(call: Call[Any, Any], thread_id: str, open_ids: Colle
 
 
 async def waiting_run(call: Call[Any, Any], thread_id: str) -> RecordedRun | None:
-    """The run with the questions that a thread waits for, whatever the thread's name; None if there is none."""
+    """The run whose questions a thread waits to have answered, whatever the thread's name; None if there is none."""
     query = {"thread_id": thread_id, "waiting": True, "limit": 1}
     found = (await API.ask(call, records.list_recorded_runs, query=query)).value
     return found[0] if found else None

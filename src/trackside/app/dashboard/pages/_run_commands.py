@@ -50,7 +50,7 @@ class Commands:
     input_file: str | None = None
     """The name of the file that must be saved first, because the command line would be too long."""
     argument: tuple[str, str] | None = None
-    """Which part of it the command line reads, and from which file."""
+    """The only part of it that the command line reads, and from which file."""
 
 
 def create_request(request: Mapping[str, Any], agent: str, metadata: Mapping[str, Any]) -> dict[str, Any]:

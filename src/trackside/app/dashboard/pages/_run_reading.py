@@ -1,4 +1,4 @@
-"""Asks the API for all that is known about a run: it and its end, the runs around it, its thread, who was told."""
+"""Asks the API what is known about a run: it and its end, the runs around it, what its thread kept, who was told."""
 
 from __future__ import annotations
 

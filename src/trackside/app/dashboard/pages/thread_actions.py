@@ -69,7 +69,8 @@ async def _answered(call: Call[Answers, None]) -> tuple[str | None, dict[str, An
     """The agent of a thread, the answers to what it asks, and the request for the run that goes on with them.
 
     Raises:
-        HttpError: they are invalid, or no longer asked for: a run that has the thread, or waits for it, brings one.
+        HttpError: they are invalid, or no longer asked for: a run that has the thread, or waits for it, already
+            brings one.
     """
     looks = 0
     while True:

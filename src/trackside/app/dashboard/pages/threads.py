@@ -68,7 +68,7 @@ async def _listing(
 ) -> Portion[RecordedThread]:
     before, after = place.get("before"), place.get("after")
     found = await portion_of(call, thread_records.list_recorded_threads, query, before=before, after=after, limit=LIMIT)
-    if "metadata" in query:  # then pages are counted off, and the only page before another is the first
+    if "metadata" in query:  # then pages are counted off, and one can only go back to the first
         found = replace(found, newer=None)
     if after is not None and before is None and found.newer is None:
         return await _listing(call, query, {})  # the newest page, which begins with what came meanwhile

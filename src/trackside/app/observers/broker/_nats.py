@@ -256,7 +256,7 @@ class _Link:
         size += len(message.body)
         if size > self._client.max_payload:
             raise too_large(message, receiver=self._shown, size=size, limit=self._client.max_payload)
-        # The client has a call for this, but that never reports that the stream refused a message.
+        # The client has a call for this, but it never reports that the stream refused a message.
         number = str(next(self._numbers))
         ack = self._acks[number] = asyncio.get_running_loop().create_future()
         ack.add_done_callback(lambda _: self._acks.pop(number))

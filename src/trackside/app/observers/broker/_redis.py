@@ -1,7 +1,7 @@
 """Publishes to streams of Redis or Valkey.
 
 Redis itself recognises a repeated entry only from 8.6 on, by a number of ids that is soon used up, and Valkey does not.
-So a script adds the entries, which both run as one step: for each it looks for a key with the event's id, adds the
+So a script, which both run as one step, adds the entries: for each it looks for a key with the event's id, adds the
 entry if there is none, and then sets the key, which expires by itself. Adding comes first: an entry that fails between
 the two comes again, and is then there twice rather than not at all. The script stops at the first entry that its stream
 does not take, so that no later one is there before it: a starting server may take nothing now and all a moment later.

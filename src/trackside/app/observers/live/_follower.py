@@ -70,7 +70,7 @@ class LiveFollower:
         self._counts = counts
         self._on_leave = on_leave
         self.mark = after
-        """The sequence (of a run) or position of the last item it got: where to continue, as in `Last-Event-ID`."""
+        """The sequence (of a run) or position of the last item it got, to continue after: as `Last-Event-ID`."""
         self.end: FollowEnd | None = None
         """Why it has ended, if it has."""
         # -1: it continues from before the first kept event, and first gets a gap for that.

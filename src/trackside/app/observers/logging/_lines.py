@@ -179,7 +179,7 @@ def json_line(at: datetime, level: int, name: str, message: str, fields: Mapping
         if written.isascii() and _DELETE not in written:
             return written + b"\n"
         text = written.decode()
-    # In JSON, these characters only occur in strings: control characters are escaped already, but these are not.
+    # In JSON, they all are inside strings: control characters are escaped already, but the others are not.
     return (_UNFIT.sub(_json_escape, text) + "\n").encode()
 
 

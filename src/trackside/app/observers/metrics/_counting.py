@@ -69,12 +69,12 @@ class RunCounts:
         return self.by_agent(Tally(agent.name for agent in [*self._running.values()]))
 
     def expect(self, agents: Iterable[str]) -> None:
-        """Show these agents from now on, with 0 runs: the first run counted may be one that ended elsewhere."""
+        """Show these agents from now on, with 0 runs: what is counted first may be the end of a run from elsewhere."""
         for name in agents:
             self._agents[name]  # creates its instruments
 
     def by_agent(self, counts: Mapping[str, int]) -> Mapping[str, int]:
-        """Numbers by agent from elsewhere, under the labels that agents have here."""
+        """The given numbers by agent, under the labels that agents have here."""
         return self._agents.merged(counts)
 
     def _start(self, event: RunLifecycleEvent) -> None:
@@ -118,7 +118,7 @@ class RunCounts:
 
 
 class _Agent:
-    """What is counted for the runs of one agent. It starts at 0, because a rate needs the step to the first count."""
+    """What is counted for the runs of one agent. There from the start, at 0: a rate needs the step to the first one."""
 
     __slots__ = (
         "_durations",
@@ -148,7 +148,7 @@ class _Agent:
         self._took: dict[RunStatus, Histogram] = {}
 
     def took(self, status: RunStatus) -> Histogram:
-        """How long runs that ended like this took. It has a series for each bucket, so it is made for the first one."""
+        """How long runs that ended like this took. It has a series for each bucket, so only the first one makes it."""
         if (took := self._took.get(status)) is None:
             took = self._took[status] = self._durations.labels(self.name, status.value)
         return took

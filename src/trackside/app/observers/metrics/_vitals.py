@@ -90,7 +90,7 @@ def _of_observers(buffers: Mapping[str, BufferStats]) -> Iterable[Metric]:
     yield _by(d.OBSERVER_LAG, lags)
     for definition, number in _OF_BUFFER.items():
         yield _by(definition, {name: number(stats) for name, stats in buffers.items()})
-    # Start at 0, because a rate needs the step to the first one.
+    # There from the start, at 0, because a rate needs the step to the first one.
     dropped = [((name, why), stats.dropped.get(why, 0)) for name, stats in buffers.items() for why in DROP_REASONS]
     yield gauge_or_counter(d.OBSERVER_DROPPED, dropped)
 

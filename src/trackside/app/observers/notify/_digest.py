@@ -67,8 +67,8 @@ class Subject:
 
 
 class Place:
-    """Room for one message to each receiver, from the start of the try. It is given back when the try is over for all,
-    even if nobody waits any more, if none took the message, or if others had taken what it is about meanwhile.
+    """Room for one message to each receiver, from the start of the try. Once the try is over for all, whether or not
+    anybody still waits, it is given back if none took the message, or others had taken what it is about meanwhile.
     """
 
     def __init__(self, room: HourlyRoom, now: float) -> None:
@@ -109,7 +109,7 @@ class Digest:
     def fail(self, failure: Exception) -> None:
         """Have all callers that wait raise this."""
         self.failures.set_exception(failure)
-        self.failures.exception()  # nobody may be waiting any more
+        self.failures.exception()  # perhaps nobody waits any more
 
 
 def digest_of(events: Sequence[RunLifecycleEvent], at_most: int) -> Message:

@@ -24,10 +24,10 @@ _GATHER: Final = 2.0
 """Seconds for which a digest waits for more events that belong in it."""
 
 _CATCH_UP: Final = 5.0
-"""Seconds after a digest in which arriving events belong in the next: a subscription without room delivers the rest."""
+"""Seconds after a digest in which events belong in the next: a subscription that had no room delivers the rest."""
 
 _MARGIN: Final = 0.5
-"""Seconds that an event that was held back comes after there is room."""
+"""How many seconds after there is room an event that was held back comes."""
 
 _REMEMBERED: Final = 10_000
 """How many events are remembered with who was told of them, and how many as held back."""
@@ -64,7 +64,7 @@ class NotifyObserver:
 
     delivery: ClassVar[Delivery] = Delivery.durable
     order: ClassVar[Order] = Order.none
-    # The subscription holds events without room; they come back at once for the digest. Few are ever sent side by side.
+    # The subscription holds events without room; they return together for the digest. Few are ever sent side by side.
     concurrency: ClassVar[int] = 1_000
     attempts: ClassVar[int] = 15
     """About six minutes, with the pauses of a subscription: some outages cannot be told from other failures."""
@@ -138,7 +138,7 @@ class NotifyObserver:
             await asyncio.wait(telling)
 
     def _goes_alone(self, subject: Subject, now: float) -> bool:
-        """Whether a message is about this event only. A receiver that lacks what others got, gets it as they did."""
+        """Whether a message is about this event only. A receiver that lacks what others got gets it as they did."""
         if subject.has_room:
             return not subject.together
         belongs_together = bool(self._held) or now < self._catching_up_until

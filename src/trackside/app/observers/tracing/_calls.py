@@ -101,7 +101,9 @@ class _Placed(NamedTuple):
 
 
 class _Tree:
-    """Who made which call, as far as names and times tell: a call names its caller, but not which run of it."""
+    """Who made which call, as far as names and times tell: a call names its caller, but not which of the caller's
+    runs made it.
+    """
 
     def __init__(self, run: Span) -> None:
         self._run = set_span_in_context(run, Context())

@@ -198,7 +198,7 @@ class _Sender(SpanExporter):
             self._exporter.shutdown()
 
     def drop_rest(self) -> int:
-        """Count all spans that wait as dropped; returns how many that are."""
+        """Count all spans that wait as dropped; returns how many they are."""
         with self._lock:
             rest = self._pending()
             self._left += rest
@@ -213,7 +213,7 @@ class _Sender(SpanExporter):
 
 
 class _Queue(SpanProcessor):
-    """The SDK's queue, which never gets more than it holds, because it does not count what it drops by itself."""
+    """The SDK's queue, which never gets more than it can hold, because it does not count what it drops by itself."""
 
     def __init__(self, sender: _Sender) -> None:
         self._sender = sender

@@ -51,6 +51,6 @@ class SystemResolver(AbstractResolver):
 
 
 def _text_of(address: tuple[Any, ...]) -> str:
-    """The address alone, with the number of its interface if it only means something on that."""
+    """The address alone, with the number of its interface if it means something only there."""
     host, _, *more = address
     return f"{host}%{more[1]}" if len(more) == 2 and more[1] else str(host)
