@@ -1,4 +1,4 @@
-"""Shows what only the log would otherwise say during a command: failures, mostly in live observers, and waits."""
+"""Shows during a command what only its log would say: what failed, mostly in live observers, and what it waits for."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
 
     Args:
         place: which of the two, and where.
-        read_only: only look: change nothing in a database, which needs only the right to read it.
+        read_only: only look: nothing in a database is changed, and the right to read it is enough.
 
     Raises:
         ArgumentError: the place was typed wrong.

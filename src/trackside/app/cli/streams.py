@@ -54,7 +54,7 @@ def has_no_reader(file: IO[str]) -> bool:
 
 
 def discard(file: IO[str]) -> None:
-    """Discard what is still written to a broken stream, so that closing it at exit does not fail, too."""
+    """Discard what is still written to a broken stream, so that closing it at exit does not fail as well."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, file.fileno())
     os.close(nowhere)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trackside.app.cli.records.protocol import Records
     from trackside.app.storage import StoredRun, StoredThread
 
-_COUNTED = 1_000  # runs of a thread; beyond this, the text says "or more"
+_COUNTED = 1_000  # runs of a thread; from this many on, the text says "or more"
 _ACTIVE = [status for status in RunStatus if not is_final(status)]
 _RUNS_STAY = "Their events stay in the log, until `trackside prune` removes them for good."
 _THREADS_GO = "A running server or worker removes their events within a minute; otherwise `trackside prune` does."

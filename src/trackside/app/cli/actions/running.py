@@ -282,7 +282,7 @@ async def _deliver(app: App, view: View) -> None:
 
 
 async def _as_it_waits(app: App, agent: Any, spec: RunSpec, settings: Settings) -> RunSpec:
-    """Check, before there is a run, that an answer finds its question; a run that goes on past a stop has no answer.
+    """Check, before there is a run, that an answer finds its question; a run that goes on past a stop brings none.
 
     Raises:
         NotWaitingError: somebody has answered meanwhile, or the thread does not remember that it asked.

@@ -1,4 +1,4 @@
-"""Says on standard error what was kept beside the database because it would not take it, and what became of that."""
+"""Says on standard error what was kept beside a database that would not take it, and what became of that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trackside.harness.failures import line_of
 
 
 def say_what_is_spooled(recorder: Recorder, run_id: str) -> None:
-    """Say how the end of this run was kept or that it is lost, and what became of the ones that earlier runs left."""
+    """Say how the end of this run was kept or that it is lost, and what became of what earlier runs had left."""
     for line in _lines(recorder, run_id):
         standard_error().print(line, soft_wrap=True)
 

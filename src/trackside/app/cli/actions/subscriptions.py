@@ -132,7 +132,7 @@ def _wants_to_move(name: str, ahead: int) -> bool:
 
 
 def _replay_to_the_end(place: Place, name: str, position: int, *, json: bool) -> ExitCode:
-    """Move it, and wait until it has got everything that is in the log now. It is a failure if it parked any events."""
+    """Move it, and wait until it has got everything that is in the log now. Parking any of that is a failure."""
 
     async def do(records: Records) -> tuple[CaughtUp, str]:
         await records.seek(name, position - 1)

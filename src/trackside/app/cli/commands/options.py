@@ -12,7 +12,7 @@ from trackside.app.cli.commands import completing
 from trackside.app.settings.variables import KEY_VARIABLE, URL_VARIABLE
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
-_MOST_DIGITS = 19  # numbers this long are too large for a database, and for people
+_MOST_DIGITS = 19  # a number this long may be too large for a database, and is too large for people
 
 
 def choices(kinds: type[StrEnum]) -> str:

@@ -198,7 +198,7 @@ async def stops_behind(records: Records, paused: StoredRun, questions: Sequence[
 
 
 async def open_questions(records: Records, thread: StoredThread) -> list[JsonObject]:
-    """The open questions of a thread: those that its last run asked at its end, among the runs that had any effect."""
+    """The open questions of a thread: those its last run asked at its end, leaving out failed and cancelled runs."""
     _, questions = await _asked(records, thread)
     return questions
 

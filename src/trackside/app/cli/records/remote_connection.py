@@ -240,7 +240,7 @@ class Connection:
             raise self._other_version(f"an answer has an unexpected form ({exc})") from exc
 
     def translated(self, seconds: float | None = None) -> _Translated:
-        """In this block, failures on the way become sentences for people; it may take `seconds`, else as usual."""
+        """In this block, failures on the way become sentences for people; it may take `seconds`, or else as usual."""
         return _Translated(self.home.shown, _SECONDS if seconds is None else seconds)
 
     def refuse(self, status: int, body: bytes, headers: Mapping[str, str]) -> NoReturn:

@@ -48,7 +48,7 @@ async def why_not(hosts: Sequence[str] = ()) -> str | None:
 
 
 def taken_over(environ: MutableMapping[str, str]) -> list[str]:
-    """If this process checks for a server: where that would listen, whatever its settings say. Hidden from agents."""
+    """If a server had this process check: where that server listens, whatever its settings say. Hidden from agents."""
     return [host for host in environ.pop(_LISTENS_AT, "").split(",") if host]
 
 

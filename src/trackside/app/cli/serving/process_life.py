@@ -89,7 +89,7 @@ class ProcessLife:
             self._say("not everything is delivered yet", level="warning", observer=left.name, why=left.why)
 
     async def close_runs(self, app: App) -> None:
-        """Let runs end, for a while. After that, an absent database holds up nothing: the runs' ends are spooled soon.
+        """Let runs end, for a while. A database that is away then holds up nothing: the runs' ends are spooled soon.
 
         Meanwhile another process takes over what this one did for its fleet.
         """

@@ -197,7 +197,7 @@ class TopApp(App[None]):
 
     @override
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether a key can be used now; `Escape` can only while a filter is set."""
+        """Whether a key can be used now; `Escape` only while a filter is set."""
         return action != "unfilter" or self._is_filtering
 
     def on_unmount(self) -> None:
@@ -276,7 +276,7 @@ class TopApp(App[None]):
         shown, all_ = self.watched.listed(text=self._wanted, order=self._order, limit=SHOWN)
         marked, row, scrolled = self._marked, table.cursor_row, table.scroll_y
         at = next((index for index, run in enumerate(shown) if run.run_id == marked), min(row, max(0, len(shown) - 1)))
-        with self.prevent(DataTable.RowHighlighted):  # otherwise every row on the way there would be
+        with self.prevent(DataTable.RowHighlighted):  # otherwise every row on the way there would be highlighted
             table.clear()
             for run in shown:
                 table.add_row(*_cells(run, now, self._shown), key=run.run_id)

@@ -65,7 +65,7 @@ class Watched:
     _events: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def begin(self, runs: Iterable[StoredRun]) -> None:
-        """Take the existing runs. However late they arrive, events say more about a run that has started."""
+        """Take the existing runs. Even if this comes late, events say more about a run that has started."""
         for run in runs:
             known = self.runs.get(run.run_id)
             if known is None or known.status is RunStatus.pending:
