@@ -134,9 +134,7 @@ def load_agent(reference: AgentReference, *, makes_graphs: bool = False) -> Any:
         raise AgentReferenceError(reference=reference, why=why) from exc
     except (TracksideError, KeyboardInterrupt):
         raise
-    except (
-        BaseException
-    ) as exc:  # looking at an object may run code of its author's, who has to see what fails
+    except BaseException as exc:  # looking at an object may run code of its author's, who has to see what fails
         raise AgentReferenceError(reference=reference, why=f"looking at it raised {_in_a_line(exc)}") from exc
     return agent if isinstance(agent, KeepsThreads) and callable(found) else found
 

@@ -77,9 +77,7 @@ _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a
 # What chats take for a mention of everybody or somebody, for a link that hides where it leads, or for a link's target.
 _MEANT = re.compile(r"@(?=everyone\b|here\b|channel\b|all\b|room\b|_?\*)|<(?=[@!#/a-z])|\](?=[(:])", re.IGNORECASE)
 _WORD_JOINER = "\u2060"  # has no width, and no chat looks for it
-_LIKE_A_BAR = (
-    "\u01c0"  # a letter. After a "<", a bar separates an address from its link's name, whatever else is there
-)
+_LIKE_A_BAR = "\u01c0"  # a letter. After a "<", a bar separates an address from its link's name, whatever else is there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
