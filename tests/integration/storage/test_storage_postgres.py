@@ -317,6 +317,14 @@ async def test_all_connections_that_read_are_busy(url: str, database: RawConnect
         assert await store.events() == []
 
 
+async def test_a_long_line_of_reads_is_no_failure(url: str) -> None:
+    def slowly(connection: Connection) -> object:
+        return connection.scalar(text("SELECT pg_sleep(0.1)::text"))
+
+    async with Store.open(url, busy_timeout=1) as store:  # far less than all of these take on a few connections
+        assert await asyncio.gather(*(store._readers.run(slowly) for _ in range(80))) == [""] * 80
+
+
 async def test_a_server_that_takes_no_more_connections(own_postgres_server: PostgresServer) -> None:
     own_postgres_server.execute("CREATE ROLE visitor LOGIN PASSWORD 'v' CONNECTION LIMIT 0")
 

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, text
 
 from trackside.app.storage._databases.backend import Dialect
 from trackside.app.storage._databases.postgres.bus import PostgresBus
-from trackside.app.storage._databases.postgres.connections import PostgresDatabase
+from trackside.app.storage._databases.postgres.connections import READERS, PostgresDatabase
 from trackside.app.storage._databases.postgres.session import PostgresSession
 from trackside.app.storage._databases.postgres.signals import PostgresSignals
+from trackside.app.storage._databases.postgres.turns import Turns
 from trackside.app.storage.errors import ConnectionLostError, DatabaseBusyError, ServerUnreachableError
 from trackside.harness.errors import ClosedError
 
@@ -32,8 +33,8 @@ _PARTING: Final = 2.0
 class PostgresReads:
     """Reads on a few connections that cannot write.
 
-    A read sees one moment. If its connection is lost, it is called again on another one; a server that is away is
-    waited for.
+    A read sees one moment. It waits in line until one of these connections is free, however many wait there before it. If
+    its connection is lost, it is called again on another one; a server that is away is waited for.
     """
 
     dialect: Dialect = "postgresql"
@@ -42,6 +43,7 @@ class PostgresReads:
         self._database = database
         self._engine = database.reading(standby=standby)
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same connections
+        self._turns = Turns(READERS, database.busy_timeout)
         self._closed = False
         self._under_way = 0
         self._at_rest = asyncio.Event()
@@ -51,9 +53,9 @@ class PostgresReads:
         """What `read` finds.
 
         Raises:
-            ReadersBusyError: no connection became free in time.
+            ReadersBusyError: none of the connections became free for as long as one is waited for.
             ServerUnreachableError: the server did not come back in time.
-            ClosedError: this was closed while it waited for the server.
+            ClosedError: this was closed while it waited.
             StorageError: the database cannot be read.
         """
         return await self._patiently(lambda: _run(self._database, self._engine, read))
@@ -72,14 +74,22 @@ class PostgresReads:
                 self._at_rest.set()
 
     async def _repeated[T](self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        until = monotonic() + self._database.busy_timeout
+        until: float | None = None
         pause = _FIRST_PAUSE
         while True:
+            try:
+                await self._turns.take()
+            except TimeoutError:
+                raise self._database.readers_busy() from None
+            if until is None:  # not before: its wait in line is no outage
+                until = monotonic() + self._database.busy_timeout
             try:
                 return await read()
             except (ConnectionLostError, ServerUnreachableError):
                 if monotonic() + pause > until:
                     raise
+            finally:
+                self._turns.give_back()
             await asyncio.sleep(pause)
             if self._closed:  # a connection that was made now would be left behind
                 raise ClosedError(what="store")
@@ -92,6 +102,7 @@ class PostgresReads:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PARTING):
                     await self._at_rest.wait()
+            self._turns.refuse_waiting(ClosedError(what="store"))
         await self._engine.dispose()
 
 

@@ -274,7 +274,7 @@ class PostgresDatabase:
         if isinstance(exc, UndecodableError):
             return undecodable(database, exc)
         if isinstance(exc, PoolTimeoutError):
-            return errors.ReadersBusyError(database=database, count=READERS, seconds=self.busy_timeout)
+            return self.readers_busy()
         original = _original(exc)
         if original is None:
             return None
@@ -289,6 +289,10 @@ class PostgresDatabase:
             return errors.ConnectionLostError(database=database, why=why)
         meaning = _MEANINGS.get(code) or _MEANINGS.get(code[:2], errors.StorageError)
         return meaning(database=database, why=why)
+
+    def readers_busy(self) -> errors.ReadersBusyError:
+        """What a read raises that found no connection to read with."""
+        return errors.ReadersBusyError(database=str(self), count=READERS, seconds=self.busy_timeout)
 
     def unreachable(self, exc: BaseException) -> errors.StorageError | None:
         """What an exception that came while connecting means; None if it is not the driver's."""
