@@ -1,4 +1,4 @@
-"""Databases with our tables and nothing in them, for the conformance kit."""
+"""Databases that have our tables but are empty, for the conformance kit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An observer of buffers that notes what it is told it misses."""
+"""An observer behind a buffer that records what the buffer says it missed."""
 
 from trackside.harness.backlog import EventGap
 from trackside.harness.observer import RunLifecycleEvent

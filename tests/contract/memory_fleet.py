@@ -1,6 +1,6 @@
-"""Several coordinators on one truth in memory: what the mutants of shared and durable coordinators are made of, and fast.
+"""Several coordinators that share one truth in memory: a fast base for the mutants of shared and durable coordinators.
 
-The rules of the queue are `MemoryCoordinator`'s; here is who owns which run, and who has to be told.
+`MemoryCoordinator` has the rules of the queue; this module adds who owns which run, and who has to be told.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trackside.testing import Coordinators, VirtualClock
 
 
 class Truth:
-    """What all members of a fleet see: the queue, the log, and the owners of the runs. The host of the queue."""
+    """What all members of a fleet see: the queue, the log, and the owners of the runs. It is also the queue's host."""
 
     agents = ()
 
@@ -62,7 +62,7 @@ class Truth:
     def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None: ...
 
     async def abandon(self, gone: FleetMember) -> None:
-        """A member is gone: end what it ran or had withdrawn, and let others have what waits."""
+        """A member has gone: end what it was running or had withdrawn, and let others have what waits."""
         self.members.remove(gone)
         for run_id in [run_id for run_id, owner in self.owners.items() if owner is gone and run_id in self.queue._runs]:
             self.owners[run_id] = None
@@ -74,7 +74,7 @@ class Truth:
             self.adopt(member)
 
     def announced(self, run_id: str) -> ThreadStatus | None:
-        """What has been said of the thread of a run whose end is in the log."""
+        """The thread status announced for a run whose end is in the log, or None if its end is not."""
         told = [event for event in self.log if event.run_id == run_id]
         if not any(is_terminal(event.event_type) for event in told):
             return None
@@ -82,7 +82,7 @@ class Truth:
         return next((status for status in reversed(statuses) if status is not None), ThreadStatus.idle)
 
     def is_lost(self, run_id: str) -> bool:
-        """Whether nobody but a member that is gone can take this run to its end."""
+        """Whether only a member that has gone could have taken this run to its end."""
         run = self.queue._runs[run_id]
         return run.status is RunStatus.running or run.withdrawn
 
@@ -99,14 +99,14 @@ class Truth:
         await self.give_back(record.run_id, ThreadStatus.error if retried_as is None else ThreadStatus.busy)
 
     def next_attempt(self, record: RunRecord) -> str | None:
-        """The id of the run that goes on for one whose process is gone, if there is to be one."""
+        """The id of the run that continues one whose process has gone, or None if there is to be none."""
         asked, spec = self.specs[record.run_id]
         if record.cancel_requested is not None or asked.attempt >= (spec.max_attempts or 1):
             return None
         return self.retries.setdefault(record.run_id, new_id())
 
     async def start_anew(self, ended: str) -> None:
-        """Let the run in that goes on for one whose end is in the log, in front of all that wait."""
+        """Let in the run that continues one whose end is in the log, ahead of all that wait."""
         run_id = self.retries.get(ended)
         if run_id is None or run_id in self.specs:
             return
@@ -166,11 +166,11 @@ class FleetMember:
                 truth.ready.add(record.run_id)
             for displaced in admission.displaced:
                 self.tell_of_cancel(displaced.run_id, CancelAction(record.multitask.value))
-        await asyncio.sleep(0)  # here a reply can be lost
+        await asyncio.sleep(0)  # the reply can be lost here
         return admission
 
     def admitted(self, record: RunRecord) -> Admission | None:
-        """What was answered when this run was admitted before, by the same caller."""
+        """The answer given when the same caller had this run let in before."""
         known = self.truth.admissions.get(record.run_id)
         return known if known is not None and known.record == record else None
 
@@ -236,7 +236,7 @@ class MemoryFleet(Coordinators):
 
 
 class _Membership:
-    """A member that gives back what it has when it leaves, unless it is gone already."""
+    """A membership: on leaving, the member gives back what it has, unless it has already gone."""
 
     def __init__(self, truth: Truth, member: FleetMember) -> None:
         self.truth = truth

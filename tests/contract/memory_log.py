@@ -1,4 +1,4 @@
-"""A log in memory that keeps the contract of a store: what its mutants are made of, and fast.
+"""A log in memory that keeps the store contract: a fast base for the mutants of stores.
 
 Its storage engine is a list; the rules are the harness's own (`RunFold`, `canonical_payload`).
 """
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass
 class Disk:
-    """What is left when a log is closed, and what all logs that are opened on it share."""
+    """What remains when a log is closed, and what all logs opened on it share."""
 
     log: list[Placed] = field(default_factory=list)
     folds: dict[str, RunFold] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class MemoryLog:
         self.disk = disk
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
-        await asyncio.sleep(0)  # where a database would be waited for
+        await asyncio.sleep(0)  # where the log would wait for a database
         disk = self.disk
         answer: list[Placed | RunLifecycleEvent] = []
         folds: dict[str, RunFold] = {}

@@ -1,4 +1,4 @@
-"""A log that buffers read again from, which fails, hangs or has lost something as a test wants it."""
+"""A log that buffers reread from, which fails, hangs or has lost something as a test wants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trackside.harness.ports import EventSpan
 
 
 class RecordedLog:
-    """Has what was written to it, but for what is in `lost`; `asked` is what it was asked for, read by read."""
+    """Has what was written to it, except what is in `lost`; `asked` holds what it was asked for, one item per read."""
 
     def __init__(self) -> None:
         self.events: dict[tuple[str, int], RunLifecycleEvent] = {}

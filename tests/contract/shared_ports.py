@@ -1,6 +1,6 @@
-"""A coordinator that other processes use, too, as far as one process can tell: what they do is done by its methods.
+"""A coordinator that other processes also use, as far as one process can simulate it: methods do what the others do.
 
-And the log that all of them share: it takes nothing of a run that has ended.
+Also the log that all of them share: it takes nothing of a run that has ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trackside.testing import RecordingObserver
 
 
 class SharedCoordinator(MemoryCoordinator):
-    """A `MemoryCoordinator` in which other processes end, cancel and claim runs and hand over theirs."""
+    """A `MemoryCoordinator` in which other processes end, cancel and claim runs and hand over their own."""
 
     def __init__(self, *, durable: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -36,9 +36,9 @@ class SharedCoordinator(MemoryCoordinator):
         return None if run_id in self.claimed_elsewhere else await super().claim(run_id)
 
     async def end(self, run_id: str, error: str = "its worker is lost", *, tells: bool = True) -> list[Settlement]:
-        """Another process ends a run, as a reaper does; without `tells` its host has yet to find out.
+        """Another process ends a run, as a reaper does; without `tells` the run's host has yet to find out.
 
-        Returns how the thread's status changes by that.
+        Returns how that changes the thread's status.
         """
         await self.withdraw(run_id)
         settlement = await self.settle(
@@ -55,18 +55,18 @@ class SharedCoordinator(MemoryCoordinator):
         return changes
 
     async def cancel(self, run_id: str, action: str = "interrupt") -> None:
-        """Another process asks for a run of this one to stop."""
+        """Another process asks for one of this process's runs to stop."""
         await self.request_cancel(run_id, CancelAction(action))
         self.host.on_cancel(run_id, CancelAction(action))
 
     async def hand_over(self, record: RunRecord, spec: RunSpec) -> None:
-        """A process is gone that had let a run in."""
+        """A process that had let a run in has gone."""
         admission = await self.admit(record, spec=spec)
         self.host.on_adopted(record, spec, ready=admission.ready)
 
 
 class SharedLog(RecordingObserver):
-    """Takes events, but nothing of a run that the coordinator knows to have ended."""
+    """Takes events, except those of a run that the coordinator knows to have ended."""
 
     def __init__(self, coordinator: SharedCoordinator) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 """A coordinator and a memory of threads that take their time, as a database does: before they act, and before they
-answer. Each of these moments is one at which a caller can be cancelled.
+answer. A caller can be cancelled at each of these moments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trackside.harness.remembered import MemoryThreadStates
 
 
 class SlowCoordinator:
-    """A `MemoryCoordinator` whose every step waits `seconds` before it happens and `seconds` before it is answered."""
+    """A `MemoryCoordinator` that waits `seconds` before each step happens and `seconds` before it answers."""
 
     def __init__(
         self, seconds: float = 1.0, *, durable: bool = False, inner: MemoryCoordinator | None = None, **options: Any
@@ -25,9 +25,9 @@ class SlowCoordinator:
         self.broken: dict[str, BaseException] = {}
         """What a step raises instead of happening, by name."""
         self.entered = {name: asyncio.Event() for name in _STEPS}
-        """Set when a step has begun, and not happened yet."""
+        """Set when a step has begun but has not happened yet."""
         self.done = {name: asyncio.Event() for name in _STEPS}
-        """Set when a step has happened, and not been answered yet."""
+        """Set when a step has happened but has not been answered yet."""
 
     def attach(self, host: RunHost) -> None:
         self.inner.attach(host)
@@ -60,7 +60,7 @@ class SlowStates(MemoryThreadStates):
         super().__init__(**options)
         self.seconds = seconds
         self.broken: BaseException | None = None
-        """What it raises when it saves; when it loads, if `loses` says so."""
+        """The exception to raise on save; also on load if `loses` is set."""
         self.loses = False
         self.loading = asyncio.Event()
 

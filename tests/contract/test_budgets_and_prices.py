@@ -1,4 +1,4 @@
-"""Budgets, prices, and models that never answer, the same by `run_agent` and by a `RunManager`."""
+"""Budgets, prices, and models that never answer: the same with `run_agent` and with a `RunManager`."""
 
 import asyncio
 import functools
@@ -95,7 +95,7 @@ async def test_a_function_in_a_thread_spends_the_budget_of_its_run(way: Way, kin
     def agent(input: Any, run: RunContext) -> str:
         for _ in range(9):
             use(run)
-        while not run.cancelled:  # it is told from another thread
+        while not run.cancelled:  # another thread sets it
             pass
         seen.append(run.cancelled)
         return "done"
@@ -189,7 +189,7 @@ async def test_the_budget_of_a_spec_takes_the_place_of_its_agents_one_by_one() -
 
 
 class Prices:
-    """A price list; what was asked of it."""
+    """A price list that records what it was asked."""
 
     def __init__(self, price: Any) -> None:
         self.price = price

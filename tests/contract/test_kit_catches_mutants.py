@@ -1,4 +1,4 @@
-"""The kit notices: each observer, adapter, store and coordinator that is broken in one way fails the test about it."""
+"""The kit notices: each observer, adapter, store and coordinator broken in one way fails the test about it."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ MUTANTS: list[tuple[Any, type, str]] = [(room, mutant, test) for room in ROOMS f
 
 @pytest.fixture(autouse=True)
 def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading those of all packages that are installed here would take most of the time."""
+    """Loading the plugins of all packages installed here would take most of the time."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 def outcomes(pytester: pytest.Pytester, room: Any, kind: type, story: str | None = None) -> tuple[list[Any], list[Any]]:
-    """The reports of the tests that passed and that failed, of all that there are or of one."""
+    """The reports of the tests that passed and of those that failed, out of all tests or of one."""
     pytester.makepyfile(
         test_suite=f"""
         import {kind.__module__} as kinds

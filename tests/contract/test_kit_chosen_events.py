@@ -1,4 +1,4 @@
-"""Whoever stands between events and an observer that wants some of them is an observer as any other."""
+"""What stands between the events and an observer that wants some of them is an observer like any other."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Our own coordinators keep the contract of a coordinator."""
+"""Our own coordinators keep the coordinator contract."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ from trackside.harness.memory import MemoryCoordinator
 from trackside.harness.ports import RunCoordinator
 from trackside.testing import CoordinatorContract, Coordinators, VirtualClock
 
-LEASE = 1.0  # seconds, so that a process that is gone is found to be gone while a test waits for it
+LEASE = 1.0  # seconds, so that a process that has gone is found out while a test waits for that
 
 
 class TestMemoryCoordinator(CoordinatorContract):
@@ -25,7 +25,7 @@ class TestMemoryCoordinator(CoordinatorContract):
 
 
 class StoredCoordinators(Coordinators):
-    """Each as in a process of its own: with a store of its own on the same database."""
+    """Each as in a process of its own: with its own store on the same database."""
 
     def __init__(self, url: str) -> None:
         super().__init__(self._open_store)

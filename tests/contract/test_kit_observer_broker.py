@@ -1,4 +1,4 @@
-"""Observers that publish to real brokers keep the contract of an observer."""
+"""Observers that publish to real brokers keep the observer contract."""
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ class TestBrokerObserverWithNats(ObserverContract):
     @asynccontextmanager
     async def _publishing(self, stage: BrokerStage) -> AsyncGenerator[BrokerObserver]:
         self.stage = stage
-        yield stage.observer(topic=f"{stage.name}.all")  # one place, whose order is that of the effects
+        yield stage.observer(topic=f"{stage.name}.all")  # one topic for all, so that its order is that of the effects
         await stage.aclose()
 
     async def effects(self, observer: BrokerObserver) -> list[str]:

@@ -1,4 +1,4 @@
-"""The observer behind live streams keeps the contract of an observer."""
+"""The observer behind live streams keeps the observer contract."""
 
 from collections.abc import AsyncIterator
 

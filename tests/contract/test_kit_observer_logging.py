@@ -1,4 +1,4 @@
-"""The observer that logs keeps the contract of an observer."""
+"""The logging observer keeps the observer contract."""
 
 import asyncio
 import json

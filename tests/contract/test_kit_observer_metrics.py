@@ -1,4 +1,4 @@
-"""The observer of metrics keeps the contract of an observer."""
+"""The metrics observer keeps the observer contract."""
 
 import pytest
 

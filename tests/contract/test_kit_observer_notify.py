@@ -1,4 +1,4 @@
-"""The observer that notifies keeps the contract of an observer."""
+"""The notifying observer keeps the observer contract."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""An observer that tells a real receiver of OpenLineage events keeps the contract of an observer."""
+"""An observer that sends to a real receiver of OpenLineage events keeps the observer contract."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

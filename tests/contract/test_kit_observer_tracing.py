@@ -1,4 +1,4 @@
-"""An observer that sends traces to a real receiver, or to a provider of its user's, keeps the contract of an observer."""
+"""An observer that sends traces to a real receiver, or to a provider of its user's, keeps the observer contract."""
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager

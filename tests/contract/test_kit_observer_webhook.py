@@ -1,4 +1,4 @@
-"""An observer that posts to a real receiver keeps the contract of an observer."""
+"""An observer that posts to a real receiver keeps the observer contract."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Our own observers keep the contract of an observer."""
+"""Our own observers keep the observer contract."""
 
 import pytest
 

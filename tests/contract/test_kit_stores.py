@@ -22,7 +22,7 @@ class TestStore(StoreContract):
 
 
 class TestMemoryLog(StoreContract):
-    """Not ours to ship: that the contract asks nothing that only a database can do."""
+    """Not ours to ship: it shows that the contract asks for nothing that only a database can do."""
 
     virtual_time = True
     durable = True

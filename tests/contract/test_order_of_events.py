@@ -1,4 +1,4 @@
-"""The order of events in one run, however it ends: by itself, by a failure, by its timeout."""
+"""The order of events in one run, however it ends: by itself, by a failure, or by its timeout."""
 
 import asyncio
 import gc
@@ -334,7 +334,7 @@ async def test_a_run_that_fails_before_its_agent_is_called_has_started_all_the_s
     assert not called
     assert result.status is RunStatus.error
     assert end_of(seen.events).payload["error_type"] == "NotPausedError"
-    # It was asked for wrongly and left the thread as it was.
+    # The run was asked for wrongly, and left the thread as it was.
     assert told(seen.events) == [*OPENING, "run_failed error", "thread_status_updated idle"]
 
 

@@ -1,4 +1,4 @@
-"""Human messages: one event for each new one, whatever form the input has, also for those that come later."""
+"""Human messages: one event for each new one, whatever form the input has, including those that come later."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ HUMAN = LifecycleEventType.HUMAN_MESSAGE
 
 @dataclass
 class LangChainLike:
-    """A message object as LangChain has it: `type`, `content`, `id`."""
+    """A message object in LangChain's form: `type`, `content`, `id`."""
 
     type: str
     content: Any
@@ -25,7 +25,7 @@ class LangChainLike:
 
 @dataclass
 class RoleObject:
-    """A message object as OpenAI has it."""
+    """A message object in OpenAI's form."""
 
     role: str
     content: Any
@@ -43,7 +43,7 @@ def an_ai(text: str) -> dict[str, str]:
 
 
 def serialized(name: str, text: str) -> dict[str, Any]:
-    """A message as LangChain's objects are in JSON."""
+    """A LangChain message object as JSON."""
     return {"lc": 1, "type": "constructor", "id": ["langchain_core", "messages", name], "kwargs": {"content": text}}
 
 

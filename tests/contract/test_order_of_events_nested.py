@@ -1,4 +1,4 @@
-"""Runs that start runs: an observer or an agent may (I20), without a deadlock, to a limited depth."""
+"""Runs that start runs: an observer or an agent may do so (I20), without a deadlock, to a limited depth."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -36,7 +36,7 @@ async def echo(input: Any) -> Any:
 
 
 def ends_with(event_type: LifecycleEventType) -> Callable[[Any], Coroutine[Any, Any, None]]:
-    """An agent whose run ends with this event, if it is one of an end; it has to be cancelled for that of a cancel."""
+    """An agent whose run ends with this event, if it is a terminal event; for a cancel the caller has to cancel it."""
 
     async def agent(input: Any) -> None:
         if event_type is LifecycleEventType.RUN_FAILED:
@@ -48,7 +48,7 @@ def ends_with(event_type: LifecycleEventType) -> Callable[[Any], Coroutine[Any, 
 
 
 class Reacting:
-    """An observer that does something on the first event of a type, once."""
+    """An observer that does something once, on the first event of a type."""
 
     def __init__(self, on: LifecycleEventType, react: Callable[[RunLifecycleEvent], Coroutine[Any, Any, Any]]) -> None:
         self.got: Any = None

@@ -1,4 +1,4 @@
-"""The order of events where an observer fails, hangs or tries to take the process with it."""
+"""The order of events when an observer fails, hangs or tries to take the process with it."""
 
 import asyncio
 import logging
@@ -48,7 +48,7 @@ LIMIT = 5.0
 
 
 class StoreDownError(Exception):
-    """What a required observer raises here."""
+    """What a required observer raises in this module."""
 
 
 def thread_becomes(status: str) -> Callable[[RunLifecycleEvent], bool]:
@@ -59,7 +59,7 @@ def says(text: str) -> Callable[[RunLifecycleEvent], bool]:
     return lambda event: event.event_type == "human_message" and event.payload["message"]["content"] == text
 
 
-# Where the observer fails, how the run ends otherwise.
+# Where the observer fails, and how the run ends otherwise.
 PLACES = {
     "run_started": (STARTED, "success"),
     "busy": (thread_becomes("busy"), "success"),
@@ -75,7 +75,7 @@ BEFORE_THE_END = {*BEFORE_THE_AGENT, "human_message later"}
 
 
 class Agent:
-    """Says one thing more, then ends as it is told."""
+    """Says one more thing, then ends as it is told."""
 
     name = "agent"
 
@@ -153,7 +153,7 @@ async def test_a_required_observer_that_always_fails_on_an_event(
     before, after, agent = RecordingObserver(), RecordingObserver(), Agent(ends)
     ended = await run_past(way, agent, before, failing, after)
 
-    # Whoever is bound before it has the whole run: one end, and that is what really happened.
+    # Observers bound before it have the whole run: one end, which is what really happened.
     assert_run_order(before.events)
     end = end_of(before.events)
     if place in BEFORE_THE_END:
@@ -164,7 +164,7 @@ async def test_a_required_observer_that_always_fails_on_an_event(
         assert end.event_type is PLACES[place][0] or end.event_type is COMPLETED
     assert agent.called.is_set() == (place not in BEFORE_THE_AGENT), "I14: not taken, so the agent is never called"
 
-    # It itself sees the events in order, each once, and nobody after it any that it did not take.
+    # It sees the events in order, each once, and no observer behind it sees any that it did not take.
     assert [e.sequence for e in failing.events] == sorted({e.sequence for e in failing.events})
     assert not any(failing._plan[0].means(event) for event in failing.events)
     assert set(map(id, after.events)) <= set(map(id, failing.events))
@@ -212,7 +212,7 @@ async def test_an_event_that_is_refused_again_is_not_offered_behind_later_ones()
     async with ByManager(required(refusing), required(gate)) as runs:
         first = await runs.start(Agent("success"), "hello", thread_id="t", run_id="first")
         second = await runs.start(Agent("success"), "hello", thread_id="t", run_id="second")
-        # The first run has settled with another one behind it, so the thread's status has a dispatch of its own later.
+        # Another run waits when the first one settles, so the thread's status has a later dispatch of its own.
         await gate.reached.wait()
         await second.cancel()
         await second.ended()
@@ -265,19 +265,19 @@ async def test_an_optional_observer_can_do_nothing_to_a_run(
     loop = asyncio.get_running_loop()
     async with ByManager(required(before), bad, required(after), policy=policy, shutdown_grace=100.0) as runs:
         result = await runs.run(Agent("success"), "hello")
-        took = loop.time() - 10  # the agent's own
+        took = loop.time() - 10  # minus the agent's own time
         assert result.status is RunStatus.success
         assert_run_order(before.events)
         assert after.events == before.events
         if buffer:
             assert took <= 0.25, "I13"
         else:
-            # Each event at most once alone and once in a batch.
+            # Each event is offered at most once alone and once in a batch.
             assert took <= 2 * LIMIT * len(before.events), "I15"
     bad.release()
     await asyncio.sleep(0)
     first_offers = list(dict.fromkeys(e.sequence for e in bad.offered))
-    # An observer that is stuck in several calls at once gets no more of them.
+    # An observer that is stuck in several calls at once gets no more events.
     assert first_offers == [e.sequence for e in before.events][: len(first_offers)], "I12"
     assert len(first_offers) >= 4
     if how != "swallow":
@@ -287,7 +287,7 @@ async def test_an_optional_observer_can_do_nothing_to_a_run(
 @both_ways
 @virtual
 async def test_a_call_that_was_left_behind_gets_no_further_events(way: Way) -> None:
-    """An observer without `on_events` gets a batch one by one, in one call: past the limit it must not go on."""
+    """An observer without `on_events` gets a batch one by one, in one call: past the limit the call must not go on."""
     stuck = RecordingObserver(Misbehaviour(how="swallow", on=STARTED))
     seen = RecordingObserver()
 

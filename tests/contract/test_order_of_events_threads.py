@@ -1,4 +1,4 @@
-"""A thread's status is announced when it really changes; an interrupt pauses a thread until a human has answered."""
+"""A thread's status is announced when it really changes; an interrupt pauses a thread until a human answers."""
 
 import asyncio
 from typing import Any
@@ -98,7 +98,7 @@ async def test_when_the_run_that_waits_is_withdrawn_between_the_end_and_the_rele
 
 @virtual
 async def test_a_run_that_is_withdrawn_after_its_thread_was_given_to_it_gives_it_back() -> None:
-    """The first run left the thread busy for the second, which then never starts: it is the second that says so."""
+    """The first run left the thread busy for the second, which never starts: so the second one announces that."""
     thread = new_id()
     seen = RecordingObserver()
 
@@ -108,7 +108,7 @@ async def test_a_run_that_is_withdrawn_after_its_thread_was_given_to_it_gives_it
     async with ByManager(required(seen), max_running=1) as runs:
         first = await runs.start(agent, "hello", thread_id=thread, run_id="first")
         second = await runs.start(agent, "hello", thread_id=thread, run_id="second")
-        await runs.start(long, thread_id="other", run_id="blocker")  # takes the one place before the second run
+        await runs.start(long, thread_id="other", run_id="blocker")  # takes the only place before the second run can
         await first.ended()
         await second.cancel()
         await second.ended()
@@ -119,7 +119,7 @@ async def test_a_run_that_is_withdrawn_after_its_thread_was_given_to_it_gives_it
 
 @virtual
 async def test_a_withdrawn_run_does_not_overwrite_the_status_of_its_thread() -> None:
-    """Found by review: its release wrote back the status that its thread had when it was withdrawn."""
+    """Found by review: the withdrawn run's release restored the status that its thread had when it was withdrawn."""
     thread = new_id()
     gate = Gate(LifecycleEventType.RUN_CANCELLED)
     seen = RecordingObserver()
@@ -315,7 +315,7 @@ async def test_an_interrupt_whose_question_cannot_be_read_is_an_error(way: Way) 
 async def test_a_cancelled_run_leaves_the_question_of_its_thread_open(
     states: MemoryThreadStates, seconds: float
 ) -> None:
-    """Found by a generated schedule: the thread was said to be idle, and the next run said that it had been interrupted."""
+    """Found by a generated schedule: the thread was said to be idle, then the next run said it had been interrupted."""
     thread = new_id()
     seen = RecordingObserver()
 

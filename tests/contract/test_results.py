@@ -1,4 +1,4 @@
-"""What the caller of a run gets of its agent, by both ways to run one."""
+"""What the caller of a run gets from its agent, with both ways to run one."""
 
 from __future__ import annotations
 

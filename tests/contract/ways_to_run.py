@@ -1,4 +1,4 @@
-"""The two ways to run an agent, behind one face: what the contract promises is tested on both.
+"""The two ways to run an agent, behind one interface: the tests check the contract's promises on both.
 
 async with way(seen) as runs:
     result = await runs.run(agent, "hello")
@@ -33,7 +33,7 @@ type Story = Callable[..., Coroutine[Any, Any, None]]
 
 
 def virtual(story: Story) -> Callable[..., None]:
-    """Run an async test on a loop on which time passes only where nothing else is left to do."""
+    """Run an async test on a loop where time passes only when nothing else is left to do."""
 
     @functools.wraps(story)
     def test(*args: Any, **kwargs: Any) -> None:
@@ -43,12 +43,12 @@ def virtual(story: Story) -> Callable[..., None]:
 
 
 class StartedRun:
-    """A run that is under way."""
+    """A run in progress."""
 
     def __init__(self, run_id: str, waits: asyncio.Task[RunResult], cancel: Callable[[], Coroutine[Any, Any, Any]]):
         self.run_id = run_id
         self.waits = waits
-        """The task that awaits the result: as a caller would."""
+        """The task that awaits the result, as a caller would."""
         self.cancel = cancel
         """Ask the run to stop, the way a caller would."""
 
@@ -66,7 +66,7 @@ class StartedRun:
 
 
 class ByRunAgent:
-    """Runs by `run_agent`: an observer in line, a cancel is a cancel of the task that awaits it."""
+    """Runs by `run_agent`: the observer is called in line, and cancelling means cancelling the awaiting task."""
 
     cancel_mode = "task_cancelled"
 
@@ -94,7 +94,7 @@ class ByRunAgent:
 
 
 class ByManager:
-    """Runs by a `RunManager`: optional observers are buffered, a cancel goes by the run's id."""
+    """Runs by a `RunManager`: optional observers are buffered, and a cancel names the run's id."""
 
     cancel_mode = "interrupt"
 
@@ -127,16 +127,16 @@ both_ways = pytest.mark.parametrize("way", [ByRunAgent, ByManager], ids=["run_ag
 
 
 class Draining(RecordingObserver):
-    """An observer that empties the list of each batch that it is given."""
+    """An observer that empties each batch list that it is given."""
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Take them one by one, off the list."""
+        """Take the events one by one, off the list."""
         while events:
             self.events.append(events.pop(0))  # type: ignore[attr-defined]
 
 
 class Gate(RecordingObserver):
-    """Holds the first event of a type (the `nth`) until it is opened, whoever cancels whom meanwhile."""
+    """Holds the first event of a type (or the `nth`) until it is opened, whoever cancels whom meanwhile."""
 
     def __init__(self, on: LifecycleEventType, nth: int = 1) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def required(observer: RunObserver) -> ObserverBinding:
 
 
 def told(events: Iterable[RunLifecycleEvent], run_id: str | None = None) -> list[str]:
-    """The events in short: type, and the status or cancel mode that it says."""
+    """The events in short: the type, plus the status or cancel mode that each one carries."""
     return [_short(event) for event in events if run_id in (None, event.run_id)]
 
 
@@ -174,7 +174,7 @@ def end_of(events: Iterable[RunLifecycleEvent], run_id: str | None = None) -> Ru
 
 
 def short_of(way: Way, *, ends: str, thread: str, messages: int = 0) -> list[str]:
-    """What is told of a run that started on an idle thread."""
+    """The events, in short, of a run that started on an idle thread."""
     return [
         "run_started",
         "thread_status_updated busy",

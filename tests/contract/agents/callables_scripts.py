@@ -1,4 +1,4 @@
-"""Agents that are plain functions, with a model that is one line."""
+"""Agents that are plain functions, with a one-line model."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from trackside.testing.contracts.scripted import INPUT_TOKENS, OUTPUT_TOKENS
 
 
 class CallablesScripts:
-    """Plain functions, which tell their run themselves what they use."""
+    """Plain functions, which report to their run themselves what they use."""
 
     model = "small"
 
-    never_ends = None  # a function has no limit of steps
+    never_ends = None  # a function has no step limit
     asks_several = None  # it stops at its first question
 
     def says(self, text: str) -> Any:
@@ -68,7 +68,7 @@ class CallablesScripts:
         return agent
 
     def asks(self, question: str) -> Any:
-        def agent(input: Any, run: RunContext) -> str:  # in a thread: a question may be asked there, too
+        def agent(input: Any, run: RunContext) -> str:  # runs in a thread: an agent may ask a question there, too
             run.interrupt(question)
             self.call_model(run)
             return "answered"

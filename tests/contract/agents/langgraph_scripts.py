@@ -1,4 +1,4 @@
-"""Agents that are LangGraph graphs, with LangChain's fake chat models; all keep their threads in one saver."""
+"""Agents that are LangGraph graphs, with LangChain's fake chat models; they all keep their threads in one saver."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ MODEL = "small"
 
 
 class LangGraphScripts:
-    """Graphs of a node that asks a model and nodes that do the rest."""
+    """Graphs with one node that asks a model, and other nodes that do the rest."""
 
     model = MODEL
 
@@ -94,14 +94,14 @@ class LangGraphScripts:
         return self._graph(model=asks_model(answers("I ask")), helper=helper)
 
     def _graph(self, **nodes: Any) -> Any:
-        """A graph of these nodes, one after the other."""
+        """A graph of these nodes, one after another."""
         builder = StateGraph(MessagesState)
         builder.add_sequence(list(nodes.items()))
         builder.add_edge(START, next(iter(nodes)))
         return builder.compile(checkpointer=self._saver)
 
     def _looping(self, tool: BaseTool, times: int) -> Any:
-        """Model and tool in turn, so many times, and the model once more."""
+        """Model and tool in turn, this many times, then the model once more."""
 
         async def ask(state: MessagesState) -> dict[str, Any]:
             called = sum(message.type == "tool" for message in state["messages"])
@@ -143,7 +143,7 @@ class Lost(GenericFakeChatModel):
 
 
 class Answering(GenericFakeChatModel):
-    """A model that answers on the event loop, and always the same."""
+    """A model that answers on the event loop, always with the same answer."""
 
     async def _agenerate(
         self,
@@ -161,7 +161,7 @@ class Answering(GenericFakeChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        """Word by word; the last chunk says what the answer used, as providers' do."""
+        """Word by word; the last chunk says what the answer used, as providers' chunks do."""
         answer = cast("AIMessage", self._generate(messages, stop, None, **kwargs).generations[0].message)
         for word in re.split(r"(?<= )", str(answer.content)):
             yield ChatGenerationChunk(message=AIMessageChunk(word))
@@ -177,7 +177,7 @@ def answers(text: str, *, calls: Sequence[Any] = ()) -> Answering:
     }
 
     def endless() -> Iterator[AIMessage]:
-        while True:  # each a message of its own: two with one id would be one
+        while True:  # each is a message of its own: two with one id would be one message
             yield AIMessage(text, tool_calls=[*calls], usage_metadata=used, response_metadata={"model_name": MODEL})
 
     return Answering(messages=endless())

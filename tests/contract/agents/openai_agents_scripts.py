@@ -1,4 +1,4 @@
-"""Agents of the OpenAI Agents SDK, with a model of its own interface."""
+"""Agents of the OpenAI Agents SDK, with a model that implements the SDK's own interface."""
 
 import asyncio
 from collections.abc import Callable, Sequence

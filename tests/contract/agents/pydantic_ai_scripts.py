@@ -24,7 +24,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from trackside.testing.contracts.scripted import INPUT_TOKENS, OUTPUT_TOKENS
 
 type Answer = str | list[tuple[str, dict[str, Any]]]
-"""What a scripted model answers: a text, or the tools that it calls with their arguments."""
+"""What a scripted model answers: a text, or the tools it calls with their arguments."""
 
 
 class PydanticAIScripts:
@@ -131,7 +131,7 @@ def _said(messages: Sequence[ModelMessage]) -> list[ModelRequestPart]:
 
 
 def _results(messages: Sequence[ModelMessage]) -> list[ToolReturnPart]:
-    """What the tools have brought since a human spoke last."""
+    """What the tools have returned since a human last spoke."""
     said = _said(messages)
     spoken = max((index for index, part in enumerate(said) if isinstance(part, UserPromptPart)), default=-1)
     return [part for part in said[spoken + 1 :] if isinstance(part, ToolReturnPart)]

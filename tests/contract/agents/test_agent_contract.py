@@ -1,4 +1,4 @@
-"""The adapters keep the contract of an agent: each framework's own code runs, with a model that needs no network."""
+"""The adapters keep the agent contract: each framework's own code runs, with a model that needs no network."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ class TestLangGraph(AgentContract):
 
 
 class MadeForEachRun:
-    """The same graphs, each given anew for each run, by a context manager."""
+    """The same graphs; a context manager creates each one anew for each run."""
 
     model = LangGraphScripts.model
 

@@ -1,4 +1,4 @@
-"""Adapters that are broken in one way each, and which test of the contract has to notice."""
+"""Adapters, each broken in one way, and the test of the contract that has to notice."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from trackside.testing import AgentContract
 
 
 class Sound:
-    """Runs a function as our own adapter does; the adapter that the others spoil. `memory` is shared by all agents."""
+    """Runs a function as our own adapter does; the others break this adapter. All agents share `memory`."""
 
     uses_thread_state = True
 
@@ -62,7 +62,7 @@ class CreditsTheLead(Sound):
 
 
 class CountsInTheEnd(Sound):
-    """Nothing is known of a run before it ends."""
+    """Reports nothing about a run before it ends."""
 
     async def run(self, run: RunContext) -> AgentResult:
         told: list[Callable[[], None]] = []
@@ -127,7 +127,7 @@ class LeavesItsCodeRunning(Sound):
 
 
 class KeepsWhatIsRolledBack(Sound):
-    """It has a memory of its own, and writes it down before it knows how the run ends."""
+    """Has a memory of its own, and writes to it before it knows how the run ends."""
 
     uses_thread_state = False
 
@@ -183,7 +183,7 @@ class AsksAgain(Sound):
 
 
 class AnswersItself(Sound):
-    """An answer to anything is an answer."""
+    """Takes an answer to anything for an answer to its question."""
 
     uses_thread_state = False
 
@@ -205,7 +205,7 @@ class SeesTheFirstRun(Sound):
 
 
 class SoundLeaver(Sound):
-    """Opens something when it runs, and closes it when it is left."""
+    """Opens something when it runs, and closes it when the context is left."""
 
     async def run(self, run: RunContext) -> AgentResult:
         self.memory[run.run_id] = asyncio.create_task(asyncio.Event().wait(), name="pump of the framework")
@@ -339,7 +339,7 @@ MUTANTS: dict[type[Sound], str] = {
 
 
 class Scripts:
-    """What a framework would have whose agents are functions, and whose adapter is `kind`."""
+    """What a framework would provide whose agents are functions and whose adapter is `kind`."""
 
     model = CallablesScripts.model
 

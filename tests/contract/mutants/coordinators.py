@@ -1,4 +1,4 @@
-"""Coordinators that are broken in one way each, and which test of the contract has to notice."""
+"""Coordinators, each broken in one way, and the test of the contract that has to notice."""
 
 import asyncio
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class LetsTwoHoldAThread(MemoryCoordinator):
 
 
 class LooksBeforeItWaits(MemoryCoordinator):
-    """Whether a thread is free is one statement, the admission another."""
+    """Checks whether a thread is free in one statement, and admits in another."""
 
     async def admit(self, record: RunRecord, **asked: Any) -> Admission:
         free = record.thread_id not in self._threads

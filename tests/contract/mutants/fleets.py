@@ -1,4 +1,4 @@
-"""Coordinators that share a truth wrongly, in one way each, and which test of the contract has to notice."""
+"""Coordinators that each share a truth wrongly in one way, and the test of the contract that has to notice."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ class TakesARepetitionForAnother(FleetMember):
 
 
 class _Leaving(FleetMember):
-    """A member whose truth does something wrong when one is gone."""
+    """A member whose truth does something wrong when a member has gone."""
 
     truth_kind: type[Truth]
 
@@ -77,7 +77,7 @@ class EndsLostRunsTwice(_Leaving):
 
 
 class EndsAgainWhatHasEnded(_Leaving):
-    """Knows of an end when its thread is given back, and not when it is in the log."""
+    """Learns of an end when the run gives its thread back, not when the end is in the log."""
 
     class truth_kind(Truth):
         def announced(self, run_id: str) -> ThreadStatus | None:
