@@ -1,4 +1,4 @@
-"""What is said of the attributes of a class in the texts below them, which Python does not keep."""
+"""What the texts below the attributes of a class say of them; Python does not keep these texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import get_original_bases
 
 
 def said_of_attributes(kind: type) -> dict[str, str]:
-    """The text below each attribute of a class, then those of its bases, in one line, where there is one."""
+    """The text below each attribute of a class, then those of its bases, on one line, where there is one."""
     found: dict[str, str] = {}
     (declared,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(declared, ast.ClassDef)

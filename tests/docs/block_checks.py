@@ -1,6 +1,6 @@
-"""What can be said of a code block without doing what it says: is it what its language asks for?
+"""What can be checked of a code block without running it: does it follow the rules of its language?
 
-Each check takes the text of a block and a folder for whatever it needs, and raises if something is wrong with it.
+Each check takes the text of a block and a folder for whatever it needs, and raises if something is wrong with the text.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def check_python(block: Block, folder: Path) -> None:
 
 
 def check_commands(block: Block, folder: Path) -> None:
-    """A shell can read it, our commands have these options, our scripts are there, and so is what is to be installed."""
+    """A shell can read it; the options of our commands, our scripts and what it tells readers to install all exist."""
     unquoted = re.search(r"pip install [^'\"\n]*\[", block.text)
     assert unquoted is None, f"zsh takes brackets for a pattern, so they have to be quoted: {unquoted[0]}"
     commands = commands_in(block)
@@ -65,7 +65,7 @@ def check_commands(block: Block, folder: Path) -> None:
 
 
 def _simple_commands(line: str) -> list[list[str]]:
-    """The words of each command in a line, of a pipe or a list, without the variables that are set for it."""
+    """The words of each command in a line, in a pipe or a list, without the variables that the line sets for it."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     found: list[list[str]] = [[]]
@@ -89,7 +89,7 @@ def _check_command(words: Sequence[str]) -> None:
 
 
 def check_toml(block: Block, folder: Path) -> None:
-    """Settings are as Trackside reads them, with a database that a fleet may have; another file is TOML."""
+    """Trackside can read the settings, given a database that a fleet may have; any other file is TOML."""
     if block.file not in {None, "trackside.toml"}:
         tomllib.loads(block.text)
         return
@@ -97,7 +97,7 @@ def check_toml(block: Block, folder: Path) -> None:
     try:
         settings = load_settings(environ={"TRACKSIDE_DATABASE_URL": "postgresql:///runs"}, folder=folder)
     except SettingsError as exc:
-        if "there is no file /etc/" in str(exc):  # of a machine that is not this one
+        if "there is no file /etc/" in str(exc):  # on a machine that is not this one
             return
         raise
     for observer in settings.observers:
@@ -108,7 +108,7 @@ def check_toml(block: Block, folder: Path) -> None:
 
 
 def check_json(block: Block, folder: Path) -> None:
-    """It is one JSON value, or one in each line."""
+    """It is one JSON value, or one on each line."""
     try:
         json.loads(block.text)
     except ValueError:
@@ -122,7 +122,7 @@ def check_yaml(block: Block, folder: Path) -> None:
 
 
 def check_html(block: Block, folder: Path) -> None:
-    """What is opened is closed, in order."""
+    """Every tag that is opened is closed, in order."""
     checker = _Tags()
     checker.feed(block.text)
     checker.close()
@@ -130,7 +130,7 @@ def check_html(block: Block, folder: Path) -> None:
 
 
 class _Tags(HTMLParser):
-    """Sees that tags are closed in order."""
+    """Checks that tags are closed in order."""
 
     _ALONE = frozenset({"br", "hr", "img", "input", "link", "meta"})
 
@@ -148,8 +148,8 @@ class _Tags(HTMLParser):
 
 
 def check_unit(block: Block, folder: Path) -> None:
-    """It is a unit of systemd, by its form; one of ours has only its first process told to stop, which tells the others, and
-    a place for what the database does not take.
+    """It has the form of a systemd unit; for one of ours, systemd tells only the first process to stop, which tells the
+    others, and the unit has a place for what the database does not take.
     """
     parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # as the documentation of the module says
@@ -167,7 +167,7 @@ def check_unit(block: Block, folder: Path) -> None:
 
 
 def check_dockerfile(block: Block, folder: Path) -> None:
-    """It consists of instructions, `FROM` first."""
+    """It consists of instructions, with `FROM` first."""
     text = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", block.text, flags=re.MULTILINE))
     lines = [line for line in text.splitlines() if line.strip()]
     assert lines[0].startswith(("FROM ", "ARG ")), lines[0]
@@ -175,7 +175,7 @@ def check_dockerfile(block: Block, folder: Path) -> None:
 
 
 def check_php(block: Block, folder: Path) -> None:
-    """PHP can read it, where there is one."""
+    """PHP can read it, where PHP is installed."""
     if (php := shutil.which("php")) is not None:
         subprocess.run([php, "-l"], input=block.text, check=True, text=True, capture_output=True)
 
@@ -202,20 +202,20 @@ CHECKS: Final[Mapping[str, Callable[[Block, Path], None]]] = {
     "php": check_php,
     "dockerfile": check_dockerfile,
 }
-"""What is checked one by one."""
+"""The checks for blocks that are checked one by one."""
 
 TOGETHER: Final = frozenset({"js", "ts"})
-"""What is checked in one process, by `wrong_javascript`."""
+"""Languages whose blocks are checked in one process, by `wrong_javascript`."""
 
 DONE_IN_PAGES: Final = frozenset({"sql"})
-"""What only a page of docs/ may have, which is worked through."""
+"""Languages that only a page of docs/ may use, since the tests work through those pages."""
 
 SHOWN: Final = frozenset({"text"})
-"""What a program shows, and drawings: no code."""
+"""What a program prints, and drawings: not code."""
 
 
 def wrong_javascript(blocks: Sequence[Block]) -> dict[str, str]:
-    """What is wrong with modules of JavaScript or TypeScript, by their places; they are read and not run."""
+    """What is wrong with modules of JavaScript or TypeScript, by their places; they are read but not run."""
     texts = json.dumps({str(block): block.text for block in blocks})
     node = Path(NODE_FOLDER, "bin", "node")
     command = [node, "--no-warnings", "--experimental-vm-modules", "--input-type=module", "-e", _JAVASCRIPT, texts]

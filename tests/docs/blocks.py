@@ -31,18 +31,18 @@ class Block(NamedTuple):
     language: str
     text: str
     unchecked: str | None = None
-    """Why nobody can check it, if the document says so."""
+    """Why the block cannot be checked, if the document says so."""
     file: str | None = None
-    """The file whose content it is, if the document says so, or the block itself in its first line."""
+    """The file that the block is the content of, if the document or the block's first line says so."""
     follows: bool = False
-    """Whether nothing stands between it and the block before."""
+    """Whether nothing stands between it and the block before it."""
 
     def __str__(self) -> str:
         return f"{self.document.relative_to(ROOT)}:{self.line}"
 
 
 def blocks_of(document: Path) -> Iterator[Block]:
-    """All blocks of a document, also those in lists.
+    """All blocks of a document, including those in lists.
 
     Raises:
         ValueError: a fence has more than the name of a language.
@@ -70,7 +70,7 @@ def blocks_of(document: Path) -> Iterator[Block]:
 
 
 def commands_in(block: Block) -> list[str]:
-    """What somebody types of a `console` or `sh` block, without what is shown; a command may have several lines."""
+    """What a reader types from a `console` or `sh` block, without the output; a command may have several lines."""
     if block.language != "sh":
         return [typed for typed, _ in console(block.text)]
     found: list[str] = []
@@ -79,7 +79,7 @@ def commands_in(block: Block) -> list[str]:
         begun += line
         try:
             words = shlex.split(begun, comments=True)
-        except ValueError:  # a text in quotes goes on in the next line
+        except ValueError:  # a quoted text goes on in the next line
             begun += "\n"
             continue
         if words:
@@ -89,7 +89,7 @@ def commands_in(block: Block) -> list[str]:
 
 
 def console(text: str) -> Iterator[tuple[str, str]]:
-    """Each command of a `console` block with what is shown below it."""
+    """Each command of a `console` block with the output shown below it."""
     for command in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         typed, _, shown = command.partition("\n")
         while typed.endswith("\\"):

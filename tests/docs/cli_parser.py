@@ -1,4 +1,4 @@
-"""Reads lines that people are told to type, with the real parser; nothing of them is done."""
+"""Reads command lines that people are told to type, with the real parser; nothing is executed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMANDS = dict(commands(ROOT))
 
 
 def understood(words: list[str]) -> str:
-    """The command that these words are for, with all that its parser does; it is not run."""
+    """The command that these words call, after everything its parser does; the command does not run."""
     command: Any = ROOT
     context = command.make_context("trackside", words)
     path = []
@@ -34,7 +34,7 @@ def understood(words: list[str]) -> str:
 
 
 def of_trackside(line: str) -> list[str]:
-    """What is typed after `trackside`, in whichever part of a pipe that stands."""
+    """The words typed after `trackside`, in whichever part of a pipe it stands."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|")
     lexer.whitespace_split = True
     words = [*lexer]

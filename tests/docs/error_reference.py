@@ -1,4 +1,4 @@
-"""Writes docs/reference/errors: a page for each code that a message ends with, and one that lists them."""
+"""Writes docs/reference/errors: a page for each code that ends a message, and one page that lists them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _FIELD: Final = re.compile(r"(?<!\{)\{(\w+)[^{}]*\}")
 
 
 def kinds() -> Mapping[str, type[TracksideError]]:
-    """Every error that Trackside raises by its code.
+    """Every error that Trackside raises, by its code.
 
     Raises:
-        ValueError: two have the same.
+        ValueError: two errors have the same code.
     """
     for module in pkgutil.walk_packages(trackside.__path__, "trackside."):
         if not _RUN_BY_OTHERS.search(module.name):
@@ -60,7 +60,7 @@ def _below(kind: type[TracksideError]) -> Iterator[type[TracksideError]]:
 
 
 def _is_said(kind: type[TracksideError]) -> bool:
-    """Whether it has a sentence of its own, and is not what the server answers under the code of a status."""
+    """Whether it has a sentence of its own, and is not what the server answers under a status's code."""
     return kind.__doc__ not in {None, "{detail}", "{why}"}
 
 

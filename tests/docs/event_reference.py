@@ -61,14 +61,14 @@ def documents() -> dict[Path, str]:
 
 
 def payload_schema(kind: LifecycleEventType) -> dict[str, Any]:
-    """What the payload of an event is."""
+    """The schema of an event's payload."""
     (root,), parts = _components([payloads.PAYLOADS[kind]])
     own = parts.pop(root["$ref"].removeprefix(_DEFS))
     return {"$schema": _DRAFT, "title": f"Payload of {kind}", **own, **({"$defs": parts} if parts else {})}
 
 
 def event_schema() -> dict[str, Any]:
-    """What an event is, whole."""
+    """The schema of a whole event."""
     references, parts = _components(payloads.PAYLOADS.values())
     envelope = msgspec.json.schema(EventData)["$defs"]["EventData"]["properties"]
     properties = {name: {**envelope[name], "description": said} for name, said in _OF_EVENTS.items()}
@@ -89,7 +89,7 @@ def event_schema() -> dict[str, Any]:
 
 
 def _components(kinds: Any) -> tuple[Any, dict[str, Any]]:
-    """References to the schemas of payloads, and those schemas with what they consist of; all keys are explained."""
+    """References to the payloads' schemas, and those schemas with their parts; every key is explained."""
     references, parts = msgspec.json.schema_components(kinds, ref_template=f"{_DEFS}{{name}}")
     for name, schema in parts.items():
         said = said_of_attributes(getattr(payloads, name))

@@ -1,9 +1,9 @@
-"""Does what how-tos say, each step in a process of its own that is forked from this one, which has imported everything.
+"""Does what how-tos say, each step in a process of its own, forked from this one, which has imported everything.
 
 A step comes as a line of JSON on standard input: the folder, the environment, and either a program (a text), an excerpt
-(a text, and the address of the store that it finds open), SQL (a text, and the address of the database), a command (its
-words) or a line for a shell. What it shows goes into the file that the step names, its exit code to standard output. Of a
-step in the background the id of its process comes at once, and a later one of the kind `kill` ends it.
+(a text, and the address of the store that it finds open), SQL (a text, and the address of the database), a command
+(its words) or a line for a shell. What a step shows goes into the file that it names, its exit code to standard output.
+A step in the background answers at once with the id of its process, and a later step of the kind `kill` ends it.
 """
 
 import ast
@@ -26,7 +26,7 @@ from trackside.app.storage import Store
 
 
 def import_everything() -> None:
-    """What those of `tests/servers/` have, and what observers use; children never look through it for garbage."""
+    """Import what those of `tests/servers/` import, and what observers use; children never collect garbage in it."""
     sys.path.append(str(Path(__file__).parents[1] / "servers"))
     forking = importlib.import_module("forking")
     sys.path.pop()
@@ -37,7 +37,7 @@ def import_everything() -> None:
 
 
 def shown_by_a_database(url: str, text: str) -> None:
-    """Run statements, each beginning a line, and show their rows with bars between the values."""
+    """Run statements, each beginning on a new line, and show their rows with bars between the values."""
     dialect, _, rest = url.partition(":")
     engine = create_engine(url if dialect == "sqlite" else f"postgresql+psycopg:{rest}")
     with engine.begin() as connection:
@@ -88,7 +88,7 @@ def do_and_leave(step: dict[str, Any]) -> None:
     output = os.open(step["output"], os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    # Those that are there believe to write into what this program has, a file perhaps; the output may be a pipe.
+    # The existing streams assume that they write to what this program has, perhaps a file; the output may be a pipe.
     sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     code = 1
     try:

@@ -1,6 +1,6 @@
-"""Writes the pages of docs/ that are made from the code: ./scripts/docs generate.
+"""Writes the pages of docs/ that are generated from the code: ./scripts/docs generate.
 
-Each module that writes some has `documents()`, which gives what has to be in which file.
+Each module that writes some has `documents()`, which returns what each file has to contain.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MODULES = (
 
 
 def documents() -> dict[Path, str]:
-    """What has to be in each of the files."""
+    """What each of the files has to contain."""
     return {path: text for module in MODULES for path, text in module.documents().items()}
 
 
 def main() -> None:
-    """Write those that are stale, and say which."""
+    """Write the files that are stale, and say which they are."""
     for path, text in documents().items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)

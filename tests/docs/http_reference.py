@@ -1,7 +1,7 @@
 """Writes the tables of docs/http.md: all endpoints, and all methods of LangGraph's clients with the endpoints they call.
 
-What a method of the Python client calls is seen by calling it, with a transport that answers nothing. The JavaScript client
-has the same methods in its own spelling, and a few others.
+To see what a method of the Python client calls, this module calls it with a transport that answers nothing. The
+JavaScript client has the same methods in its own spelling, and a few others.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _ALSO: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = {
     "runs.wait": [{"thread_id": None}],
     "threads.get_state": [{"checkpoint_id": _ID}, {"checkpoint": {"checkpoint_id": _ID}}],
 }
-"""Other ways to call a method, with which it asks for something else."""
+"""Other ways to call a method, which make it ask for something else."""
 
 _SPECIAL: Final[Mapping[str, Sequence[str]]] = {
     "threads.stream": ["POST /threads/{thread_id}/commands", "POST /threads/{thread_id}/stream/events"],
 }
-"""Methods that call nothing themselves, but give an object that does."""
+"""Methods that call nothing themselves, but return an object that does."""
 
 JAVASCRIPT_ONLY: Final[Mapping[str, Sequence[str]]] = {
     "threads.patchState": ["PATCH /threads/{thread_id}/state"],
@@ -72,7 +72,7 @@ def methods() -> Iterator[str]:
 
 
 def javascript(method: str) -> str:
-    """How the JavaScript client spells it."""
+    """How the JavaScript client spells the method."""
     return re.sub(r"_([a-z])", lambda found: found[1].upper(), method)
 
 
@@ -80,7 +80,7 @@ async def calls_of(method: str) -> list[str]:
     """The endpoints that a method of the Python client calls, as `POST /threads`.
 
     Raises:
-        LookupError: there is an argument of which nobody has said what it could be.
+        LookupError: nobody has said what one of its arguments could be.
     """
     if method in _SPECIAL:
         return [*_SPECIAL[method]]
@@ -104,7 +104,7 @@ async def _call_of(method: str, changed: Mapping[str, Any]) -> str:
                 result = await result
             if hasattr(result, "__anext__"):
                 await anext(result)
-        except Exception as exc:  # it fails as it was told to; what else it may fail with says the next line
+        except Exception as exc:  # it fails because the transport says so; the next line reports any other failure
             if not asked:
                 raise LookupError(f"{method} asks for nothing: {exc!r}") from exc
     if not asked:
@@ -113,7 +113,7 @@ async def _call_of(method: str, changed: Mapping[str, Any]) -> str:
 
 
 def _called(function: Any, changed: Mapping[str, Any]) -> Any:
-    """What it gives for the arguments that it needs, and these."""
+    """What the function returns for the arguments that it needs, plus these."""
     parameters = inspect.signature(function).parameters.values()
     values = {one.name: _VALUES[one.name] for one in parameters if one.default is one.empty} | dict(changed)
     positional = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY and one.name in values]
@@ -121,7 +121,7 @@ def _called(function: Any, changed: Mapping[str, Any]) -> Any:
 
 
 def _endpoint_of(request: httpx.Request) -> str:
-    """The endpoint that a request is for; its own method and path if there is none."""
+    """The endpoint that a request is for; the request's own method and path if there is none."""
     path = request.url.path
     for endpoint in sorted(ENDPOINTS, key=lambda one: one.path.count("{")):
         pattern = re.sub(r"\\\{\w+(:path)?\\\}", lambda found: ".+" if found[1] else "[^/]+", re.escape(endpoint.path))
@@ -139,7 +139,7 @@ BY_NAME: Final = {_name(endpoint): endpoint for endpoint in ENDPOINTS}
 
 
 def rows_of_methods() -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Each method in Python, in JavaScript, and what it calls there."""
+    """Each method in Python and in JavaScript, and what it calls."""
 
     async def all_calls() -> list[tuple[str, list[str]]]:
         return [(method, await calls_of(method)) for method in methods()]

@@ -10,13 +10,13 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 def named_in(text: str) -> list[tuple[str, str]]:
-    """Which tests a text names: the file, seen from the root, and the name."""
+    """Which tests a text names: the file, relative to the root, and the test's name."""
     return re.findall(r"`([\w/]+\.py)::(\w+)`", text)
 
 
 @cache
 def names_of(path: str) -> set[str]:
-    """Tests and classes of tests in a file, at whatever depth, that every run of the suite has: none that is `long`."""
+    """Tests and test classes in a file, at any depth, that every run of the suite includes: none marked `long`."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     marks = [node.value for node in tree.body if isinstance(node, ast.Assign) and _gives(node, "pytestmark")]
@@ -37,7 +37,7 @@ def _gives(node: ast.Assign, name: str) -> bool:
 
 
 def _says_long(mark: ast.expr) -> bool:
-    """Whether this is the mark `long`, or a list with it; a set of parameters that are long is none."""
+    """Whether this is the mark `long`, or a list with it; a set of parameters with long ones does not count."""
     if isinstance(mark, ast.List | ast.Tuple):
         return any(map(_says_long, mark.elts))
     return ast.unparse(mark) == "pytest.mark.long"

@@ -1,4 +1,4 @@
-"""Writes docs/reference/openapi.json, which servers answer with, and docs/reference/endpoints.md, which shows it."""
+"""Writes docs/reference/openapi.json, which servers answer with, and docs/reference/endpoints.md, which presents it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody who does what a page of docs/ says, step by step; `test_how_to.py` says how pages are to be read."""
+"""A reader who does what a page of docs/ says, step by step; `test_how_to.py` says how to read pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POSTGRES: Final = "postgresql://trackside:secret@db.example/runs"
 DONE: Final = frozenset({"py", "toml", "console", "sql"})
 
 _READ_ONLY: Final = frozenset({"pip", "npm", "git", "docker", "systemctl"})
-"""Programs whose commands are read and not done: they change more than a folder, or need a network."""
+"""Programs whose commands the reader only reads: they change more than a folder, or need a network."""
 _PORTS: Final = re.compile(r"\b(?:2024|8080|9464)\b(?!-)")
 _KILL: Final = re.compile(r"kill(?: -(\w+))? (?:\$!|%(\d+))\s*(?:#.*)?")
 _PATIENCE: Final = 60.0  # seconds, for what was started in the background
@@ -35,7 +35,7 @@ type Do = Callable[[dict[str, Any]], int]
 
 @dataclass(frozen=True)
 class Step:
-    """A block or a command to be worked through, and what it shows, if the page says so."""
+    """A block or command to work through, and what it shows, if the page says so."""
 
     place: str
     language: str
@@ -45,7 +45,7 @@ class Step:
 
 
 def steps(page: str) -> list[Step]:
-    """What a page says is to be done, in order."""
+    """What a page says to do, in order."""
     found: list[Step] = []
     blocks = [*blocks_of(DOCS / page)]
     for block, after in zip(blocks, [*blocks, None][1:], strict=True):
@@ -66,18 +66,18 @@ class Reader:
     folder: Path
     database: str
     server: str
-    """The address of a database on a PostgreSQL server, where the page has one."""
+    """The address of a database on a PostgreSQL server, used where the page names one."""
     do: Do
     exported: dict[str, str] = field(default_factory=dict)
     ports: dict[str, str] = field(default_factory=dict)
-    """Those that are free here, for those that the page names."""
+    """The free port here for each port that the page names."""
     started: list[int] = field(default_factory=list)
-    """What goes on in the background, by process ids, in the order of its start; 0 is what was killed."""
+    """The process ids of what runs in the background, in the order of its start; 0 for what was killed."""
     pipes: list[int] = field(default_factory=list)
-    """What comes from there."""
+    """The pipes that its output comes from."""
 
     def work_through(self, step: Step) -> None:
-        """Do it, and see that it shows what the page says that it shows."""
+        """Do the step, and check that it shows what the page says it shows."""
         text = self._here(step.text)
         if step.file is not None:
             path = self.folder / step.file
@@ -94,7 +94,7 @@ class Reader:
             raise AssertionError(f"{step.place} is of no file; begin it with a comment that names one")
 
     def leave(self) -> None:
-        """End what was started in the background."""
+        """End what the reader started in the background."""
         for number in range(1, len(self.started) + 1):
             self._kill(number, SIGKILL)
         for pipe in self.pipes:
@@ -119,7 +119,7 @@ class Reader:
             self._finish(step, {"text": text, "kind": "shell"})
 
     def _provide(self, program: str) -> None:
-        """See that a program is there; what is there of ours needs no looking for."""
+        """Check that a program is there; our own programs need no check."""
         if program == "node":
             node()
             if not (self.folder / "node_modules").exists():
@@ -134,13 +134,13 @@ class Reader:
         code = self.do({**self._asked(step, what), "output": str(output)})
         said = output.read_text(encoding="utf-8")
         if code == -SIGKILL:
-            said, code = f"{said}Killed\n", 0  # as a shell says it
+            said, code = f"{said}Killed\n", 0  # as a shell reports it
         assert code == 0, f"{step.place} ends with {code} and shows\n{said}"
         if step.shown is not None:
             self._compare(step, said)
 
     def _start(self, step: Step, words: list[str]) -> None:
-        """Start something in the background. A server or worker of ours is ready then; other things show what they show."""
+        """Start something in the background. A server or worker of ours is ready then; others show what they show."""
         kind = "command" if words[0] in {"trackside", "python"} else "shell"
         pipe = self.folder / f"output-{len(self.started)}"
         os.mkfifo(pipe)
@@ -188,7 +188,7 @@ class Reader:
 
 
 def _read_until(pipe: int, lines: int) -> str:
-    """So many lines of what comes out of a pipe, or all there is when it ends."""
+    """This many lines of what comes out of a pipe, or everything up to its end."""
     read = b""
     while read.count(b"\n") < lines:
         ready, _, _ = select.select([pipe], [], [], _PATIENCE)
@@ -200,5 +200,5 @@ def _read_until(pipe: int, lines: int) -> str:
 
 
 def _narrow(text: str) -> str:
-    """With one space where there are several: columns are as wide as what is in them."""
+    """The text with one space for several: columns are as wide as their content."""
     return re.sub(r" +", " ", re.sub(r" +$", "", text, flags=re.MULTILINE))

@@ -126,7 +126,7 @@ def _rows(section: str) -> Iterator[str]:
 
 
 def _holder(section: str, name: str) -> tuple[Any, str]:
-    """What has the default of a key, and the name of its attribute there."""
+    """The object with the default of a key, and the name of the attribute there."""
     match section:
         case "database" | "checkpoints":
             return Settings(), f"{section}_{name}"
@@ -145,12 +145,12 @@ def _holder(section: str, name: str) -> tuple[Any, str]:
 
 
 def _said(kind: type, attribute: str) -> str:
-    """What a key is for, as the attribute says that takes it; in a file nothing is None."""
+    """What a key is for, according to the attribute that takes it; a file cannot say None."""
     return said_of_attributes(kind)[attribute].replace("None:", "if not set:")
 
 
 def _shown(value: Any, parse: Callable[[Any], Any]) -> str:
-    """A default as a file would have it."""
+    """A default as a file would write it."""
     match value:
         case None | ():
             return ""

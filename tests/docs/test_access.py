@@ -1,4 +1,4 @@
-"""The functions that the page about access shows let in whom they know, and nobody else."""
+"""The functions on the page about access let in those they know, and nobody else."""
 
 from __future__ import annotations
 

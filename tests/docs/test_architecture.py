@@ -1,4 +1,4 @@
-"""The map of the rooms has all that is in them."""
+"""The map of the rooms shows everything in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDERS = sorted(
         for path in PACKAGE.glob(f"app/{folder}/**/*.py")
     }
 )
-"""Of what the log's room keeps to itself, and of the command line."""
+"""The folders of what the log's room keeps to itself, and those of the command line."""
 
 
 @pytest.mark.parametrize("room", ["harness", "app", *(f"app/{room}" for room in OF_APP), *FOLDERS])
@@ -41,7 +41,7 @@ def test_a_module_is_read_in_one_sitting() -> None:
 
 
 def test_a_function_fits_on_a_screen() -> None:
-    """What it takes and what is said about it are not counted: options of a command need a line or more each."""
+    """Parameters and the docstring do not count: each option of a command needs a line or more."""
     long: dict[str, int] = {}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

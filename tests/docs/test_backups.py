@@ -1,4 +1,4 @@
-"""What the how-to about backups says is done, word for word, and what comes back is what was there."""
+"""The how-to about backups is followed word for word, and what comes back is what was there."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from trackside.app.storage import Store
 
 @pytest.fixture
 def restored_url(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[str]:
-    """The address of an empty database beside the one that is saved."""
+    """The address of an empty database beside the one that is backed up."""
     name = next(postgres_names)
     yield postgres_server.create_database(name)
     postgres_server.drop_database(name)
@@ -44,7 +44,7 @@ async def leave_something(url: str) -> list[Any]:
 
 
 async def look_and_go_on(url: str) -> tuple[list[Any], int, list[int]]:
-    """The events, the cursor of the subscription, and at which positions the next run is kept."""
+    """The events, the subscription's cursor, and the positions at which the next run is stored."""
     async with Store.open(url) as store:
         events = await store.events()
         mail = await store.subscriptions.get("mail")
@@ -127,7 +127,7 @@ def test_a_dump_of_postgresql_comes_back_whole_and_goes_on(
         pytest.skip("the programs of a server elsewhere may be of another version")
     before = asyncio.run(leave_something(postgres_url))
     (said,) = (block.text for block in blocks_of(DOCS / "howto/backups.md") if "pg_restore" in block.text)
-    commands = said.replace("createdb restored\n", "")  # it is there, by another name
+    commands = said.replace("createdb restored\n", "")  # the database is there already, under another name
     path = os.pathsep.join([str(postgres_server.bin), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {"PATH": path, "TRACKSIDE_DATABASE_URL": postgres_url, "RESTORED_URL": restored_url}
     done = subprocess.run(

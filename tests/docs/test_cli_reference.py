@@ -1,4 +1,4 @@
-"""The reference of the command line has all commands; `test_generated.py` sees that it says what the parser does."""
+"""The reference of the command line has all commands; `test_generated.py` checks that it says what the parser does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The how-to of the conformance kit: its examples pass, fail where it says that they do, and its rules are the kit's."""
+"""The how-to of the conformance kit: its examples pass, or fail where it says so, and its rules are the kit's."""
 
 import os
 import re
@@ -15,9 +15,9 @@ EXAMPLES = re.findall(r"^```py\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
 def run_pytest(folder: Path, code: str, *, plugins: bool = False) -> subprocess.CompletedProcess[str]:
-    """As somebody does who has pytest and Trackside, and no settings at all; plugins of other packages only if asked for.
+    """Like a user with pytest and Trackside, but no settings at all; plugins of other packages only if asked for.
 
-    Loading all that are installed here takes most of the time.
+    Loading the plugins of all packages installed here takes most of the time.
     """
     (folder / "test_example.py").write_text(code, encoding="utf-8")
     environment = dict(os.environ)

@@ -1,7 +1,7 @@
-"""Each code block of a document is one that its reader can use; links and scripts are there.
+"""Each code block of a document is usable for its reader; links and scripts exist.
 
-How a block is checked its language says (`block_checks`). Those of docs/ are worked through as well, by `test_how_to.py`. A
-block that nobody can check says why, in a comment in front of it: `<!-- unchecked: needs a GPU -->`.
+The language of a block says how it is checked (`block_checks`). `test_how_to.py` also works through those of docs/. A
+block that cannot be checked says why, in a comment in front of it: `<!-- unchecked: needs a GPU -->`.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Each code that a message may end with is explained, once, on a page of its own."""
+"""Each code that may end a message is explained, once, on a page of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs announce fits the JSON Schemas of the reference, and has no key that these do not have."""
+"""What runs announce fits the JSON Schemas of the reference, and has no keys beyond theirs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from trackside.testing.contracts import ScriptedAgents
 
 SCHEMA: dict[str, Any] = json.loads((SCHEMAS / "event.json").read_text(encoding="utf-8"))
 _OPEN = "HumanMessage"
-"""What may have keys of its framework's."""
+"""The part that may have keys of a framework's own."""
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, which allows no keys but those that it lists."""
+    """The schema, allowing no keys but those that it lists."""
     schema = copy.deepcopy(schema)
     for name, part in schema["$defs"].items():
         if name != _OPEN:

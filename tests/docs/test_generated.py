@@ -1,4 +1,4 @@
-"""The pages that are made from the code say what it says now."""
+"""The pages that are generated from the code say what it says now."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""docs/explain/guarantees.md: every invariant is there, with its limits and tests, and the tests are there."""
+"""docs/explain/guarantees.md: every invariant is there, with its limits and tests, and the tests exist."""
 
 import re
 
@@ -34,5 +34,5 @@ def test_what_may_be_named_runs_with_every_change() -> None:
     names = names_of("tests/crash/coordination/test_coordinator_kill.py")
     assert names == {
         "test_a_process_that_is_killed_leaves_nothing_undone_and_nothing_twice"
-    }  # no `long` one, no helper
+    }  # no `long` test, no helper
     assert not names_of("tests/crash/server/test_server_resources.py"), "all of it is long"

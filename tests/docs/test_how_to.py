@@ -1,18 +1,18 @@
-"""Pages of docs/ are worked through from top to bottom, each in an empty folder, and show what they say.
+"""The tests work through pages of docs/ from top to bottom, each in an empty folder; the pages show what they say.
 
-On SQLite, and those of reference on PostgreSQL, too. In a page
+This happens on SQLite, and for reference pages on PostgreSQL, too. In a page
 
-* a block whose first line is a comment with the name of a file is put into that file (`# agents.py`, `// client.mjs`);
-  where there are no comments, one of the page's in front of the block says it: `<!-- file: langgraph.json -->`;
+* a block whose first line is a comment with a file's name goes into that file (`# agents.py`, `// client.mjs`); where a
+  language has no comments, a comment of the page in front of the block names it: `<!-- file: langgraph.json -->`;
 * a `py` block that calls `asyncio.run` is a program; any other stands in an `async with Store.open(…) as store`. `sql` is
   run on the database; one that begins with `-- SQLite` or `-- PostgreSQL` only there. A `text` block that follows at once
   is what is printed;
-* a `console` block has commands behind `$`, and below each, if anything, what it shows. `export NAME=value` goes for all
-  that follow; `&` starts something that goes on, and a server of ours is waited for until it is ready; `kill -9 $!` or
+* a `console` block has commands after `$`, and below each, if anything, what it shows. `export NAME=value` goes for all
+  that follow; `&` starts something that goes on, and the test waits until a server of ours is ready; `kill -9 $!` or
   `kill %1` ends it, else the end of the page does. The ports 2024, 8080 and 9464 are others that are free. What installs is
   read, not done;
-* other blocks, also those of `sh`, are there to be read;
-* `…` stands for anything, and alone in its line for any lines.
+* other blocks, including those of `sh`, are only there to be read;
+* `…` stands for anything, and alone on its line for any number of lines.
 """
 
 import json
@@ -36,7 +36,7 @@ PAGES = sorted(
 )
 # The former pytest works through; of the latter, which tells of no steps, the settings are read in their own tests.
 ON_SQLITE_ALONE = ("quickstart.md", "tutorials/", "howto/", "explain/")
-"""Pages that say themselves what is kept where; that what they show is the same on PostgreSQL, the others show."""
+"""Pages that themselves say where they store things; the other pages show that PostgreSQL gives the same output."""
 CASES = [
     (page, dialect)
     for page in PAGES
@@ -49,7 +49,7 @@ ONLY_POSTGRES = ("-- PostgreSQL\n",)
 
 @pytest.fixture(scope="module")
 def do() -> Iterator[Do]:
-    """Does a step in a process of its own, and gives the exit code, or the id of a process that goes on."""
+    """Does a step in a process of its own, and returns the exit code, or the id of a process that goes on."""
     command = [sys.executable, *STRICT, str(Path(__file__).with_name("forked.py"))]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRACKSIDE_")}
     with subprocess.Popen(
@@ -64,7 +64,7 @@ def do() -> Iterator[Do]:
             return int(answers.readline())
 
         yield do
-        os.killpg(process.pid, SIGKILL)  # also a step that hangs
+        os.killpg(process.pid, SIGKILL)  # even if a step hangs
 
 
 @pytest.fixture

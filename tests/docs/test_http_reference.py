@@ -58,7 +58,7 @@ console.log(JSON.stringify(found));
 """
 
 
-@pytest.mark.timeout(400)  # it may have to be installed first
+@pytest.mark.timeout(400)  # the client may have to be installed first
 def test_the_javascript_client_has_these_methods_and_no_others() -> None:
     node = installed_node()
     code = LISTING.replace("PARTS", json.dumps(PARTS))

@@ -1,4 +1,4 @@
-"""Each page about an observer has a table of its options: all of them, no others, and the defaults that they have."""
+"""Each page about an observer has a table of exactly its options, with the defaults that they have."""
 
 import importlib
 import inspect
@@ -42,9 +42,9 @@ def test_a_default_that_is_printed_as_a_value_is_the_one_that_it_has(name: str) 
     for option, printed in options_in(name).items():
         try:
             value = json.loads(printed.strip("`"))
-        except ValueError:  # none, or words about it
+        except ValueError:  # no default, or words about it
             continue
-        assert parameters[option] in (value, None), option  # None: it depends on others what it is
+        assert parameters[option] in (value, None), option  # None: the value depends on other options
 
 
 def test_the_overview_names_all_that_there_are_and_leads_to_their_pages() -> None:

@@ -1,4 +1,4 @@
-"""docs/peers.md: every line has tests, and the tests that it names are there."""
+"""docs/peers.md: every line names tests, and those tests exist."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The package that the tutorial about plugins ends with can be built, installed, and named by its users."""
+"""The package that the tutorial about plugins ends with can be built and installed, and its users can name it."""
 
 import json
 import os
@@ -19,11 +19,11 @@ def test_what_the_tutorial_has_made_is_a_plugin(tmp_path: Path) -> None:
     subprocess.run(build, cwd=tmp_path, capture_output=True, check=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")  # a wheel is installed by being unpacked
+        archive.extractall(tmp_path / "site")  # unpacking a wheel installs it
 
     shown = subprocess.run(
         [Path(sys.executable).with_name("trackside"), "observers", "--json"],
-        cwd=tmp_path,  # whose trackside.toml names it
+        cwd=tmp_path,  # where trackside.toml names it
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""What an agent may have is asked for in one module, and named where those read who write one."""
+"""Only one module asks for what an agent may have, and it is named where authors of agents read."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _NO_POWERS = {
     ("app/wiring/memories.py", "human_messages"),  # which makes an agent of it
     ("harness/states.py", "name"),  # which each has
 }
-"""What else is asked by its name of what may be an agent."""
+"""What else the code asks, by its name, of something that may be an agent."""
 
 
 class Question(NamedTuple):
-    """That something is asked for what is called so."""
+    """The code asks the object called `of` for `name`."""
 
     of: str
     name: str
 
 
 def questions_in(tree: ast.AST) -> list[Question]:
-    """What is asked for by a name that stands there."""
+    """What the code asks for by a literal name."""
     found: list[Question] = []
     for node in ast.walk(tree):
         match node:

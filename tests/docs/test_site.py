@@ -1,4 +1,4 @@
-"""The site builds without a warning, asks nobody for anything, and tells models what is in it."""
+"""The site builds without a warning, makes no request to anybody, and tells models what is in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ASKED_FOR = re.compile(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `./scripts/docs` builds it: not quietly, for then no warning is an error."""
+    """The site, as `./scripts/docs` builds it: not quietly, since then no warning would be an error."""
     folder = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -51,7 +51,7 @@ def test_the_site_asks_nobody_for_anything(site: Path) -> None:
 def test_every_page_has_its_line_for_models(site: Path) -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2].partition("\n\n")[0]
     expected = pages(yaml.safe_load(text))
-    of_errors = DOCS / "reference" / "errors"  # whose index has them all
+    of_errors = DOCS / "reference" / "errors"  # the index there lists them all
     there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if path.parent != of_errors}
     assert there <= expected
     listed = re.findall(r"^- \[(.+)\]\((.+)\.html\): (\S.{10,})$", (site / "llms.txt").read_text("utf-8"), re.MULTILINE)

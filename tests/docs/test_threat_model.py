@@ -1,4 +1,4 @@
-"""docs/explain/threat-model.md: each line names what holds it, and all that is named is there."""
+"""docs/explain/threat-model.md: each line names what holds it, and everything it names exists."""
 
 import re
 from pathlib import Path

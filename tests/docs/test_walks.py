@@ -1,4 +1,4 @@
-"""The walks through the code in ARCHITECTURE.md name what is there."""
+"""The walks through the code in ARCHITECTURE.md name what exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMED = dict.fromkeys(name for walk in WALKS for name in re.findall(r"`((?:app|h
 
 
 def named(name: str) -> Any:
-    """What a dotted name below `trackside` means: a module, or what is in one."""
+    """What a dotted name below `trackside` refers to: a module, or something in one."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:

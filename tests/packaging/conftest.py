@@ -1,4 +1,4 @@
-"""The distribution is built once, for all tests of a process."""
+"""The distribution is built once for all tests of a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distribution import ROOT, FreshEnvironment, build, unpacked
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The sdist and the wheel of this checkout, or those that lie in `TRACKSIDE_DIST`."""
+    """The sdist and the wheel of this checkout, or those in `TRACKSIDE_DIST`."""
     if elsewhere := os.environ.get("TRACKSIDE_DIST"):
         (sdist,), (wheel,) = (Path(elsewhere).glob(pattern) for pattern in ("*.tar.gz", "*.whl"))
         return sdist, wheel
@@ -23,7 +23,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 @pytest.fixture(scope="session")
 def bare(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> FreshEnvironment:
-    """An environment with the wheel and what it cannot do without."""
+    """An environment with the wheel and its required dependencies."""
     environment = FreshEnvironment(tmp_path_factory.mktemp("bare"))
     environment.install(distributions[1])
     return environment

@@ -1,4 +1,4 @@
-"""What is released, as it is built here, and environments with nothing in them but what is installed there."""
+"""The release as it is built here, and environments that hold nothing but what is installed there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 LOCK: Final = ROOT / "requirements.lock"
 EPOCH: Final = os.environ.get("SOURCE_DATE_EPOCH", "1767225600")
-"""The time that is in all files: seconds since 1970."""
+"""The time stamp of all files: seconds since 1970."""
 
 _PATIENCE: Final = 600.0  # seconds
 _FOREIGN: Final = ("PYTHON", "TRACKSIDE_", "VIRTUAL_ENV", "COV_", "COVERAGE_", "PYTEST_")
@@ -39,14 +39,14 @@ def build(source: Path, folder: Path, *kinds: str) -> list[Path]:
 
 
 def unpacked(sdist: Path, folder: Path) -> Path:
-    """Unpack an sdist there; the source tree."""
+    """Unpack an sdist there, and return the source tree."""
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     return folder / sdist.name.removesuffix(".tar.gz")
 
 
 def found_python(version: str) -> str | None:
-    """An interpreter of this version, as `3.13`, on the path or where pyenv puts them; None if there is none."""
+    """An interpreter of this version, such as `3.13`, on the path or where pyenv puts them; None if there is none."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     folders = [*map(Path, os.get_exec_path()), *sorted(pyenv.glob(f"{version}.*/bin"))]
     question = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -54,13 +54,13 @@ def found_python(version: str) -> str | None:
         if not candidate.exists():
             continue
         done = subprocess.run([candidate, "-I", "-c", question], capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.strip() == version:  # and not a shim that leads nowhere
+        if done.returncode == 0 and done.stdout.strip() == version:  # not a shim that leads nowhere
             return str(candidate)
     return None
 
 
 def compiled(target: Path, *arguments: str) -> Path:
-    """A list of packages with their versions, as `uv pip compile` makes it in this checkout; the file."""
+    """A file with a list of packages and their versions, as `uv pip compile` makes it in this checkout."""
     _uv("pip", "compile", "--quiet", "--python-version", "3.12", "--output-file", str(target), *arguments)
     return target
 
@@ -69,8 +69,8 @@ class FreshEnvironment:
     """A virtual environment with nothing in it.
 
     Args:
-        folder: where it is made, and where its programs run.
-        python: of which interpreter; this one if left out.
+        folder: where to make it, and where its programs run.
+        python: the interpreter to use; this one if left out.
     """
 
     def __init__(self, folder: Path, python: str = sys.executable) -> None:
@@ -80,16 +80,16 @@ class FreshEnvironment:
         _uv("venv", "--quiet", "--no-project", "--python", python, str(folder / "env"))
 
     def install(self, *requirements: str | Path, options: Sequence[str] = ("--constraint", str(LOCK))) -> None:
-        """Install these, in the locked versions if nobody says otherwise."""
+        """Install these, in the locked versions unless `options` say otherwise."""
         command = ["pip", "install", "--quiet", "--python", str(self.python), *options, *map(str, requirements)]
-        offline, _ = _try_uv(*command, "--offline")  # a moment, where the project's own environment was made by this uv
+        offline, _ = _try_uv(*command, "--offline")  # quick, if this uv made the project's own environment
         if offline != 0:
             _uv(*command)
 
     def run(
         self, *command: str | Path, folder: Path | None = None, seconds: float = _PATIENCE
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of its programs in a folder, its own if left out."""
+        """Run one of the environment's programs in a folder, by default the environment's own."""
         return subprocess.run(
             [str(part) for part in command],
             cwd=folder or self.folder,
@@ -103,7 +103,7 @@ class FreshEnvironment:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment, without what is about this process; warnings of our own are errors."""
+    """This process's environment, without what concerns only this process; warnings of our own are errors."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     return {**kept, "NO_COLOR": "1", "COLUMNS": "120"}
 
@@ -114,6 +114,6 @@ def _uv(*arguments: str) -> None:
 
 
 def _try_uv(*arguments: str) -> tuple[int, str]:
-    command = [str(ROOT / "scripts" / "bootstrap"), "--uv", *arguments]  # it finds the index that pip is set to
+    command = [str(ROOT / "scripts" / "bootstrap"), "--uv", *arguments]  # finds the index that pip is set to
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     return done.returncode, done.stdout + done.stderr

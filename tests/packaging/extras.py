@@ -1,4 +1,4 @@
-"""What each extra is for, shown by the smallest thing that works with it and is refused without."""
+"""What each extra is for, shown by the smallest thing that works with it and is refused without it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ helper = Agent(TestModel(custom_output_text="it is forty-two"))
 DATABASE: Final = "DATABASE"
 """Stands for the address of a database on PostgreSQL."""
 NOWHERE: Final = "postgresql://nobody@127.0.0.1:9/none"
-"""Such an address, where there is none."""
+"""An address of such a database that does not exist."""
 
 _CHECK: Final = ("serve", "--check", "function.py:agent")
 _CHECKED: Final = "All is well: would serve agent"
@@ -47,10 +47,10 @@ _CHECKED: Final = "All is well: would serve agent"
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What `trackside` shows when it is called so, in a folder with these files, if the extra is installed.
+    """What this `trackside` command shows, in a folder with these files, if the extra is installed.
 
-    Without it, what is missing is named with the extra `asks_for`, which is the extra itself if left out; None where
-    the package alone can do it already.
+    Without it, the message names the missing extra `asks_for`, which is the extra itself if left out; None if the
+    package alone can do it already.
     """
 
     extra: str
@@ -61,7 +61,7 @@ class Proof:
 
     @property
     def missing(self) -> str | None:
-        """The extra that is named where it is not installed."""
+        """The extra that the message names where it is not installed."""
         return self.extra if self.asks_for == "" else self.asks_for
 
     def prepare(self, folder: Path) -> None:
@@ -116,9 +116,9 @@ PROOFS: Final = (
 
 
 def run_proof(proof: Proof, environment: FreshEnvironment, folder: Path, database: str) -> tuple[int, str]:
-    """Do it in this folder; the exit code, and all that was shown."""
+    """Run the proof in this folder; return the exit code and all that was shown."""
     proof.prepare(folder)
-    if proof.command[0] in {"export", "top"}:  # there has to be something
+    if proof.command[0] in {"export", "top"}:  # these need a run to show
         environment.run(environment.trackside, "run", "function.py:agent", "hello", folder=folder)
     words = [database if word == DATABASE else word for word in proof.command]
     done = environment.run(environment.trackside, *words, folder=folder)

@@ -1,4 +1,4 @@
-"""What everybody does first with a package that was just installed."""
+"""What everybody does first with a newly installed package."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def _asked(url: str, body: object) -> object:
 
 
 def take_them(environment: FreshEnvironment, project: Path) -> None:
-    """Run an agent, have a look at what is wrong, and serve it, in an empty folder.
+    """Run an agent, look at what is wrong, and serve the agent, in an empty folder.
 
     Raises:
-        AssertionError: any of it does not work.
+        AssertionError: any of these steps does not work.
     """
     (project / "function.py").write_text(FUNCTION, "utf-8")
     ran = environment.run(environment.trackside, "run", "function.py:agent", "hello", folder=project)

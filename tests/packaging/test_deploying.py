@@ -1,4 +1,4 @@
-"""What is in deploy/: what systemd runs, and the container file, as far as they can be looked over without either."""
+"""The contents of deploy/: what systemd runs, and the container file, as far as checks are possible without either."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ UNIT = ROOT / "deploy" / "trackside.service"
 AS_SERVER = ROOT / "deploy" / "trackside-as-server"
 CONTAINER = ROOT / "deploy" / "Containerfile"
 MOST_EXPOSED = 2.5
-"""Of 10, by what systemd thinks of how much a unit may do; below 3 it calls it OK."""
+"""Out of 10: systemd's score for how much a unit may do; below 3 systemd calls it OK."""
 
 
 def container_steps() -> list[tuple[str, str]]:
-    """The instructions of the container file, with continued lines joined: what, and with what."""
+    """The instructions of the container file, with continued lines joined: each instruction and its arguments."""
     text = re.sub(r"^#.*\n", "", CONTAINER.read_text("utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
     return [(words[0], " ".join(words[1:])) for words in map(str.split, text.splitlines()) if words]
 
@@ -69,7 +69,7 @@ def test_a_command_as_the_server_has_what_the_unit_has() -> None:
     command = AS_SERVER.read_text("utf-8")
     given = re.findall(r"--property (\w+)=(\S+)", command)
 
-    # Without `User=` a dynamic user is called like the unit.
+    # Without `User=` a dynamic user gets the name of the unit.
     wanted = [*(pair for pair in unit if pair[0] in names), ("User", UNIT.stem)]
     assert sorted(given) == sorted(wanted)
     assert ("ExecStart", f"{command.split()[-2]} serve") in unit
@@ -139,7 +139,7 @@ def test_what_the_container_copies_is_all_that_a_wheel_is_built_of(tmp_path: Pat
 
 
 def test_the_constraints_of_the_container_are_versions_that_pip_takes(tmp_path: Path) -> None:
-    """Its `RUN` line makes them of the lock: a version for each package, without the hashes."""
+    """The `RUN` line makes them from the lock: one version for each package, without the hashes."""
     (command,) = [
         rest.partition(" && ")[0] for what, rest in container_steps() if what == "RUN" and "constraints" in rest
     ]

@@ -1,4 +1,4 @@
-"""What is in the sdist and the wheel, and that anybody who builds them gets the same bytes."""
+"""What is in the sdist and the wheel, and that everybody who builds them gets the same bytes."""
 
 from __future__ import annotations
 

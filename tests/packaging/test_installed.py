@@ -1,4 +1,4 @@
-"""The wheel in an empty environment works without extras; each extra does its thing, and one that is missing is named."""
+"""The wheel works without extras in an empty environment; each extra does its job, and a missing one is named."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from extras import FUNCTION, NOWHERE, PROOFS, Proof, run_proof
 from first_steps import take_them
 
 IN_CI = ("langgraph", "webhook")
-"""The extras that are always tried, each alone."""
+"""The extras that the tests always try, each alone."""
 MISSED_IN_CI = (*IN_CI, "postgres")
-"""The extras that are always tried without."""
-pytestmark = pytest.mark.timeout(1_800)  # what is new there is compiled first
+"""The extras whose absence the tests always try."""
+pytestmark = pytest.mark.timeout(1_800)  # new packages are compiled first
 
 
 def test_without_extras_agents_are_run_served_and_looked_after(bare: FreshEnvironment, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_every_extra_has_a_proof() -> None:
 
 
 def each_extra(in_ci: Sequence[str]) -> list[ParameterSet]:
-    """All proofs; those of extras that are not named are long."""
+    """All proofs; those of extras not in `in_ci` are marked long."""
     long = pytest.mark.long
     return [pytest.param(proof, id=proof.extra, marks=() if proof.extra in in_ci else long) for proof in PROOFS]
 
@@ -48,7 +48,7 @@ def test_an_extra_that_is_missing_is_a_sentence_that_names_it(
     proof: Proof, bare: FreshEnvironment, tmp_path: Path
 ) -> None:
     code, said = run_proof(proof, bare, tmp_path, NOWHERE)
-    # Where an agent's own file imports what is missing, its author sees where that is.
+    # If an agent's own file imports what is missing, the traceback shows its author where.
     assert all(Path(frame).is_relative_to(tmp_path) for frame in re.findall(r'  File "([^"]+)"', said)), said
     if proof.missing is None:
         assert proof.shows in said
@@ -71,7 +71,7 @@ def test_an_extra_alone_does_its_thing(
 
 @pytest.fixture
 def fleet(distributions: tuple[Path, Path], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A fleet on this machine, by a wheel with this extra alone."""
+    """A fleet on this machine, from a wheel with this extra alone."""
     environment = FreshEnvironment(tmp_path)
     environment.install(f"trackside[fleet] @ {distributions[1].as_uri()}")
     (tmp_path / "function.py").write_text(FUNCTION, "utf-8")

@@ -1,4 +1,4 @@
-"""The wheel on each version of Python that it is for, and the checkout on one that it is not for."""
+"""The wheel on each version of Python that it supports, and the checkout on one that it does not support."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from first_steps import take_them
 PREFIX = "Programming Language :: Python :: 3."
 PACKAGES = sysconfig.get_path("purelib")
 VERSIONS = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if line.startswith(PREFIX)]
-pytestmark = pytest.mark.timeout(1_800)  # what is new there is compiled first
+pytestmark = pytest.mark.timeout(1_800)  # new packages are compiled first
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The oldest versions of all dependencies that `pyproject.toml` allows are enough."""
+"""The oldest versions of all dependencies that `pyproject.toml` allows are sufficient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from first_steps import take_them
 
 PARTS = ("tests/unit", "tests/contract", "tests/acceptance/test_cli_run.py")
 NOT_OF_THE_OLDEST = "tests/unit/test_tracing_options.py::test_the_names_are_those_of_the_pinned_conventions"
-"""It compares with the conventions of the locked version."""
+"""This test compares with the conventions of the locked version."""
 TOOLS = (
     "pytest",
     "pytest-asyncio",
@@ -27,9 +27,9 @@ TOOLS = (
     "pexpect",
     "playwright",
 )
-"""What these tests are run with, in whichever versions go with the oldest dependencies."""
+"""The tools for running these tests, in whichever versions go with the oldest dependencies."""
 HOUR = 3_600  # seconds
-pytestmark = pytest.mark.timeout(1_800)  # what is new there is compiled first
+pytestmark = pytest.mark.timeout(1_800)  # new packages are compiled first
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The checklist of a release: what it would do, and what it refuses; and how to cite what was released."""
+"""The checklist of a release: what it would do, and what it refuses; and how to cite a release."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trackside import __version__
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """As much of a checkout as the steps need that look at versions, with nothing left to do."""
+    """The part of a checkout that the version steps need, with nothing left to do."""
     for name in ("scripts/release", "CITATION.cff", "src/trackside/_version.py", "pyproject.toml", "changes/README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -40,7 +40,7 @@ def git(checkout: Path, *arguments: str) -> None:
 
 
 def release(checkout: Path, *arguments: str) -> tuple[int, str]:
-    """The exit code, and what is said last."""
+    """The exit code, and what was said last."""
     command = [checkout / "scripts" / "release", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, (done.stdout + done.stderr).strip().splitlines()[-1]
@@ -114,7 +114,7 @@ def test_what_is_to_be_signed_is_what_was_built_and_checks_out(checkout: Path) -
         (dist / name).write_text(name, "utf-8")
     done = subprocess.run([checkout / "scripts/release", "sign"], capture_output=True, text=True, check=True)
     (command,) = re.findall(r"\(cd dist && (sha256sum.*) && gpg", done.stdout)
-    for _ in range(2):  # also once more, when its own file is there
+    for _ in range(2):  # once more with its own file already there
         subprocess.run(["bash", "-c", command], cwd=dist, check=True)
     summed = [line.split()[1] for line in (dist / "SHA256SUMS").read_text("utf-8").splitlines()]
     assert sorted(summed) == sorted(built)
