@@ -1,6 +1,6 @@
-"""A log with one subscription in memory: what a feed is promised by `Subscriptions` and its consumers, and no SQL.
+"""A log with one subscription in memory: what `Subscriptions` and its consumers promise a feed, without SQL.
 
-It knows the virtual time, fails when it is told to, and notes when the cursor passes what was neither handled nor parked.
+It knows the virtual time, fails when told to, and notes when the cursor passes what was neither handled nor parked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trackside.harness.weighing import weight_of
 from trackside.testing.events import EPOCH
 
 STRETCH = 7
-"""Positions that one read looks through."""
+"""How many positions one read looks through."""
 LATENCY = 0.001
 
 
@@ -32,7 +32,7 @@ LATENCY = 0.001
 class LogInMemory:
     """The log, the subscription, and what happens to them.
 
-    `fails` is asked before and after each step of a consumer what goes wrong.
+    The log asks `fails` before and after each step of a consumer what goes wrong.
     """
 
     on_failure: OnFailure = OnFailure.park
@@ -73,7 +73,7 @@ class LogInMemory:
         return [time for time, name in self.steps if name == step]
 
     def park(self, position: int) -> None:
-        """As if it had failed once too often, some time ago."""
+        """Park the event as if it had failed once too often, some time ago."""
         event = self.events[position - 1]
         self.parked[position] = ParkedEvent(
             stored=event, state=ParkedState.parked, attempts=1, error="no", parked_at=EPOCH
@@ -85,7 +85,7 @@ class LogInMemory:
         self.tell()
 
     def kill_holder(self) -> None:
-        """As if the process had died that consumes, and its lease had ended."""
+        """As if the consuming process had died and its lease had ended."""
         if self.holder is not None:
             self.holder.is_dead = True
         self.lease_until = 0.0
@@ -134,7 +134,7 @@ class LogInMemory:
 
 
 class Consumer:
-    """One that has the lease, or had it."""
+    """A consumer that has the lease, or had it."""
 
     name = "mail"
 
@@ -154,7 +154,7 @@ class Consumer:
     async def _step(self, name: str, do: Callable[[], Any]) -> Any:
         log = self._log
         log.steps.append((asyncio.get_running_loop().time(), name))
-        for do_now in (lambda: None, do):  # what fails has happened, or has not
+        for do_now in (lambda: None, do):  # a step that fails has happened, or has not
             if (failure := log.fails(name)) is not None:
                 raise failure
             await asyncio.sleep(LATENCY)

@@ -1,4 +1,4 @@
-"""Processes of a fleet, as far as their coordinators see them: each does one step of a run at a time, as a manager would."""
+"""Processes of a fleet, as their coordinators see them: each does one step of a run at a time, as a manager would."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AGENT = "a"
 
 @dataclass(eq=False)
 class Taken:
-    """A run that a hand has, how far it is with it, and whether it shall stop."""
+    """A run that a hand has, how far the hand is with it, and whether it is to stop."""
 
     record: RunRecord
     claim: Claim | None = None
@@ -67,7 +67,7 @@ class FleetHand:
             kind="worker", pool_of=lambda _: "default", pools=("default",), version=self.version, agents=(AGENT,)
         )
         self.coordinator = self.store.coordinator(lease_seconds=3_600, fleet=fleet)
-        # Attached, it would look after its runs whenever it likes.
+        # Attached, the coordinator would look after its runs whenever it likes.
         self.coordinator._host = self.coordinator._upkeep._host = self  # type: ignore[assignment]
         self.session: Any = ForgetfulSession(self.store._writer._session)  # type: ignore[union-attr]
         self.store._writer._session = self.session  # type: ignore[union-attr]
@@ -82,7 +82,7 @@ class FleetHand:
         self.has[record.run_id] = Taken(record)
 
     def on_ready(self, run_id: str) -> None:
-        """It is tried anyway."""
+        """Ignored: the hand tries the run anyway."""
 
     def on_displaced(self, displaced: Sequence[RunRecord], mode: CancelMode) -> None:
         for record in displaced:
@@ -98,7 +98,7 @@ class FleetHand:
         self.has.pop(run_id, None)
 
     def lose_reply(self) -> None:
-        """Have the reply to the next commit get lost."""
+        """Lose the reply to the next commit."""
         self.session.loses_in = 1
         self.lost_replies += 1
 
@@ -119,7 +119,7 @@ class FleetHand:
         return record.run_id
 
     async def start(self, taken: Taken) -> None:
-        """Claim a run and announce its start; forget it if it is another's by now."""
+        """Claim a run and announce its start; forget the run if another hand has it by now."""
         run_id = taken.record.run_id
         claim = await self.coordinator.claim(run_id)
         if claim is None:
@@ -153,13 +153,13 @@ class FleetHand:
         self.has.pop(run_id, None)
 
     async def give_up(self, taken: Taken) -> None:
-        """A run was ended by others, or is another's: the next look says so."""
+        """Others have ended a run, or another hand has it: the next look says so."""
         self.has.pop(taken.record.run_id, None)
         self.coordinator._runs.forget(taken.record.run_id)
 
     async def go_on(self, status: RunStatus) -> None:
-        """Take the next step with the run that it has had for longest."""
-        # One that somebody is at is not had by others.
+        """Take the next step with the run that this hand has had for longest."""
+        # A run that one step is working on is not for others.
         for taken in [each for each in self.has.values() if not each.busy][:1]:
             taken.busy = True
             try:
@@ -196,7 +196,7 @@ class FleetHand:
 
 
 async def together(*steps: Any) -> list[Any]:
-    """Take steps at the same time; what is refused is no mistake, anything else is."""
+    """Take steps at the same time; a refusal is no mistake, anything else is."""
     outcomes = await asyncio.gather(*steps, return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, TracksideError):

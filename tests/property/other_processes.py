@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from tests.property.run_schedules import World
 
 LOST = {"error": "its worker is lost", "title": "T", "completion_data": {"total_tokens": 7}}
-"""What they say of a run that they have ended."""
+"""What they say of a run that they ended."""
 
 
 class OtherProcesses:
-    """Share a world's coordinator and the log, which the witness stands for."""
+    """Other processes that share a world's coordinator and the log; the witness represents the log."""
 
     def __init__(self, world: World, *, durable: bool = False) -> None:
         self.coordinator = SharedCoordinator(durable=durable)
         self.ended: set[str] = set()
-        """Runs that they have ended."""
+        """Runs that the other processes ended."""
         self.threads: set[str] = set()
-        """The threads of these; what they remember may be newer than what is announced."""
+        """The threads of these runs; what they remember may be newer than what is announced."""
         self._told: set[str] = set()
         self._world = world
 
     def refuse(self, event: RunLifecycleEvent) -> None:
-        """The log takes nothing of a run that has ended (I5), and nobody offers it who knows that."""
+        """The log takes nothing of a run that has ended (I5), and nobody who knows of the end offers it any event."""
         if event.run_id not in self.ended:
             return
         self._world.check(event.run_id not in self._told, f"I5: {event} of a run that is known to be lost")
@@ -40,7 +40,7 @@ class OtherProcesses:
         raise EventOrderError(run_id=event.run_id, event_type=kind, sequence=event.sequence, why="others ended it")
 
     async def end(self, run_id: str, *, tells: bool) -> None:
-        """End a run whose process is taken for dead, and write that into the log, if the log does not say more already."""
+        """End a run whose process is presumed dead, and write that to the log, unless the log says more already."""
         witness = self._world.witness
         record = await self.coordinator.get(run_id)
         if record is None or run_id in witness.ends or (record.status is RunStatus.running) != (run_id in witness.runs):
@@ -56,13 +56,13 @@ class OtherProcesses:
             self._write(record, LifecycleEventType.THREAD_STATUS_UPDATED, says)
 
     async def tell(self) -> None:
-        """Let the manager know of every run that they have ended."""
+        """Tell the manager of every run that they ended."""
         for run_id in self.ended - self._told:
             self._told.add(run_id)
             self.coordinator.host.on_lost(run_id)
 
     async def hold(self, run_id: str, seconds: float) -> None:
-        """Have a run that waits, so that nobody else can claim it, and then leave it to whoever can."""
+        """Hold a waiting run, so that nobody else can claim it, and then leave it to whoever can."""
         record = await self.coordinator.get(run_id)
         if record is not None and record.status is RunStatus.pending:
             self.coordinator.claimed_elsewhere.add(run_id)
@@ -75,13 +75,13 @@ class OtherProcesses:
             self.coordinator.host.on_ready(run_id)
 
     async def cancel(self, run_id: str, action: str) -> None:
-        """Ask for a run to stop, if there is still such a run."""
+        """Ask for a run to stop, if that run still exists."""
         if run_id in self.coordinator._runs:
             self._world.stoppable.add(run_id)
             await self.coordinator.cancel(run_id, action)
 
     async def hand_over(self, temper: str, thread_id: str | None) -> None:
-        """Go away, with a run let in that waits."""
+        """Go away, after letting in a run that waits."""
         record = RunRecord(
             run_id=new_id(),
             thread_id=thread_id or new_id(),

@@ -1,4 +1,4 @@
-"""What drives the real thing in the state machine of the queue: hands that do what a manager would, one step at a time."""
+"""Drives the real queue in its state machine: hands that do what a manager would, one step at a time."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ type Phase = Literal["waiting", "claimed", "running", "withdrawn", "over"]
 
 
 class ForgetfulSession:
-    """A session that commits, and then loses the connection before it can say so, when it is told to."""
+    """A session that, when told to, commits and then loses the connection before it can say so."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.loses_in = 0
-        """The reply of which transaction from now on gets lost."""
+        """Which transaction from now on loses its reply."""
 
     @contextlib.contextmanager
     def transaction(self, **options: Any) -> Generator[None]:
@@ -51,7 +51,7 @@ class ForgetfulSession:
 class AwayError(StorageError):
     """The store {database} failed: {why}."""
 
-    retryable = True  # later, and so it is nobody's fault of those whose works were written together
+    retryable = True  # on a later try, so the works that were written together are not to blame
 
 
 class ForgottenSession(ForgetfulSession):
@@ -67,7 +67,7 @@ class ForgottenSession(ForgetfulSession):
 
 
 class Gate(Work):
-    """Holds the writer up, so that what is asked for meanwhile is written in one transaction."""
+    """Holds the writer up, so that it writes all requests made meanwhile in one transaction."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -86,7 +86,7 @@ class Gate(Work):
 
 @dataclass(eq=False)
 class Held:
-    """A run as whoever executes it knows it."""
+    """A run as its executor knows it."""
 
     run: Run
     phase: Phase = "waiting"
@@ -127,7 +127,7 @@ class Held:
 
 
 class Hand:
-    """A process that executes runs, as far as its coordinator sees it: notes what it is told."""
+    """A process that executes runs, as its coordinator sees it: records what it is told."""
 
     agents: Collection[str] = (AGENT,)
 
@@ -135,13 +135,13 @@ class Hand:
         self.store = store
         self.session = session
         self.coordinator: StoredCoordinator = store.coordinator(lease_seconds=3_600)
-        # Attached, it would look after the queue whenever it likes.
+        # Attached, the coordinator would look after the queue whenever it likes.
         self.coordinator._host = self.coordinator._upkeep._host = self
         self.held: dict[str, Held] = {}
         self.told: list[tuple[Any, ...]] = []
         self.is_enrolled = False
         self.timed: set[str] = set()
-        """Runs that take their places when they are due, which a rule says once for each of these."""
+        """Delayed runs that have to take their places when due; a rule says when, once for each of them."""
         arm = self.coordinator._runs._on_taken
 
         def take_note(own: OwnRun) -> None:
@@ -170,13 +170,13 @@ class Hand:
         self.told.append(("adopted", record.run_id, ready))
 
     def take_timer(self, own: OwnRun) -> None:
-        """Have a rule say when a run is due, in place of its timer, if that runs."""
+        """Let a rule say when a run is due, instead of its timer, if that is running."""
         if own.timer is not None and not own.timer.cancelled():
             own.timer.cancel()
             self.timed.add(own.record.run_id)
 
     async def leave(self) -> None:
-        """Close the coordinator, as its process would; the store is for the next one to use."""
+        """Close the coordinator, as its process would; the next coordinator uses the store."""
         await self.coordinator.aclose()
         self.forget()
 
@@ -187,7 +187,7 @@ class Hand:
         self.forget()
 
     def forget(self) -> None:
-        """Let the store know nothing of this coordinator."""
+        """Make the store forget this coordinator."""
         self.store._coordinators.clear()
         self.store._workers.clear()
         self.store._writer.on_handover.clear()
@@ -195,16 +195,16 @@ class Hand:
 
 @dataclass
 class Step:
-    """Something that a hand does, and what has to come of it: a value, or an exception."""
+    """Something that a hand does, and what has to come of it: a value or an exception."""
 
     act: Callable[[], Awaitable[Any]]
     expect: Callable[[Any], None]
 
 
 async def take(hand: Hand, steps: Sequence[Step], *, lose_reply: int) -> list[Any]:
-    """Take steps so that they meet in one transaction, in this order; what came of each.
+    """Take steps so that they meet in one transaction, in this order; return what came of each.
 
-    `lose_reply` says the reply to which transaction is lost, the first or a later one; 0: none.
+    `lose_reply` says which transaction loses its reply, the first or a later one; 0: none.
     """
     writer: Any = hand.store._writer
     if len(steps) == 1:

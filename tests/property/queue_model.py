@@ -1,7 +1,7 @@
-"""Threads, runs and workers as anybody would describe them: dicts and lists, no SQL, no transactions, no caches.
+"""Threads, runs and workers as anybody would describe them: dicts and lists; no SQL, no transactions, no caches.
 
-Each method is a step of `harness.ports.RunCoordinator`, or an append, and gives the answer that is to be expected. Who is
-concerned has said so before: nothing is looked up, and nothing is done twice.
+Each method is a step of `harness.ports.RunCoordinator`, or an append, and gives the expected answer. The caller has
+already said which runs it concerns: the model looks nothing up, and does nothing twice.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ type State = Literal["delayed", "pending", "claimed", "withdrawn", "ended", "gon
 
 RESTS = {"success": "idle", "cancelled": "idle", "interrupted": "interrupted", "error": "error", "timeout": "error"}
 LAST_AT_ONCE = 2
-"""The last attempt that is not kept waiting."""
+"""The last attempt that starts without a delay."""
 
 _place = attrgetter("number")
 
 
 class Busy(Exception):
-    """`reject`, and somebody has the thread."""
+    """The strategy is `reject`, and another run has the thread."""
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class Run:
     attempt: int = 1
     retry_of: str | None = None
     number: int = 0
-    """Its place among all runs."""
+    """The run's place among all runs."""
     state: State = "pending"
     cancel: str | None = None
     rest: str | None = None
@@ -44,9 +44,9 @@ class Run:
     is_stuck: bool = False
     sequence: int = 0
     ended_as: int = 0
-    """How many runs had ended when it had."""
+    """How many runs had ended when this one had."""
     next_run_id: str | None = None
-    """Who had the thread after it."""
+    """The run that got the thread after it."""
 
     @property
     def waits(self) -> bool:
@@ -59,12 +59,12 @@ class Run:
 
     @property
     def has_attempts_left(self) -> bool:
-        """Whether somebody can begin it once more."""
+        """Whether it can be begun once more."""
         return self.can_move and self.attempt < self.max_attempts
 
     @property
     def may_go_on(self) -> bool:
-        """Whether it is begun once more, should its worker go."""
+        """Whether it is begun once more if its worker goes."""
         return self.has_attempts_left and self.cancel is None
 
 
@@ -80,17 +80,17 @@ class Model:
     runs: dict[str, Run] = field(default_factory=dict)
     threads: dict[str, Thread] = field(default_factory=dict)
     workers: dict[str, bool] = field(default_factory=dict)
-    """Those that have a lease, and whether it goes on."""
+    """Workers that have a lease, and whether that lease goes on."""
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     events: int = 0
     ends: int = 0
     pruned: int = 0
     starting: set[tuple[str, str]] = field(default_factory=set)
-    """Runs that a worker has claimed, though their start is not in the log."""
+    """Runs that a worker has claimed, but whose start is not in the log."""
 
     @property
     def active(self) -> list[Run]:
-        """The runs that have not ended for their thread, first come first."""
+        """The runs that have not ended for their thread, in the order of arrival."""
         return sorted((run for run in self.runs.values() if run.state != "gone"), key=lambda run: run.number)
 
     def thread(self, thread_id: str) -> Thread:
@@ -100,11 +100,11 @@ class Model:
         return self.thread(run.thread_id).holder is run
 
     def lives(self, owner: str | None) -> bool:
-        """Whether somebody looks after runs of this owner."""
+        """Whether this owner is alive to look after its runs."""
         return owner is not None and self.workers.get(owner, False)
 
     def admit(self, run: Run, *, delayed: bool) -> list[tuple[str, bool]]:
-        """Who has to make room, and whether he runs."""
+        """Which runs have to make room, and whether each is running."""
         if run.multitask == "reject" and not delayed and self.thread(run.thread_id).holder is not None:
             raise Busy
         self._know(run)
@@ -126,7 +126,7 @@ class Model:
         return max((run.number for run in self.runs.values()), default=0)
 
     def take_place(self, run: Run) -> list[tuple[str, bool]]:
-        """A run holds its thread, or stands in line at its place, which mostly is the last."""
+        """The run takes its thread, or joins the line at its place, which is usually the last."""
         thread = self.thread(run.thread_id)
         displaced = sorted(self._make_room(run, [*thread.line, *([thread.holder] if thread.holder else ())]))
         run.state = "pending"
@@ -137,7 +137,7 @@ class Model:
         return displaced
 
     def start_anew(self, ended: Run, run_id: str) -> None:
-        """Another attempt at a run that has ended, at its place: at once, or after a while. Whoever cancelled is heard."""
+        """Another attempt at an ended run, in its place: at once, or after a while. Whoever cancelled it is heard."""
         run = Run(
             run_id,
             ended.thread_id,
@@ -226,7 +226,7 @@ class Model:
             run.is_stuck = True
 
     def end(self, run: Run, status: str, thread_status: str | None, *, retried_as: str | None = None) -> None:
-        """The end of a run is in the log, and maybe what its thread is by now, and as which run it goes on."""
+        """The run's end is in the log, perhaps with its thread's status, and with the run that it goes on as."""
         if run.waits:
             self._withdraw(run)
         run.status = status
@@ -240,14 +240,14 @@ class Model:
         self.release(run)
 
     def tell(self, run: Run, thread_status: str | None = None) -> None:
-        """An event more."""
+        """Count one more event."""
         run.sequence += 1
         self.events += 1
         if thread_status is not None:
             self.thread(run.thread_id).status = thread_status
 
     def release(self, run: Run) -> None:
-        """Give the thread to the next in line; unless it is still called busy, and nobody is there to keep it so."""
+        """Give the thread to the next in line, unless it is still called busy and no run is left to keep it so."""
         thread = self.thread(run.thread_id)
         if not self.holds(run):
             run.state = "gone"
@@ -255,7 +255,7 @@ class Model:
         rest = run.rest or RESTS[run.status]
         if not thread.line and thread.status == "busy":
             run.state, run.rest = "ended", rest
-            if any(other.retry_of == run.run_id for other in self.runs.values()):  # which has its place
+            if any(other.retry_of == run.run_id for other in self.runs.values()):  # the other run has its place
                 run.number = self._last_number() + 1
             return
         run.state = "gone"
@@ -265,7 +265,7 @@ class Model:
             run.next_run_id = thread.holder.run_id
 
     def end_for_others(self, run: Run, status: str, retried_as: str | None = None) -> None:
-        """End a run that its owner does not end: as the harness would."""
+        """End a run that its owner does not end, as the harness would."""
         thread = self.thread(run.thread_id)
         rest = (None if run.state == "claimed" else run.rest) or RESTS[status]
         goes_on = retried_as is not None and run.attempt < LAST_AT_ONCE
@@ -273,7 +273,7 @@ class Model:
         self.end(run, status, rest if is_last else None, retried_as=retried_as)
 
     def reap(self, reaper: str, retry_of: Callable[[str], str]) -> None:
-        """End, or leave to others, what workers have that are gone; `retry_of` is the name of a run's next attempt."""
+        """End the runs of workers that are gone, or leave them to others; `retry_of` names a run's next attempt."""
         for run in self.active:
             if run.owner in {None, reaper} or self.lives(run.owner):
                 continue
@@ -290,21 +290,21 @@ class Model:
         self.workers = {worker: lives for worker, lives in self.workers.items() if lives or worker == reaper}
 
     def adopt(self, worker: str) -> list[Run]:
-        """Take over what waits for a worker."""
+        """Take over the runs that wait for a worker."""
         orphans = [run for run in self.active if run.owner is None and run.waits and run.can_move]
         for run in orphans:
             run.owner = worker
         return orphans
 
     def leave(self, worker: str) -> None:
-        """A worker goes: what has not started waits for another."""
+        """A worker goes: its runs that have not started wait for another."""
         for run in self.active:
             if run.owner == worker and run.waits and run.can_move and run.cancel is None:
                 run.owner = None
         self.workers.pop(worker, None)
 
     def prune(self, passed: set[str]) -> None:
-        """Remove what has ended, but questions that are open, and runs that a subscription has not passed."""
+        """Remove ended runs, except those with open questions and those that a subscription has not passed."""
         for run in [run for run in self.runs.values() if run.state == "gone"]:
             if run.run_id in passed and not self._asks(run):
                 self.pruned += run.sequence

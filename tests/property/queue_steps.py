@@ -1,4 +1,4 @@
-"""What the hands of the state machine of the queue can do: each gives a step, and what the model makes of it."""
+"""What the hands in the queue's state machine can do: each move gives a step, and what the model makes of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START = datetime(2026, 1, 31, tzinfo=UTC)
 
 
 class Databases:
-    """One database for all examples, open as often as there are workers; each example finds it empty."""
+    """One database for all examples, opened once for each worker; each example finds it empty."""
 
     def __init__(self, url: str, look: Any) -> None:
         self.runner = asyncio.Runner()
@@ -56,17 +56,17 @@ class Databases:
 
 
 class Play:
-    """Hands on one database, and a model of it. What they do is seen to come to what the model says."""
+    """Hands on one database, and a model of it. Checks that what they do has the results that the model says."""
 
     databases: Databases
     look: Any
     model: Model
     hands: list[Hand]
     is_sound = True
-    """Whether all that was done came to that."""
+    """Whether everything so far came out as the model says."""
 
     def set_up(self) -> None:
-        """Begin anew, with a database that is empty."""
+        """Begin anew, with an empty database."""
         self.databases.empty()
         self.look = self.databases.look
         self.model = Model()
@@ -74,7 +74,7 @@ class Play:
         self.admissions = 0
 
     def hire(self, store: Store, session: ForgetfulSession) -> Hand:
-        """A worker that is there long enough."""
+        """A worker that has been there long enough."""
         hand = Hand(store, session)
         trust_leases_from_its_start(hand.coordinator._enrolment)
         return hand
@@ -83,7 +83,7 @@ class Play:
         return self.databases.run(coroutine)
 
     def take(self, hand: Hand, *steps: Step, lose_reply: int = False) -> None:
-        """Take steps, together if there are several, and see that what came of each is what the model says."""
+        """Take steps, together if there are several, and check that what came of each is what the model says."""
         if not steps:
             return
         self.is_sound = False
@@ -97,7 +97,7 @@ class Play:
         self.is_sound = True
 
     def enroll(self, hand: Hand) -> None:
-        """A worker has a lease from its first step on; what becomes of it later is another matter."""
+        """A worker has a lease from its first step on; what becomes of the lease later is another matter."""
         if not hand.is_enrolled:
             hand.is_enrolled = self.model.workers[hand.name] = True
 
@@ -181,7 +181,7 @@ class Play:
             assert sorted(told) == displaced
             assert admission.ready or not self.model.holds(run)
             hand.held[run.run_id] = Held(run)
-            if admission.ready:  # true at the latest when all that met it has happened
+            if admission.ready:  # true at the latest when all the steps that met it have happened
                 hand.told.append(("ready", run.run_id))
             for other, running in displaced:
                 self.displace(hand, other, running=running)
@@ -197,7 +197,7 @@ class Play:
             if held is not None and held.phase != "waiting":
                 assert claim is None
                 return
-            # What others did to its runs, it may not have heard yet; the log will not take what follows.
+            # The hand may not have heard yet what others did to its runs; the log will not take what follows.
             is_stale = held is not None and held.ready and (run.owner != hand.name or run.has_ended)
             if claim is None:
                 assert not may or is_stale or (held is not None and held.cancelled), f"{run} was to be had"
@@ -355,7 +355,7 @@ class Play:
         return Step(lambda: hand.coordinator.note_stuck(held.run.run_id, START), expect)
 
     def retry_of(self, run_id: str) -> str:
-        """The one run that goes on for another."""
+        """The one run that continues another."""
         ((retry_id,),) = self.look.execute(f"SELECT run_id FROM runs WHERE retry_of = '{run_id}'").fetchall()
         return str(retry_id)
 
@@ -367,7 +367,7 @@ class Play:
                 return
             orphans = [run.run_id for run in self.model.adopt(hand.name)]
             adopted = [run_id for what, run_id, *_ in hand.told if what == "adopted"]
-            # A run of its own that comes back is no news; the others come in their order.
+            # A hand's own run that comes back is no news; the others come in their order.
             assert not hand.held.keys() & {*adopted}
             assert adopted == [run_id for run_id in orphans if run_id in adopted]
 
@@ -376,7 +376,7 @@ class Play:
     def step_with(
         self, hand: Hand, held: Held, move: str, status: RunStatus, *, lost: bool, shut_down: bool = False
     ) -> Step | None:
-        """What a hand can do about a run of its own; None if that is not the moment for it."""
+        """What a hand can do about a run of its own; None if this is not the moment for it."""
         match move, held.phase:
             case "claim", "waiting" if held.ready and not held.cancelled:
                 return self.claim(hand, held.run)
@@ -400,7 +400,7 @@ class Play:
         return None
 
     def begin_all(self, number: int) -> None:
-        """The code of a hand's runs begins, as far as they are to be had, as a manager sees to at once."""
+        """The code of a hand's runs begins, as far as it can claim them, as a manager arranges at once."""
         hand = self.hands[number]
         for held in [*hand.held.values()]:
             self.go_on(hand, held, ["claim", "open"])

@@ -1,4 +1,4 @@
-"""The agents of a generated schedule: one of every temper, each of which checks what it sees of its run."""
+"""The agents of a generated schedule: one of each temper, and each checks what it sees of its run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOKENS = 10
 """What an agent that spends uses at once."""
 
 MOST_TOKENS = 55
-"""What it may use if its run's spec says nothing: less than it wants."""
+"""What that agent may use if its run's spec sets no limit: less than it wants."""
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class Working:
 
 
 class Questionnaire:
-    """An agent that asks three questions at once, and those again that were not answered."""
+    """An agent that asks three questions at once, and asks again those that were not answered."""
 
     name = "asks much"
     uses_thread_state = True
@@ -89,11 +89,11 @@ class Questionnaire:
             return AgentResult(output=answers, values={"answers": answers})
 
     async def rollback(self, run: RunContext) -> None:
-        """Nothing to do: what a thread remembers is only kept of runs that came to an end."""
+        """Nothing to do: a thread remembers only runs that came to an end."""
 
 
 def agents_of(world: World) -> dict[str, Any]:
-    """An agent of each temper; it resumes as it began."""
+    """An agent of each temper; each resumes as it began."""
     agents: dict[str, Any] = {temper: _agent(world, temper) for temper in TEMPERS}
     return agents | {Questionnaire.name: Questionnaire(world)}
 

@@ -1,4 +1,4 @@
-"""Who watches the runs of a generated schedule: witnesses that check, observers with moods, a store that can be lost."""
+"""Watchers of a generated schedule's runs: witnesses that check, observers with moods, a store that can be lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 type Mood = BaseException | Literal["hang", "swallow", "starts", "takes a part"]
 
 SECRET = "4242-4242-4242-4242"
-"""What agents are given and say everywhere, and nobody may see."""
+"""A text that agents get and repeat everywhere, and that nobody may see."""
 
 
 class MoodError(Exception):
@@ -27,7 +27,7 @@ class MoodError(Exception):
 
 
 class OddError(BaseException):
-    """What `except Exception` does not see."""
+    """An exception that `except Exception` does not catch."""
 
 
 class Redaction:
@@ -35,9 +35,9 @@ class Redaction:
 
     def __init__(self) -> None:
         self.fails = 0
-        """How many of the next times."""
+        """How many of the next calls fail."""
         self.poorly_told: set[str] = set()
-        """Runs that were announced without their texts, because it failed."""
+        """Runs that were announced without their texts, because the redaction failed."""
 
     def __call__(self, kind: LifecycleEventType, payload: dict[str, Any]) -> Any:
         if not self.fails:
@@ -56,11 +56,11 @@ class Thread:
         self.active: str | None = None
         self.agents: set[str] = set()
         self.open: tuple[str, ...] = ()
-        """The questions that wait for an answer, by their ids."""
+        """The ids of the questions that wait for an answer."""
 
 
 class Watcher:
-    """Checks what every observer may rely on: the order of a run's events, each once, and whose run it is."""
+    """Checks what every observer may rely on: the order of a run's events, each once, and which run they belong to."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -95,7 +95,7 @@ class Watcher:
 
 
 class Guest(Watcher):
-    """Comes while others are there and leaves before them: both count from the next event on (I19)."""
+    """Comes while others are there and leaves before them: both take effect from the next event on (I19)."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world, "a guest")
@@ -103,7 +103,7 @@ class Guest(Watcher):
         self._missed_after: int | None = None
 
     def leave(self) -> None:
-        """Nothing that is announced from now on is the guest's business."""
+        """The guest must not get anything that is announced from now on."""
         self._missed_after = len(self.world.witness.taken)
 
     def take(self, event: RunLifecycleEvent) -> None:
@@ -115,7 +115,7 @@ class Guest(Watcher):
 
 
 class Witness(Watcher):
-    """Is told everything: checks each run against the rules, and each thread's status against what was said before."""
+    """Gets everything: checks each run against the rules, and each thread's status against what was said before."""
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
@@ -161,7 +161,7 @@ class Witness(Watcher):
             stopped = event.run_id not in thread.agents or event.run_id in self.world.others.ended
             self.world.check(stopped, "a run ends while its agent still runs")
             thread.active = None
-            if event.event_type == "run_completed":  # all others leave the thread's memory as it was
+            if event.event_type == "run_completed":  # all other ends leave the thread's memory as it was
                 thread.open = tuple(question["id"] for question in event.payload.get("interrupts", ()))
 
     def _check_cancelled(self, event: RunLifecycleEvent) -> None:
@@ -176,21 +176,21 @@ class Witness(Watcher):
         self.world.check(excused, f"I16: nobody had cancelled {event.run_id}, but {dict(event.payload)}")
 
     def check_result(self, run_id: str, result: RunResult) -> None:
-        """What the caller got is what was announced."""
+        """The caller got what was announced."""
         status = self.runs[run_id].status
         self.world.check(is_final(status), f"a result of {run_id}, which has not ended")
         undelivered = "did not take that" in (result.error or "")
         same = result.status is status or (undelivered and result.status is RunStatus.error)
         self.world.check(same, f"the result says {result.status}, the events {status}")
         if result.thread_id.startswith("keyed-") or run_id in self.world.others.ended:
-            return  # these get what the coordinator knows, and that is not who took the end
+            return  # these get what the coordinator knows, which does not include who took the end
         stored = self is not self.world.witness or all(run_id in m.ended for m in self.world.required)
         self.world.check(stored or undelivered, "nobody says that the end of a run was not taken")
         if self is self.world.witness and run_id in self.world.store.spooled_ends:
             self.world.check("kept for later in the spool" in (result.error or ""), f"where is its end? {result}")
 
     def check_record(self, record: RunRecord) -> None:
-        """I6: what the manager says of a run that has ended is the plain fold of its events."""
+        """I6: what the manager says of an ended run is the plain fold of the run's events."""
         run_id, end = record.run_id, self.ends.get(record.run_id)
         if end is None:
             self.world.wrong.append(f"I6: {run_id} has not ended, but {record}")
@@ -216,7 +216,7 @@ class Moody(Watcher):
         super().__init__(world, name)
         self.moods: deque[Mood] = deque()
         self.has_hung = False
-        """Whether a call came to no end by itself."""
+        """Whether a call did not end by itself."""
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         await self.give_in_to_mood()
@@ -240,7 +240,7 @@ class Moody(Watcher):
             except asyncio.CancelledError:
                 if mood == "hang":
                     raise
-        raise MoodError  # it has been left behind long ago
+        raise MoodError  # its caller left it behind long ago
 
 
 class MoodyBatches(Moody):
@@ -305,5 +305,5 @@ class LosableStore(Watcher):
 
 
 def id_of(event: RunLifecycleEvent) -> str:
-    """What tells an event from all others."""
+    """What distinguishes an event from all others."""
     return event.event_id

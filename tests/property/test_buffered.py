@@ -1,6 +1,6 @@
-"""I12, I13, I22, I23: whatever happens around a buffer, in whatever order, its accounts are exact and its order holds.
+"""I12, I13, I22, I23: whatever happens around a buffer, in whatever order, its counts are exact and its order holds.
 
-So it does with a log that fails, hangs and has lost something.
+This also holds with a log that fails, hangs or has lost something.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ LARGEST = 10_300
 KINDS = st.sampled_from(["human_message", "human_message", "run_completed"])
 RUNS = 4
 AT_ONCE = 256
-"""How many events are read again at once at most."""
+"""How many events are reread at once at most."""
 MOODS = ["well", "well", "slow", "raise", "cancelled", "exit", "hang", "swallow", "bad"]
 
 
@@ -52,7 +52,7 @@ class Moody:
             self.taken.extend(events)
 
     async def react(self, *, bad: bool) -> bool:
-        """Whether it takes what it is given; False if nobody waits for it any more when it does."""
+        """Whether it takes what it is given; False if by then nobody waits for it any more."""
         match self.mood:
             case "slow":
                 await asyncio.sleep(SLOW)
@@ -183,7 +183,7 @@ class BufferMachine(RuleBasedStateMachine):
         return ends and self.reserve > 0 and of_ends + min(of_others, self.max_bytes) < 2 * self.max_bytes
 
     def may_wait_in_log(self, run_id: str) -> bool:
-        """Whether an event of this run must be let in by the log, where there is no room in memory."""
+        """Whether the log must let an event of this run in, where there is no room in memory."""
         places = self.deferred()
         newest = self.buffer._backlog.items[-1] if self.buffer._backlog.items else None
         known = isinstance(newest, Deferred) and newest.grows and run_id in newest.runs

@@ -1,8 +1,8 @@
-"""I25, I26: whatever fails, in whatever order things happen, and whenever processes die, no event is passed undelivered.
+"""I25, I26: whatever fails, in whatever order, and whenever processes die, no event is passed undelivered.
 
-A feed delivers a log in each of the orders, with several calls at once. Observers fail in every way that they may, the store
-fails before and after it has done something, processes are killed in the middle and others take over. Time is virtual, and
-the seed decides what happens first.
+A feed delivers a log in each of the orders, with several calls at once. Observers fail in every way they may, the store
+fails before and after a step, processes are killed midway and others take over. Time is virtual, and the seed decides
+what happens first.
 """
 
 import asyncio
@@ -42,12 +42,12 @@ class Story:
     max_bytes: int
     runs: list[int]  # of each event, in the order of the log
     unwanted: set[int]
-    outcomes: dict[int, list[str]]  # of the calls with the event at a position; then it is taken
+    outcomes: dict[int, list[str]]  # of the calls with the event at a position; after these it is taken
     store_fails_at: set[int]  # which of its steps
     killed_at: list[float]
     on_failure: OnFailure
     takes_batches: bool
-    says_at_which: bool  # a batch failed
+    says_at_which: bool  # a batch that failed
 
     @property
     def policy(self) -> FeedPolicy:
@@ -90,7 +90,7 @@ def stories(draw: st.DrawFn) -> Story:
 
 @dataclass
 class Receiving:
-    """An observer that does as the story says, and sees whether it is called as the order says."""
+    """An observer that does as the story says, and checks whether it is called as the order says."""
 
     story: Story
     log: LogInMemory
@@ -181,7 +181,7 @@ async def tell(story: Story) -> tuple[LogInMemory, SubscriptionFeed]:
             feed._task.cancel()
     async with SubscriptionFeed(log.subscriptions, "mail", observer, policy=story.policy) as feed:
         while not await feed.reach(log.end):
-            await asyncio.sleep(1.0)  # the lease of one that was killed goes on
+            await asyncio.sleep(1.0)  # the lease of a killed feed has yet to end
     return log, feed
 
 

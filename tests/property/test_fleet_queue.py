@@ -1,7 +1,7 @@
-"""Whatever the processes of a fleet do at the same time, each run is one worker's at most, and none is left over.
+"""Whatever the processes of a fleet do at the same time, at most one worker has each run, and none is left over.
 
-What has to be is read from the database without any of our code: who holds a thread, what the log says of each run. In the
-end everybody does what is to be done, and nothing may be active any more.
+The checks read the database without any of our code: who holds a thread, what the log says of each run. In the end
+everybody does what has to be done, and then nothing may be active any more.
 """
 
 import sqlite3
@@ -24,7 +24,7 @@ ENDS = [RunStatus.success, RunStatus.error, RunStatus.interrupted]
 STRATEGIES = ["enqueue", "enqueue", "enqueue", "reject", "interrupt", "rollback"]
 EXAMPLES = {"sqlite": 60, "postgres": 25}
 ROUNDS = 60
-"""In which all that is left has to come to its end."""
+"""The number of rounds in which everything left has to end."""
 
 hands = st.integers(0, WORKERS - 1)
 admissions = st.tuples(
@@ -74,7 +74,7 @@ class FleetPlay:
         for query in (HOLDERS, GAPS, ENDED_TWICE, UNHELD):
             assert self.ids(query) == []
         had = [run_id for hand in self.hands for run_id in hand.has]
-        assert len(had) == len({*had})  # two who live never have the same
+        assert len(had) == len({*had})  # no two living hands ever have the same run
         if not any(hand.lost_replies for hand in [*self.hands, *self.dead]):
             announced = set().union(*(hand.announced for hand in [*self.hands, *self.dead]))
             assert {*self.ids(READY)} <= announced
@@ -111,7 +111,7 @@ class FleetPlay:
         self.look.execute("UPDATE active_runs SET due_at = '2026-01-01T00:00:00.000000Z' WHERE state = 'delayed'")
 
     def replace(self, number: int) -> None:
-        """A process is gone without a word, and found out; another one comes."""
+        """A process goes without a word and is found out; another one comes."""
         hand = self.hands[number]
         hand.die()
         self.dead.append(hand)
@@ -122,10 +122,10 @@ class FleetPlay:
         self.look.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{hand.coordinator.worker_id}'")
 
     def finish(self) -> None:
-        """Everybody does what is to be done."""
+        """Everybody does what has to be done."""
         for hand in self.hands:
             hand.session.loses_in = 0
-        for hand in self.dead:  # whose last words may have come after it had gone
+        for hand in self.dead:  # their last words may have come after they had gone
             self.end_lease(hand)
         for _ in range(ROUNDS):
             if not self.ids("SELECT run_id FROM active_runs"):

@@ -1,4 +1,4 @@
-"""Places are given as a plain model gives them that looks at every run that waits."""
+"""`Places` gives places as a plain model does that looks at every waiting run."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -11,7 +11,7 @@ AGENTS = st.sampled_from([*LIMITS, "free", "free too"])
 
 
 class PlacesMachine(RuleBasedStateMachine):
-    """Beside `Places`, two lists: who has a place, who waits, in the order of coming."""
+    """Beside `Places`, two lists: who has a place, and who waits, in the order of arrival."""
 
     def __init__(self) -> None:
         super().__init__()

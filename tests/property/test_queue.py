@@ -1,8 +1,8 @@
-"""I5–I7, I30: whatever workers do to runs, threads and each other, the queue stands as a few lines of Python say.
+"""I5–I7, I30: whatever workers do to runs, threads and each other, the queue's state is what a few lines of Python say.
 
-The model (`queue_model`) knows who holds a thread and who waits; nothing of rows, locks or caches. Steps that meet in one
-transaction, commits whose reply is lost, workers that are taken for dead and come back, and runs that change hands are
-part of the game. In the end everybody does what he was told, and nothing may be left over.
+The model (`queue_model`) knows who holds a thread and who waits, but nothing of rows, locks or caches. The schedules
+include steps that meet in one transaction, commits whose reply is lost, workers that are taken for dead and come back,
+and runs that change hands. In the end everybody does what he was told, and nothing may be left over.
 """
 
 import sqlite3
@@ -34,7 +34,7 @@ threads = st.sampled_from(["t0", "t0", "t1"])
 rarely = st.integers(0, 5).map(lambda n: n == 0)
 how_often = st.sampled_from([3, 2, 1])
 losses = st.sampled_from([0, 0, 0, 0, 1, 2])
-"""The reply to which transaction is lost; 0: none."""
+"""Which transaction loses its reply; 0: none."""
 
 
 class Queueing(Play, RuleBasedStateMachine):
@@ -47,7 +47,7 @@ class Queueing(Play, RuleBasedStateMachine):
         self.consumer = self.run(subscriptions.acquire(SUBSCRIPTION))
 
     def draw_one_who_has(self, data: Any, *phases: str) -> tuple[int, Held] | None:
-        """A hand that has a run in one of these phases, or in any, and that run. If nobody has one, somebody lets one in."""
+        """A hand with a run in one of these phases, or in any, and that run. If no hand has one, one is let in."""
         found = [
             (number, run_id)
             for number, hand in enumerate(self.hands)
@@ -92,7 +92,7 @@ class Queueing(Play, RuleBasedStateMachine):
 
     @rule(data=st.data(), moves=st.lists(st.sampled_from(MOVES), min_size=1, max_size=3), lost=rarely)
     def move(self, data: Any, moves: list[str], lost: bool) -> None:
-        """Hands do something about runs of their own, maybe several things one after another."""
+        """Hands do something with runs of their own, perhaps several things in turn."""
         for move in moves:
             if (drawn := self.draw_one_who_has(data)) is None:
                 return
@@ -104,14 +104,14 @@ class Queueing(Play, RuleBasedStateMachine):
 
     @rule(data=st.data())
     def begin(self, data: Any) -> None:
-        """The code of a run begins, if the run is to be had."""
+        """The code of a run begins, if the run can be claimed."""
         if (drawn := self.draw_one_who_has(data, "waiting", "claimed")) is not None:
             number, held = drawn
             self.go_on(self.hands[number], held, ["promote", "claim", "open"])
 
     @rule(data=st.data(), lost=rarely, by=st.none() | workers, lost_then=losses)
     def shut_down(self, data: Any, lost: bool, by: int | None, lost_then: int) -> None:
-        """A process ends its runs and then itself; somebody may ask meanwhile for one of them to stop."""
+        """A process ends its runs and then itself; meanwhile somebody may ask for one of them to stop."""
         if (drawn := self.draw_one_who_has(data, "running")) is None:
             return
         number, _ = drawn
@@ -132,7 +132,7 @@ class Queueing(Play, RuleBasedStateMachine):
 
     @rule(data=st.data(), by=workers, lost=losses)
     def die(self, data: Any, by: int, lost: int) -> None:
-        """A process that has much to do ends without a word, and somebody finds out."""
+        """A process with runs in progress ends without a word, and somebody finds out."""
         if (drawn := self.draw_one_who_has(data, "claimed", "running")) is not None:
             self.replace(drawn[0], leaves=False)
             self.take_over(by, lost)
@@ -170,7 +170,7 @@ class Queueing(Play, RuleBasedStateMachine):
     @rule(data=st.data(), number=workers, action=st.sampled_from(["interrupt", "rollback"]), lost=rarely)
     def cancel_one(self, data: Any, number: int, action: str, lost: bool) -> None:
         active = sorted(run.run_id for run in self.model.active)
-        if runs := [*active, *active, *sorted(self.model.runs)]:  # those that have ended are many
+        if runs := [*active, *active, *sorted(self.model.runs)]:  # ended runs are many
             run = self.model.runs[data.draw(st.sampled_from(runs))]
             self.take(self.hands[number], self.cancel(self.hands[number], run, action), lose_reply=lost)
 
@@ -204,7 +204,7 @@ class Queueing(Play, RuleBasedStateMachine):
         self.take(hand, self.clear_up(hand), lose_reply=lost)
 
     def reap(self, number: int) -> None:
-        """Somebody who takes nothing over, or dies before that, finds out who is gone; and some of those are back."""
+        """A hand that takes nothing over, or dies before that, finds out who is gone; and some of those are back."""
         hand = self.hands[number]
         hand.agents = ()
         self.clear_up_one(number, lost=0)
@@ -216,7 +216,7 @@ class Queueing(Play, RuleBasedStateMachine):
 
     @rule(number=workers, what=st.sampled_from(["end_lease", "renew", "reap", "look_around", "look_around", "prune"]))
     def see_to(self, number: int, what: str) -> None:
-        """What happens without anybody's doing, or from time to time."""
+        """What happens on its own or from time to time."""
         getattr(self, what)(number)
 
     @rule(number=workers, leaves=st.booleans())
@@ -293,7 +293,7 @@ class Queueing(Play, RuleBasedStateMachine):
                 self.run(hand.leave())
 
     def is_nobodys(self, run: Run) -> bool:
-        """Whether it is an attempt at what was cancelled meanwhile: it ends with its owner, who was about to go."""
+        """Whether it is an attempt at what was cancelled meanwhile: it ends with its owner, which was about to go."""
         is_known = any(run.run_id in hand.held for hand in self.hands)
         return run.retry_of is not None and run.cancel is not None and not is_known
 
@@ -316,7 +316,7 @@ class Queueing(Play, RuleBasedStateMachine):
 
 
 def play(databases: Databases, *, examples: int) -> None:
-    """The same examples each time; thousands of others, by chance, in a long run."""
+    """The same examples each time; a long run takes thousands of others, by chance."""
     usual = settings()
     is_long = usual.max_examples > 1_000
     machine = type("Queueing", (Queueing,), {"databases": databases})

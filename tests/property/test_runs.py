@@ -1,7 +1,7 @@
 """Generated schedules of runs: starts, cancels, failures and shutdown in every order, on a seeded loop.
 
-The order of callbacks within a turn of the loop is part of the schedule. A failing one is printed with its seed and
-its steps; run it again by putting these into a test of `World`.
+The order of callbacks within a turn of the loop is part of the schedule. A failing schedule is printed with its seed
+and its steps; to run it again, put these into a test of `World`.
 """
 
 import asyncio
@@ -151,7 +151,7 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: not self.world.closed)
     @rule(grace=st.sampled_from([0.0, 1.0, 10.0]), chance=st.integers(0, 9), turns=TURNS)
     def close(self, grace: float, chance: int, turns: int) -> None:
-        if chance == 0:  # a schedule is more than its end
+        if chance == 0:  # rarely, since a schedule is more than its end
             self.world.close(grace)
             self.world.turn(turns)
 
@@ -186,7 +186,7 @@ SETTINGS = settings(
 
 
 def begin(world: World, what: str) -> asyncio.Task[Any]:
-    """Something that takes a number of steps, after what it needs has been done."""
+    """Start something that takes a number of steps, after doing what it needs first."""
     match what:
         case "start":
             return world.start("chats", "t0")
@@ -244,7 +244,7 @@ def test_who_waits_for_the_end_of_a_run_that_he_stops_is_not_refused_where_anoth
 
 
 def test_schedules() -> None:
-    """The same schedules each time, so that what fails here was broken by the change at hand; a long run finds others."""
+    """The same schedules each time, so that a failure here comes from the change at hand; a long run finds others."""
     run_state_machine_as_test(Schedules, settings=settings(SETTINGS, max_examples=300, derandomize=True))
 
 

@@ -1,7 +1,7 @@
-"""I25, I27, I28, I29: whatever consumers and operators do to a subscription, it stands as a few lines of Python say.
+"""I25, I27, I28, I29: whatever consumers and operators do to a subscription, its state is what a little Python says.
 
-The model knows positions and sets of them; nothing of leases in SQL, of rows or transactions. Two consumers at once,
-lost replies, lost leases and processes that end are part of the game.
+The model knows positions and sets of them, but nothing of leases in SQL, of rows or transactions. The schedules include
+two consumers at once, lost replies, lost leases and processes that end.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ class OnSession(Work):
 
 
 class RepeatingWriter:
-    """Writes everything twice, as the writer does that does not know whether it was committed."""
+    """Writes everything twice, as a writer does that does not know whether its commit succeeded."""
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
@@ -119,7 +119,7 @@ class Subscribing(RuleBasedStateMachine):
         return self.runner.run(main())
 
     def step(self, coroutine: Coroutine[Any, Any, Any], error: type[StorageError] | None = None) -> Any:
-        """Take a step that has to succeed, or to be refused with exactly this error."""
+        """Take a step that has to succeed, or to fail with exactly this error."""
         writer = RepeatingWriter(self.writer) if self.repeats else self.writer
         self.subs._writer = writer
         if error is None:
@@ -186,7 +186,7 @@ class Subscribing(RuleBasedStateMachine):
         self.model.lease_goes_on = False
 
     def restart(self) -> None:
-        """The process ends without giving anything back; what its consumers knew is gone, their leases are not."""
+        """The process ends without giving anything back; its consumers' knowledge is gone, but their leases are not."""
         self.run(self.stack.aclose())
         self.open_store()
         if self.model.holder is not None:
