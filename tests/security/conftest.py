@@ -1,6 +1,6 @@
-"""What the attacks share: one server process with keys, which lives as long as the tests do.
+"""What the attacks share: one server process with keys, which runs for all the tests.
 
-Tests here say what is tried; docs/explain/threat-model.md says who tries it, and which other tests hold him off.
+The tests here say what is tried; docs/explain/threat-model.md says who tries it, and which other tests hold him off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SETTINGS = '[server]\nauth = "keys"\nheartbeat = "1s"\n[agents]\necho = "agents.
 
 @dataclass(frozen=True)
 class Place:
-    """A server, and the keys of who may use it, by what they may."""
+    """A server, and the keys of those who may use it, by what they may do."""
 
     server: TracksideServer
     keys: dict[str, str]

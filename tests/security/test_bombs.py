@@ -1,4 +1,4 @@
-"""A little that becomes very much: packed, nested, repeated, or long. It is refused, or costs what it weighs."""
+"""A little input that becomes very much: packed, nested, repeated, or long. It is refused, or costs what it weighs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BOMB = 256 * MEBI
 
 
 def packed(size: int) -> bytes:
-    """So many spaces, packed."""
+    """This many spaces, compressed."""
     file = io.BytesIO()
     with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0) as writer:
         for _ in range(size // MEBI):
@@ -46,7 +46,7 @@ def bomb() -> bytes:
 
 
 def highest() -> int:
-    """The most memory that this process ever had, in bytes."""
+    """This process's peak memory, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
 
 
@@ -64,7 +64,7 @@ def test_a_packed_body_is_not_unpacked(place: Any, bomb: bytes, encoding: str) -
 
 @pytest.fixture
 def answering(bomb: bytes) -> Iterator[str]:
-    """A server of somebody else's that answers everything with a bomb, or sends on to itself."""
+    """Somebody else's server, which answers everything with a bomb, or redirects to itself."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -105,7 +105,7 @@ def test_of_a_packed_answer_nothing_is_unpacked(answering: str) -> None:
 
 
 def test_who_sends_on_to_elsewhere_gets_nothing_there(answering: str) -> None:
-    """Not the event, and not the key that goes with it."""
+    """It gets neither the event nor the key that goes with it."""
     with bound_answers(requests.Session()) as session, pytest.raises(requests.HTTPError, match="307"):
         session.post(f"{answering}/elsewhere", data=b"event", headers={"x-key": "secret"})
 
@@ -195,7 +195,7 @@ COOKIES = {
 
 @pytest.mark.parametrize("cookies", COOKIES.values(), ids=COOKIES.keys())
 def test_a_head_full_of_cookies_costs_what_it_weighs(cookies: str) -> None:
-    """It is looked at before it is known who asks, for each request, and meanwhile nothing else is done."""
+    """The server reads cookies on each request before it knows who asks, and does nothing else meanwhile."""
     ours = "trackside_session=ada%3B; trackside_token=x"
     scope = {"type": "http", "headers": [(b"cookie", ours.encode()), (b"cookie", cookies.encode())]}
     before = time.thread_time()
@@ -204,7 +204,7 @@ def test_a_head_full_of_cookies_costs_what_it_weighs(cookies: str) -> None:
 
 
 def test_a_key_that_comes_twice_means_one_thing_to_all(place: Any) -> None:
-    """Else one part would look at the first and another one use the second."""
+    """Otherwise one part would look at the first and another use the second."""
     body = b'{"assistant_id": "nobody", "assistant_id": "echo", "input": {"a": 1, "a": 2}}'
     headers = {**place.headers("run"), "content-type": "application/json"}
     answer = httpx.post(f"{place.url}/runs/wait", content=body, headers=headers)
@@ -213,7 +213,7 @@ def test_a_key_that_comes_twice_means_one_thing_to_all(place: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/threads/search", "/threads/count"])
 def test_a_search_costs_no_more_than_what_it_looks_at(place: Any, path: str) -> None:
-    """However often the last element of a list is wanted."""
+    """However often the search asks for the last element of a list."""
     many = 3_000
     made = {"metadata": {"listed": [*range(many), {"last": True}]}}
 
@@ -231,7 +231,7 @@ def test_a_search_costs_no_more_than_what_it_looks_at(place: Any, path: str) -> 
 
 
 def deep(levels: int) -> Any:
-    """So many objects, each in the next one."""
+    """This many objects, each inside the next."""
     made: Any = 1
     for _ in range(levels):
         made = {"a": made}
@@ -290,7 +290,7 @@ def test_a_body_beyond_the_limit_costs_no_memory(place: Any) -> None:
 def test_what_has_no_end_behind_a_body_ends_the_connection(
     place: Any, who: str | None, begun: bytes, piece: bytes
 ) -> None:
-    """Whether the body is read or the request was refused before."""
+    """Whether the server reads the body or has already refused the request."""
     before = place.server.memory()
     key = b"" if who is None else b"x-api-key: %s\r\n" % place.keys[who].encode()
     head = b"POST /threads HTTP/1.1\r\nHost: 127.0.0.1\r\n" + key + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -1,7 +1,7 @@
-"""Whoever brings no good key gets nothing but what is for everybody, along whatever way a request may come.
+"""Without a good key a client gets nothing but what is for everybody, whatever way its request comes.
 
-The ways are the routes of the app as it is served, with its console. `tests/integration/server/test_server_walk.py` walks
-the endpoints' bodies and queries; here it is the doors.
+The ways are the routes of the served app, with its console. `tests/integration/server/test_server_walk.py` walks the
+endpoints' bodies and queries; this module tests the doors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PUBLIC = {
     "/ui/sign-in",
     "/ui/sign-out",
 }
-"""What is for everybody, besides the console's files: a line here is a decision."""
+"""What is open to everybody, besides the console's files: each line here is a decision."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 BAD_KEYS: list[dict[str, str]] = [
     {},
@@ -60,11 +60,11 @@ def paths_of(app: Any) -> list[str]:
 
 
 def is_closed(answer: httpx.Response) -> bool:
-    """A refusal, or for people the way to where they sign in."""
+    """A refusal, or for people a redirect to the sign-in page."""
     to_sign_in = answer.status_code == 303 and answer.headers["location"].startswith("/ui/sign-in")
     by_cookie = (
         "cookie" in answer.request.headers and answer.status_code == 403
-    )  # which says nothing without a page of ours
+    )  # a cookie means nothing without a page of ours
     return answer.status_code == 401 or by_cookie or (to_sign_in and not answer.content)
 
 
@@ -117,7 +117,7 @@ async def test_what_is_for_everybody_is_what_was_meant(app: Any) -> None:
     ],
 )
 async def test_no_other_spelling_of_a_path_opens_a_door(app: Any, path: str) -> None:
-    """The path as it stands goes to the app: clients would make another one of it."""
+    """The path goes to the app as it stands, because clients would change it."""
     sent: list[Any] = []
     raw = path.encode()
     decoded = httpx.URL(f"http://server{path}").path if "%" in path else path

@@ -1,4 +1,4 @@
-"""What is on disk is for its user alone, also under a umask that keeps nothing from anybody; and what is not is said."""
+"""Files on disk are for their user alone, even under a umask that keeps nothing from anybody; others are reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that everybody can get to, as those of tests are not."""
+    """A folder that everybody can reach, unlike pytest's own folders."""
     with tempfile.TemporaryDirectory(prefix="trackside-modes-") as made:
         path = Path(made)
         path.chmod(0o755)
@@ -47,7 +47,7 @@ def folder() -> Iterator[Path]:
 
 
 MAIN = "import sys; from trackside.app.cli import main; [main(words.split()) for words in sys.argv[1:]]"
-"""Several commands in one process, which takes a tenth of the time."""
+"""Runs several commands in one process, which takes a tenth of the time."""
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -61,7 +61,7 @@ def modes_in(folder: Path) -> dict[str, int]:
 
 
 def test_a_database_and_what_is_kept_beside_it_are_for_their_user_alone(folder: Path) -> None:
-    """While it is open, for then there are more files."""
+    """Checked while the database is open, since there are more files then."""
     said = command(folder, sys.executable, "-c", WRITES)
     assert said.returncode == 0, said.stderr
     assert set(json.loads(said.stdout).items()) == {
@@ -93,7 +93,7 @@ def test_whatever_commands_make_is_for_their_user_alone(folder: Path) -> None:
 
 
 def test_a_file_keeps_the_mode_that_somebody_has_given_it(folder: Path) -> None:
-    """A group may share one."""
+    """A group may share a file."""
     (folder / "runs.db").touch()
     (folder / "runs.db").chmod(0o660)
     said = command(folder, sys.executable, "-c", WRITES)

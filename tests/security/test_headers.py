@@ -1,4 +1,4 @@
-"""A line break in what somebody sends begins no header of an answer, no event of a stream and no request to others."""
+"""A line break in a client's text begins no header of an answer, no event of a stream and no request to others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KNOWN = {
     "transfer-encoding", "vary", "www-authenticate", "x-accel-buffering", "x-content-type-options", "x-frame-options",
     "x-pagination-next", "x-pagination-total", "x-search-continues", "x-truncated", "content-encoding",
 }  # fmt: skip
-"""The headers that answers have."""
+"""The headers that answers carry."""
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def forges(input: Any, run: RunContext) -> Any:
 
 
 async def test_no_break_in_what_an_agent_says_begins_an_event(tmp_path: Path) -> None:
-    """Else an agent that passes on what it has read would let that speak in the name of the server."""
+    """Otherwise an agent that passes on what it read would let that text speak in the server's name."""
     settings = Settings(database_url=f"sqlite:///{tmp_path / 'runs.db'}")
     async with (
         open_app(settings, {"forges": forges}) as app,

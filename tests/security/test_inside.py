@@ -1,7 +1,7 @@
-"""Whoever may start a run names where its end is told (`webhook`): that leads nowhere inside, however it is written (SSRF).
+"""A client that starts a run names where its end is told (`webhook`): no spelling of that leads inside (SSRF).
 
-What a webhook of the settings may reach, and what becomes of names that mean something else a moment later, of redirects
-and of answers, is in `tests/integration/webhook`.
+`tests/integration/webhook` tests what a webhook of the settings may reach, names that later mean something else,
+redirects and answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keys cannot be guessed, and whoever guesses is not told how near he is."""
+"""Keys cannot be guessed, and a guesser is not told how close a guess was."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trackside.app.storage import Store
 
 SOURCE = Path(trackside.__file__).parent / "app"
 DOORS = ("server", "dashboard")
-"""Where it is looked at what somebody who asks has sent."""
+"""The folders of the code that looks at what a client sent."""
 SECRETIVE = re.compile(r"secret|digest|signature|password|hmac", re.IGNORECASE)
 
 
 async def test_every_part_of_a_key_is_random(tmp_path: Path) -> None:
-    """256 bits, and none of them the same in all keys, nor made of what is known of a key."""
+    """256 bits, none of them the same in all keys, or derived from what is known of a key."""
     async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:
         made = [await store.api_keys.create("k", owner="ada") for _ in range(64)]
     secrets = [one.secret.rpartition("_")[2] for one in made]
@@ -60,7 +60,7 @@ def test_the_token_of_a_page_is_bound_to_the_browser_and_to_who_has_signed_in() 
 
 
 def comparisons() -> Iterator[str]:
-    """Where it is asked with == or != whether something is the same that is called as secrets are."""
+    """The comparisons with == or != of something whose name sounds like a secret's."""
     for path in sorted(SOURCE.rglob("*.py")):
         if not path.relative_to(SOURCE).as_posix().startswith(DOORS):
             continue
@@ -73,7 +73,7 @@ def comparisons() -> Iterator[str]:
 
 
 def test_secrets_are_compared_in_a_time_that_tells_nothing() -> None:
-    """`==` ends at the first character that differs; `hmac.compare_digest` does not."""
+    """`==` stops at the first character that differs; `hmac.compare_digest` does not."""
     assert [*comparisons()] == []
     told = [path for path in SOURCE.rglob("*.py") if "hmac.compare_digest(" in path.read_text("utf-8")]
     assert {path.name for path in told} == {"keys.py", "tokens.py"}, "API keys, and tokens of pages"

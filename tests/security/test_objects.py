@@ -1,4 +1,4 @@
-"""What clients send is never made into an object of a class that they name, though what graphs keep may be."""
+"""What clients send never becomes an object of a class that they name, though what graphs keep may."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every page says to the browser what may run in it, be it that of an error, of the sign-in or of the API."""
+"""Every page tells the browser what may run in it, including the pages of errors, of the sign-in and of the API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def policy_of(answer: httpx.Response) -> dict[str, list[str]]:
 
 
 def test_every_page_says_what_may_run_in_it(place: Any) -> None:
-    """`tests/acceptance/console/test_console_security.py` sees what a browser makes of it."""
+    """`tests/acceptance/console/test_console_security.py` checks what a browser makes of it."""
     assert len(PAGES) > 12
     with httpx.Client(base_url=place.url, timeout=30) as http:
         for path in (*PAGES, "/docs", "/ui/nowhere", "/ui/runs?since=x", "/ui/runs/%00"):
@@ -45,7 +45,7 @@ def test_every_page_says_what_may_run_in_it(place: Any) -> None:
 
 
 def test_what_is_no_page_is_taken_for_none(place: Any) -> None:
-    """An answer of the API that a browser opens runs nothing, whatever somebody has written into it."""
+    """An API answer opened in a browser runs nothing, whatever somebody has written into it."""
     hostile = {"assistant_id": "echo", "input": {"a": "<script>alert(1)</script>"}}
     with httpx.Client(base_url=place.url, headers=place.headers(), timeout=30) as http:
         for answer in (

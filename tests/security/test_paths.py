@@ -1,4 +1,4 @@
-"""No name that somebody sends leads out of where it belongs: static files, pages, threads, files of exports."""
+"""No name that a client sends leads out of where it belongs: static files, pages, threads, files of exports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BELOW = ("/ui/static/", "/ui/", "/ui/runs/", "/threads/", "/assistants/", "/docs
 
 
 def asked_as_it_is(host: str, port: int, path: str, headers: dict[str, str]) -> bytes:
-    """The answer to a path that no client changes before it is sent."""
+    """The answer to a path sent as it stands, without a client that changes it first."""
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with socket.create_connection((host, port), timeout=20) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{head}\r\n".encode())

@@ -1,7 +1,7 @@
-"""What is secret in the settings, and what clients say who they are with, is in nothing that a process says: to nobody, and
-nowhere.
+"""Nothing that a process says, to anybody or anywhere, contains secrets of the settings, or the credentials that
+clients send.
 
-Each secret is a canary; all that comes out is searched for all of them. For what observers say of their receivers there is
+Each secret is a canary; the tests search all output for all of them. What observers say of their receivers is tested in
 `tests/acceptance/test_cli_observers_bad.py`.
 """
 
@@ -73,7 +73,7 @@ type = "metrics"
 
 
 def leaked(text: str) -> list[str]:
-    """Which canaries are in a text, be it as they stand there or quoted for an address."""
+    """Which canaries are in a text, either as they are or quoted for an address."""
     return [name for name, canary in CANARIES.items() if canary in text or quote(canary, safe="") in text]
 
 
@@ -89,13 +89,13 @@ def database(postgres_server: RunningServer, postgres_names: Iterator[str]) -> I
 
 
 def said_by(pid: int) -> str:
-    """The command line and the title of a process, which every user of the machine may see."""
+    """A process's command line and title, which every user of the machine may see."""
     folder = Path(f"/proc/{pid}")
     return "".join((folder / name).read_text("utf-8", "replace") for name in ("cmdline", "comm", "stat"))
 
 
 def walk(http: httpx.Client, headers: dict[str, str]) -> str:
-    """All that is answered to whoever looks at everything, in headers and bodies."""
+    """All answers to a client that looks at everything: headers and bodies."""
     said = ""
     for endpoint in (*all_endpoints(GROUPS), *all_endpoints(dashboard.GROUPS)):
         if endpoint.method == "GET" and endpoint.media_type != EVENT_STREAM and "/static/" not in endpoint.path:
@@ -129,7 +129,7 @@ def test_no_secret_is_in_anything_that_a_server_says(
         ):
             for path in ("/runs", "/ui/runs", f"/runs?token={CANARIES['query']}", "/threads/x"):
                 answer = http.get(path, headers=bad)
-                # Who is led to where he signs in is led back to the address that he has typed, with all that is in it.
+                # A redirect to the sign-in page leads back to the address that the user typed, with all that is in it.
                 said += answer.text + str(answer.headers).replace(CANARIES["query"], "")
             said += http.post("/runs/wait", json={}, headers=bad).text
         said += walk(http, good)
@@ -163,7 +163,7 @@ ENGINES = (
 def test_no_secret_is_in_what_settings_say_of_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str, engine: str
 ) -> None:
-    """Whoever logs them, shows them on a page, or has them in a traceback with its variables."""
+    """Even if somebody logs them, shows them on a page, or has them in a traceback with its variables."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRACKSIDE_DATABASE_URL", database.format(**CANARIES))
     monkeypatch.setenv("TRACKSIDE_ENGINE_URL", engine.format(**CANARIES))

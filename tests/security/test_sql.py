@@ -1,7 +1,7 @@
-"""Whatever stands in a filter, a search or an order is a value: it changes no statement, matches nothing but itself, and
-fails no database.
+"""Any text in a filter, a search or an order is a value: it changes no statement, matches nothing but itself, and makes
+no database fail.
 
-Each field of each endpoint that is a text is filled with each attack, by the table of endpoints.
+The table of endpoints gives the fields: the tests fill each text field of each endpoint with each attack.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _parts(kind: Any) -> set[Any]:
 
 
 def requests_of(endpoint: Endpoint, attack: str) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Queries and bodies of an endpoint with an attack in each field, one after the other."""
+    """Queries and bodies of an endpoint, with an attack in one field after another."""
     body = None if endpoint.body is None else example_of(endpoint)
     if endpoint.query is not None:
         for name in texts_of(endpoint.query):
@@ -91,14 +91,14 @@ def requests_of(endpoint: Endpoint, attack: str) -> Iterator[tuple[dict[str, Any
 
 
 async def inventory(served: Served) -> tuple[str, Any]:
-    """What every attack wants to know, and what it wants to change."""
+    """What every attack wants to learn, and what it wants to change."""
     store = served.app.store
     (key,) = await store.api_keys.all()
     return key.digest, ([run.run_id for run in await store.runs()], await store.threads(), await store.events())
 
 
 async def test_no_value_changes_a_statement(served: Served) -> None:
-    """Everything may be refused or find nothing; nothing fails, and what is stored is what it was."""
+    """The server may refuse anything or find nothing; nothing fails, and the stored data stay as they were."""
     before, wrong = await inventory(served), []
     async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
         for endpoint in SEARCHES:
@@ -127,7 +127,7 @@ async def test_no_part_of_a_path_changes_a_statement(served: Served) -> None:
 
 
 async def test_a_wildcard_stands_for_itself(served: Served) -> None:
-    """Else whoever may search would find by it what he cannot name."""
+    """Otherwise a client that may search could find with it what it cannot name."""
     async with httpx.AsyncClient(base_url=served.url) as http:
         for wildcard in WILDCARDS:
             for path, body in (

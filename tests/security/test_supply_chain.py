@@ -1,4 +1,4 @@
-"""`./scripts/audit`: what is wrong with what we are made with is found, and what nobody knows is not taken for good."""
+"""`./scripts/audit` finds what is wrong with what we build on, and does not take for good what nobody knows."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_sbom_of_our_lock_has_all_of_it(audit: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def advisories() -> Iterator[str]:
-    """A server with the API of OSV, which knows of one vulnerability of alpha."""
+    """A server with OSV's API, which knows of one vulnerability of alpha."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -174,7 +174,7 @@ def test_a_known_vulnerability_is_a_failure_that_names_the_version_to_take(
 
 
 def test_where_nobody_can_say_it_is_not_taken_for_good(audit: Any, lock: Path) -> None:
-    """A third state: what cannot be asked is neither well nor wrong."""
+    """A third state: what cannot be asked about is neither well nor wrong."""
     checked = audit.check_vulnerabilities(lock, "http://127.0.0.1:9")
     assert checked.state is audit.State.unknown
     assert checked.wrong

@@ -1,4 +1,4 @@
-"""What agents, clients and others say is text on a terminal: it moves no cursor, sets no title, and forges no line."""
+"""Text from agents, clients and others stays text on a terminal: it moves no cursor, sets no title, forges no line."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Screen:
-    """A terminal of 200 columns in the place of this process's streams, and what was written to it."""
+    """A terminal of 200 columns in place of this process's streams, and what was written to it."""
 
     def __init__(self) -> None:
         self.shown = b""
@@ -142,7 +142,7 @@ def at_a_terminal(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: str, blockbuster: BlockBuster
 ) -> Iterator[None]:
     """Commands are typed in an empty folder, and know of the database."""
-    blockbuster.deactivate()  # a command imports what it needs in its event loop, which is the first that happens there
+    blockbuster.deactivate()  # a command imports what it needs in its event loop, before anything else happens there
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("TRACKSIDE_") or name in {"NO_COLOR", "COLUMNS"}]:
         monkeypatch.delenv(name)
@@ -162,7 +162,7 @@ def test_no_command_lets_a_text_steer_the_terminal(words: tuple[str, ...]) -> No
 
 
 def test_no_request_forges_a_line_of_a_servers_log(tmp_path: Path) -> None:
-    """The path of a request and the name of who asks are what their senders want."""
+    """Senders choose the path of a request, and the name of the client."""
     with (tmp_path / "log").open("w", encoding="utf-8") as file, ServerLog(file, as_json=False) as log:
         log.say("request", {"path": f"/{HOSTILE}", "principal": HOSTILE, "thread_id": HOSTILE})
         log.say(HOSTILE, {"why": HOSTILE, "exception": f"Traceback:\n  {HOSTILE}"}, level="warning")
