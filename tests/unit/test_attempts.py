@@ -1,4 +1,4 @@
-"""How often a run is tried: who may ask for it, what a coordinator is told, what is said of it."""
+"""How often a run is tried: who may ask for it, what a coordinator is told, and what is said of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def sleeper(input: Any) -> None:
 
 
 class Durable(SharedCoordinator):
-    """A coordinator that outlives the process, and starts what was shut down anew as `again`."""
+    """A coordinator that outlives the process, and restarts what was shut down as `again`."""
 
     def __init__(self) -> None:
         super().__init__(durable=True, clock=VirtualClock())

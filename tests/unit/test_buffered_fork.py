@@ -1,4 +1,4 @@
-"""I24: after a fork the child never gives on what its parent accepted."""
+"""I24: after a fork the child never delivers what its parent accepted."""
 
 import json
 import os
@@ -72,7 +72,7 @@ else:
 
 
 def run(mode: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What the parent and what the child said."""
+    """What the parent said and what the child said."""
     command = [sys.executable, "-W", "error", "-c", PROGRAM, mode]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (result.stderr, result.returncode) == ("", 0)

@@ -1,4 +1,4 @@
-"""What functions ask: which of several questions is put to a human, and that his answer reaches that one alone."""
+"""What functions ask: which of several questions goes to a human, and that the answer reaches only that question."""
 
 import asyncio
 import functools
@@ -17,7 +17,7 @@ from trackside.harness.remembered import MemoryThreadStates
 
 
 class Office:
-    """Runs one agent on one thread, and has what was asked in each run."""
+    """Runs one agent on one thread, and records what each run asked."""
 
     def __init__(self, agent: Callable[..., Any], states: MemoryThreadStates | None = None) -> None:
         self.asked: list[Any] = []
@@ -218,7 +218,7 @@ async def test_a_run_that_goes_on_after_it_has_asked_waits_for_the_answer_to_wha
     async def agent(input: Any, run: RunContext) -> Any:
         try:
             first = run.interrupt("one?")
-        except BaseException:  # as code does that cleans up and forgets to raise
+        except BaseException:  # as in code that cleans up and forgets to raise
             first = None
         return [first, run.interrupt("two?")]
 

@@ -28,7 +28,7 @@ async def test_sixty_four_plain_functions_run_at_once(way: Way) -> None:
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As many for plain functions as few processors would do with."""
+    """Two threads for plain functions, as many as few processors would do with."""
     monkeypatch.setattr(callables, "AGENT_THREADS", 2)
     callables._threads.cache_clear()
     yield
@@ -56,7 +56,7 @@ async def test_plain_functions_that_wait_for_plain_functions_leave_them_threads(
 
 @pytest.fixture
 def startable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many threads may still be started for agents, as under a limit of processes or of memory."""
+    """How many more threads may be started for agents, as under a limit of processes or of memory."""
     left = [0]
     start = threading.Thread.start
 

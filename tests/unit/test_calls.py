@@ -1,4 +1,4 @@
-"""Which calls a run made: in the order of their starts, with times by its own clock, however the run ends."""
+"""Which calls a run made: in the order of their starts, timed by the run's own clock, however it ends."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""anyio's cancel scopes around what waits for runs: a scope knows its own cancel again, by what it says."""
+"""anyio's cancel scopes around code that waits for runs: a scope recognises its own cancel by its message."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Numbers as blocks: what is there is seen, what is larger looks larger, and nothing is wider than it may be."""
+"""Numbers as blocks: every value is visible, a larger one looks larger, and nothing is wider than it may be."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""A worker's process for the runs of one place, whatever it says of itself."""
+"""A worker's process for the runs of one place, whatever the process reports about itself."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ async def test_a_process_that_says_nonsense_is_seen_to_its_end(said: bytes) -> N
     async with asyncio.timeout(30):
         verdict = await child.wait()
     assert not await child.begun
-    assert child.exit_code in {0, 1}  # who is not heard to the end cannot say the rest
+    assert child.exit_code in {0, 1}  # a process that is not heard to the end cannot say the rest
     assert (verdict is None) == (child.exit_code == 0)
 
 
 @pytest.fixture
 def left(tmp_path: Path) -> Iterator[Path]:
-    """Where a process says which one it leaves behind, that is ended with the test."""
+    """The file where a process names the one it leaves behind; the test's end kills that one."""
     path = tmp_path / "left"
     yield path
     with suppress(ProcessLookupError):
@@ -68,14 +68,14 @@ def left(tmp_path: Path) -> Iterator[Path]:
 
 
 async def child_that_leaves(left: Path, *, running: int | None, ends: int) -> ChildProcess:
-    """One that has so many runs, forks, and ends so: with an exit code, or a signal if that is negative."""
+    """A child that has this many runs, forks, and ends with this exit code, or by a signal if negative."""
     said = f"[{'null' if running is None else running}, {ends}]"
     command = [sys.executable, "-c", LEAVES_A_PROCESS, said]
     return await ChildProcess.start(command, {**os.environ, "LEFT": str(left)}, "w")
 
 
 def has_ended(left: Path, *, within: float) -> bool:
-    """Whether the process ends that was left behind."""
+    """Whether the process left behind ends in time."""
     try:
         descriptor = os.pidfd_open(int(left.read_text("ascii")))
     except ProcessLookupError:
@@ -134,7 +134,7 @@ async def test_what_a_process_does_for_the_fleet_counts_as_long_as_it_says_so() 
         assert await child.begun
         child.heard_at = monotonic()
         assert supervisor.standing() == {"scheduler": True}
-        child.heard_at -= LEASE_SECONDS  # it is blocked, or cut off from the database: another process has it by now
+        child.heard_at -= LEASE_SECONDS  # blocked, or cut off from the database: another process has it by now
         assert supervisor.standing() == {"scheduler": False}
         child.heard_at = monotonic()
         child.kill()

@@ -13,7 +13,7 @@ from trackside.app.wiring.agents import AgentImportError, AgentReference, AgentR
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder; what is imported from it is forgotten in the end."""
+    """The current folder; modules imported from it are forgotten at the end."""
     monkeypatch.chdir(tmp_path)
     modules, path = set(sys.modules), list(sys.path)
     yield tmp_path

@@ -1,4 +1,4 @@
-"""What ended a command, as the shell and whoever sits there learn it."""
+"""How a command's failure reaches the shell and the person at it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trackside.app.settings.variables import DEBUG_VARIABLE
 
 @pytest.fixture
 def broken_pipe() -> Iterator[int]:
-    """The end for writing of a pipe that nobody reads."""
+    """The writing end of a pipe that nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
     yield writing

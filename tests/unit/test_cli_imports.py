@@ -1,4 +1,4 @@
-"""The command line imports what a command needs when it needs it."""
+"""The command line imports what a command needs only when it needs it."""
 
 import subprocess
 import sys

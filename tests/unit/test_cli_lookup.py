@@ -41,7 +41,7 @@ def records(store: Store) -> StoredRecords:
 
 
 async def record(store: Store, run_id: str, thread_id: str, *, minute: int = 0, **end: Any) -> None:
-    """A run of two events, a second apart, `minute` minutes after the begin."""
+    """A run of two events, a second apart, `minute` minutes after the beginning."""
     when = BEGIN + timedelta(minutes=minute)
     started = LifecycleEventType.RUN_STARTED
     completed = LifecycleEventType.RUN_FAILED if "error" in end else LifecycleEventType.RUN_COMPLETED
@@ -165,7 +165,7 @@ async def test_an_answer_that_failed_closes_no_question(store: Store, records: S
 async def test_the_question_of_a_thread_that_waits_is_that_of_the_run_which_the_log_has_last(
     store: Store, records: StoredRecords
 ) -> None:
-    for run_id, minute in (("r-1", 2), ("r-2", 1)):  # the first on a machine that is a minute ahead
+    for run_id, minute in (("r-1", 2), ("r-2", 1)):  # the first ran on a machine whose clock is a minute ahead
         question = {"id": run_id, "value": "May I?"}
         await record(store, run_id, "asked", minute=minute, status="interrupted", interrupts=[question])
         says = {"status": "interrupted", "previous": "busy"}

@@ -1,4 +1,4 @@
-"""The timeline, piece by piece: messages put together, text that grows, rows, tables."""
+"""The timeline, piece by piece: assembled messages, growing text, rows, tables."""
 
 import io
 import itertools
@@ -26,14 +26,14 @@ from trackside.harness.types import LifecycleEventType, RunStatus
 
 
 class Screen(io.StringIO):
-    """A stream that says it is a terminal, as wide as the test has it."""
+    """A stream that claims to be a terminal, as wide as the test makes it."""
 
     def isatty(self) -> bool:
         return True
 
 
 def console_of(columns: int, monkeypatch: pytest.MonkeyPatch, *, screen: bool = True) -> OutputConsole:
-    monkeypatch.setenv("TERM", "dumb")  # a screen on which nothing is live
+    monkeypatch.setenv("TERM", "dumb")  # a screen without live output
     console = OutputConsole(Screen() if screen else io.StringIO())
     console.size = ConsoleDimensions(columns, 50)
     return console
@@ -108,7 +108,7 @@ def growing(text: str) -> Iterator[str]:
         yield text[start : start + 3]
 
 
-# Tabs and other white space, ends of lines in halves, what steers a terminal, what takes no column or two, half a character
+# Tabs and other white space, parts of line ends, terminal controls, text of no or two columns, half a character
 ODD = "\t\r\x0b\x0c\x1c\x85\u2028\xa0\u2003\u3000\x00\x07\x08\x1b\x7f\u202e\u200b\u200d\ufe0f\u030190❤👩🏽🇩🇪\ud83d"
 
 

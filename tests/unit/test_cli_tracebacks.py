@@ -1,4 +1,4 @@
-"""Which frames of a traceback are shown."""
+"""Which frames of a traceback the command line shows."""
 
 import sys
 import sysconfig

@@ -1,4 +1,4 @@
-"""What is assembled: a manager that records into a store, from settings and agents."""
+"""What the wiring assembles from settings and agents: a manager that records into a store."""
 
 from pathlib import Path
 

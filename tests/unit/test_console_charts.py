@@ -1,4 +1,4 @@
-"""What the overview's charts are made of, and how the doctor's advice is taken apart."""
+"""What the overview's charts are made of, and how the doctor's advice is split up."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def tokens(cost: float | None) -> Tokens:
-    """What went to a model that cost so much."""
+    """The tokens of calls to a model that cost this much."""
     return Tokens(input_tokens=2, output_tokens=1, cache_read_tokens=0, reasoning_tokens=0, cost_usd=cost)
 
 
 def totals(**by_status: int) -> Totals:
-    """What runs came to that ended so."""
+    """The totals of runs that ended like this."""
     return Totals(
         runs=sum(by_status.values()),
         by_status={RunStatus(status): number for status, number in by_status.items()},

@@ -1,4 +1,4 @@
-"""What is different between two states, and how values and conversations are read, however large or strange."""
+"""The differences between two states, and how values and conversations are read, however large or strange."""
 
 from __future__ import annotations
 

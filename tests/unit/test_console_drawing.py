@@ -1,4 +1,4 @@
-"""Where the boxes and lines of a drawn graph are: what comes first is above, and nothing lies on something else."""
+"""Where the boxes and lines of a drawn graph are: what comes first is above, and nothing overlaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the filters in a page's address mean, and what is said of those that make no sense."""
+"""What the filters in a page's address mean, and what the page says of those that make no sense."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("text", "status", "since", "until", "range", "cost", "length", "place")
 
 
 def filters(**said: str | list[str]) -> Filters:
-    """As the address has them."""
+    """The filters as the address has them."""
     return Filters({name: [one] if isinstance(one, str) else one for name, one in said.items()}, NAMES, NOW)
 
 

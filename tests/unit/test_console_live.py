@@ -1,4 +1,4 @@
-"""What pages hear of what makes no event of the log: that it has changed, and else that they are still live."""
+"""What pages hear of changes that make no event of the log: that there was one, and else that they are still live."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONG = ServerOptions(heartbeat=60.0, patience=30.0)
 
 
 class Client:
-    """Notes what it hears, and when; leaves after so many seconds, and takes nothing any more after so many others."""
+    """Records what it hears, and when; leaves after `stays` seconds, and takes nothing more after `takes` seconds."""
 
     def __init__(self, *, stays: float = 3_600.0, takes: float = 3_600.0) -> None:
         self.heard: list[tuple[float, str]] = []

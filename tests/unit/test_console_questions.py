@@ -1,4 +1,4 @@
-"""What a thread asks, and what is made of the form that answers it."""
+"""What a thread asks, and what the console makes of the form that answers it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_what_is_typed_in_the_place_of_an_action_is_what_that_gives_back(typed: 
         (reviewed(("pay", ["approve", "edit"])), '{"decisions": [{"type": "reject"}]}'),
         (reviewed(("pay", ["approve", "edit"])), '{"decisions": [{"type": ["approve"]}, 7]}'),
         (reviewed(("pay", ["approve"]), ("ask", ["respond"])), '{"decisions": [{"type": "approve"}]}'),
-        (reviewed(("ask", ["respond"]), ("ask", ["respond"])), "blue"),  # to which of the two nobody knows
+        (reviewed(("ask", ["respond"]), ("ask", ["respond"])), "blue"),  # nobody knows which of the two it answers
     ],
 )
 def test_what_may_not_be_decided_is_refused_with_what_may(value: Any, typed: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run says, made ready to be read, and what starts it again from a shell."""
+"""A run's texts, prepared for reading, and the commands that start it again from a shell."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def commands(request: Any, *, goes_on: bool = False, **fields: Any) -> Commands:
 
 
 def parsed(command: str | None) -> tuple[str, dict[str, Any]]:
-    """What the command line makes of it: which command, with which values."""
+    """What the command line makes of it: the command and its values."""
     root = get_command(app)
     assert isinstance(root, TyperGroup)
     with root.make_context("trackside", words(command)[1:]) as context:
@@ -175,7 +175,7 @@ def test_on_a_thread_that_is_not_served_over_http_no_command_goes_over_http(thre
     answered = commands({"command": {"resume": True}}, thread_id=thread, goes_on=True)
     assert words(answered.run) == ["trackside", "resume", thread, "true"]
     assert copied.curl is answered.curl is None
-    anew = commands({"input": "hello"}, thread_id=thread)  # which gets a thread of its own
+    anew = commands({"input": "hello"}, thread_id=thread)  # and gets a thread of its own
     assert words(anew.run)[2:4] == ["--url", "http://h:1"]
     assert "http://h:1/runs" in words(anew.curl or "")
 

@@ -1,4 +1,4 @@
-"""The rows of a run against time: nested, placed in percent, with gaps, whatever clocks say."""
+"""The rows of a run along a time axis: nested, placed in percent, with gaps, whatever clocks say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates are compiled when they are needed, with all that they name, and by themselves."""
+"""Templates are compiled when they are needed, with every template they name, and on their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which time a page's address means, and that the API's timeline takes the steps that are made of it."""
+"""Which time a page's address means, and that the API's timeline accepts the steps made from it."""
 
 from __future__ import annotations
 

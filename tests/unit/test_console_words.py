@@ -1,4 +1,4 @@
-"""What pages say of runs, events, threads, subscriptions, processes and agents, in a few words."""
+"""What pages say in a few words of runs, events, threads, subscriptions, processes and agents."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_run_has_taken_as_long_as_it_goes_on() -> None:
     asked = datetime.now(UTC)
     seconds = runs.seconds_of(some(**known)) or 0
     assert (asked - began).total_seconds() <= seconds <= (datetime.now(UTC) - began).total_seconds()
-    assert runs.seconds_of(some(**known | {"started_at": asked + timedelta(hours=1)})) == 0  # by the clock of a worker
+    assert runs.seconds_of(some(**known | {"started_at": asked + timedelta(hours=1)})) == 0  # by a worker's clock
     assert runs.seconds_of(some(**known | {"status": RunStatus.cancelled})) is None
     assert runs.seconds_of(some(**known | {"duration_seconds": 2.5})) == 2.5
     assert runs.seconds_of(some(**known | {"started_at": None})) is None

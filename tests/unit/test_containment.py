@@ -1,4 +1,4 @@
-"""What has what: as it is meant, and in how many comparisons."""
+"""Which value contains which, by definition, and in how many comparisons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUES = st.recursive(
 
 
 def has(having: Any, wanted: Any) -> bool:
-    """The same, as it is meant, in however many comparisons."""
+    """The same by definition, with any number of comparisons."""
     if isinstance(wanted, dict):
         return isinstance(having, dict) and all(key in having and has(having[key], wanted[key]) for key in wanted)
     if isinstance(wanted, list):
@@ -58,7 +58,7 @@ def test_a_look_compares_no_more_than_so_much(wanted: list[Any]) -> None:
     having = {"l": [1] * 1_000 + [[[[1] * 1_000]], {"k": [1] * 1_000}, [], {}, 2**64, [[[0]]], {"k": [0]}]}
     look = Wanted("values", {"l": wanted})
     with pytest.raises(InvalidQueryError, match="comparisons"):
-        for _ in range(3):  # all of it together
+        for _ in range(3):  # the limit covers all of it together
             assert look.is_in(having)
 
 

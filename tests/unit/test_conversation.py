@@ -1,4 +1,4 @@
-"""What an agent's thread has said before a run, and what a run leaves there that comes to no end."""
+"""What an agent's thread had said before a run, and what a run that does not finish leaves there."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def test_another_attempt_begins_where_the_run_began_whatever_version_has_left_it
     values = left()
     assert conversation_before(run(values), "said") == BEFORE
     assert conversation_before(run(unfinished_values(run(values), "said", BEFORE), "r3", "r2"), "said") == BEFORE
-    for other in (run(values, retry_of=None), run(values, retry_of="r0")):  # goes on with all that is there
+    for other in (run(values, retry_of=None), run(values, retry_of="r0")):  # these go on with all that is there
         assert conversation_before(other, "said") == values["said"]

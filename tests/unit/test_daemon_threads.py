@@ -1,4 +1,4 @@
-"""Threads for libraries that block: none keeps a process, and jobs of one kind may have to come one by one."""
+"""Threads for libraries that block: none keeps a process alive, and jobs of one kind can be made to take turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the demo of observers judges what arrived: something missing, or something more, is not all."""
+"""How the demo of observers judges what arrived: it is not complete if something is missing, or if there is more."""
 
 from demo.observers.record import Arrival
 

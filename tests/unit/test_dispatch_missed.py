@@ -1,4 +1,4 @@
-"""What a required observer never took of a run: handed to its `on_missed` once, in order, in bounded time."""
+"""What a required observer never took of a run goes to its `on_missed` once, in order, in bounded time."""
 
 import asyncio
 import logging
@@ -58,7 +58,7 @@ class Keeper(RecordingBatchObserver):
 
 
 class LateTaker(Keeper):
-    """Keeps what it missed, and takes that when it is asked to."""
+    """Keeps what it missed, and takes it when asked to."""
 
     def __init__(self, *plan: Misbehaviour) -> None:
         super().__init__(*plan)
@@ -341,7 +341,7 @@ async def test_an_optional_observer_is_never_asked_to_keep_anything() -> None:
 @virtual
 async def test_what_the_release_of_the_thread_still_has_to_announce_is_handed_over_after_the_rest() -> None:
     class Withdrawing(Keeper):
-        """Has the run withdrawn that waits for the thread, when the end of the first one says that the thread stays busy."""
+        """Has the run that waits for the thread withdrawn when the first one's end says that the thread stays busy."""
 
         async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
             place = await super().on_missed(events, failure)

@@ -1,4 +1,4 @@
-"""Each finding of `trackside doctor` that somebody has to see to ends with a command which can be copied as it stands."""
+"""Each finding of `trackside doctor` that needs attention ends with a command that can be copied as it stands."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def subscription(
 
 
 def commands(finding: Finding) -> list[list[str]]:
-    """The words of each command with which it ends, as a shell has them."""
+    """The words of each command that the finding ends with, as a shell splits them."""
     found = re.fullmatch(r"[^`]*`(.+)`", finding.fix, re.DOTALL)
     assert found is not None, finding
     return [shlex.split(part) for part in found[1].split(" && ")]
 
 
 def check(findings: list[Finding], flags: list[str]) -> set[str]:
-    """See that all commands are understood and name the database; which ones they are."""
+    """Check that the parser understands all commands and that they name the database; return which ones they are."""
     understood_as = set()
     for finding in findings:
         for program, *words in commands(finding) if finding.severity is not Severity.note else ():

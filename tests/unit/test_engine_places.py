@@ -1,4 +1,4 @@
-"""The places of a worker that isolates its runs: each has a process again, however long there could be none."""
+"""The places of a worker that isolates its runs: each gets a process again, however long none could be started."""
 
 from typing import Any, NoReturn
 
@@ -29,7 +29,7 @@ async def test_a_place_whose_process_cannot_be_started_for_a_night_has_one_tried
     async def start(*_: object) -> NoReturn:
         nonlocal tried
         tried += 1
-        if tried == 1_500:  # twelve hours
+        if tried == 1_500:  # after twelve hours
             await supervisor.end(0.0)
         raise OSError(12, "Cannot allocate memory")
 

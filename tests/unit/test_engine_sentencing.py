@@ -26,7 +26,7 @@ def run(**says: Any) -> HeldRun:
 
 
 class Judges:
-    """What a supervisor knows of one process, which says so of its runs (and nothing, if it is blocked at once)."""
+    """What a supervisor knows of one process that reports on its runs (or says nothing, if it is blocked at once)."""
 
     def __init__(self) -> None:
         self.overdue = Overdue(lease=4.0)
@@ -102,7 +102,7 @@ def test_a_run_with_no_time_to_stop_is_judged_only_when_it_is_heard_how_it_stood
     for judges in (in_time, late):
         judges.limits = limits_by(settings)
         judges.judge([run()], 0.0, r=GOES_ON)
-        assert judges.judge([run()], 5.0 + BEAT, r=GOES_ON) == {}  # which it has said before
+        assert judges.judge([run()], 5.0 + BEAT, r=GOES_ON) == {}  # it has said that before
     assert in_time.judge([run()], 6.0, r=FINISHED) == {}
     assert "longer than its timeout of 5 s" in late.judge([run()], 6.0, r=GOES_ON)["w"].timed_out["r"]
 
@@ -143,7 +143,7 @@ def test_a_run_that_somebody_wants_to_stop_does_not_wait_for_its_end_for_ever() 
 def test_a_run_that_its_process_executes_no_more_is_no_reason_to_end_that() -> None:
     judges, cancelled = overdue(), run(agent="brief", cancel_requested=CancelAction.interrupt)
     judges.judge([cancelled], 0.0, r=GOES_ON)
-    assert judges.judge([cancelled], 100.0, another=GOES_ON) == {}  # its end lies in the spool
+    assert judges.judge([cancelled], 100.0, another=GOES_ON) == {}  # its end is in the spool
 
 
 def test_a_process_does_not_go_on_for_ever_with_a_run_that_is_its_own_no_more() -> None:
@@ -188,4 +188,4 @@ def test_a_process_that_has_no_run_and_says_nothing_is_blocked() -> None:
     judges = overdue()
     assert judges.judge([], 0.0, unheard=16.0) == {}
     assert "blocked its event loop" in judges.judge([], 1.0, unheard=17.0)["w"].why
-    assert judges.judge([run()], 2.0, unheard=100.0) == {}  # a run may
+    assert judges.judge([run()], 2.0, unheard=100.0) == {}  # a process with a run may

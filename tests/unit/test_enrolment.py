@@ -1,4 +1,4 @@
-"""How a worker gives its signs of life: on the connection that writes all else, and beside it only while that is held up."""
+"""How a worker gives signs of life: on the connection that writes all else, beside it only while that is held up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trackside.app.storage.errors import TooManyConnectionsError
 
 
 class HeldUpWriter:
-    """Notes where signs of life are put; the test says what becomes of them."""
+    """Records where signs of life are put; the test decides what becomes of them."""
 
     def __init__(self) -> None:
         self.put_where: list[str] = []
@@ -70,7 +70,7 @@ async def test_signs_of_life_come_back_to_the_writer_when_it_writes_again(monkey
     beat()
     beat()  # the first is late
     writer.beats[1].set_result(refused)
-    beat()  # no connection was free beside it, and the first is later still
+    beat()  # no connection was free beside it, and the first is even later
     await heard()
     assert writer.put_where == ["behind", "beside", "beside"]
     assert writer.needed_none_beside == 0
@@ -79,7 +79,7 @@ async def test_signs_of_life_come_back_to_the_writer_when_it_writes_again(monkey
     await heard()
     assert writer.needed_none_beside == 1
     beat()
-    writer.beats[3].set_result(refused)  # the database is away: what is refused holds nothing up
+    writer.beats[3].set_result(refused)  # the database is away: a refusal holds nothing up
     await heard()
     beat()
     assert writer.put_where[3:] == ["behind", "behind"]
@@ -95,5 +95,5 @@ async def test_who_is_about_to_take_a_run_is_known_ahead_of_that(monkeypatch: py
     beat()
     writer.beats[0].set_result(Refused(TooManyConnectionsError(database="d", why="too many")))
     await heard()
-    enrolment.stay()  # the one beside is not ahead of what is written next
+    enrolment.stay()  # the one beside is not ahead of the next write
     assert writer.put_where == ["behind", "beside", "behind"]

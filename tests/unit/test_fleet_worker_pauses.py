@@ -1,4 +1,4 @@
-"""How long a worker leaves to others what it has no agent for."""
+"""How long a worker leaves to others the runs that it has no agent for."""
 
 from __future__ import annotations
 

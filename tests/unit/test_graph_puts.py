@@ -1,4 +1,4 @@
-"""What a run of a graph puts while the database is away: kept in its order, put again, and given up in the end."""
+"""What a graph's run puts while the database is away: it is kept in order, put again, and given up in the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trackside.harness.errors import ClosedError, TracksideError
 
 
 class AwayWriter:
-    """A writer of a database that may be away, or full: it writes what it is given in its order, each a moment later."""
+    """A writer of a database that may be away, or full: it writes what it gets in order, each a moment later."""
 
     def __init__(self) -> None:
         self.failure: TracksideError | None = None
@@ -33,7 +33,7 @@ class AwayWriter:
             self.written.append(work.thread_id)
         else:
             work.refused(failure)
-        if not done.done():  # else nobody waits any more
+        if not done.done():  # otherwise nobody waits any more
             done.set_result(None if failure is None else Refused(failure))
 
     async def defer(self, work: PutGraphRows) -> asyncio.Future[Any]:
@@ -67,14 +67,14 @@ def unreachable() -> TracksideError:
 
 
 class PatientWriter(AwayWriter):
-    """One that writes batch by batch, and takes a while to find that the database is away: so the store's does."""
+    """Writes batch by batch, and takes a while to find that the database is away, as the store's writer does."""
 
     patience = 0.5
 
     def __init__(self) -> None:
         super().__init__()
         self.failures: dict[str, TracksideError] = {}
-        """What the next transaction with this fails with, before any of it is looked at."""
+        """By name: the failure of the next transaction that contains it, before the writer looks at any of that."""
         self._jobs: asyncio.Queue[tuple[PutGraphRows, asyncio.Future[Any]]] = asyncio.Queue()
         self._writing: asyncio.Task[None] | None = None
 
@@ -204,7 +204,7 @@ async def test_what_is_put_while_it_is_found_out_that_the_database_is_away_is_wr
         await put(behind, name)
         await asyncio.sleep(0.1)
     await asyncio.sleep(2)
-    assert kept == {*"abcdefghijkl"}  # nobody takes for granted that any of it is there
+    assert kept == {*"abcdefghijkl"}  # nobody assumes that any of it is there
     writer.failure = None
     await behind.settle(lambda: False)
     assert "".join(writer.written) == "abcdefghijkl"
@@ -240,7 +240,7 @@ async def test_what_finds_room_only_after_others_were_refused_comes_behind_them(
                 await self.has_room.wait()
             return await super().defer(work)
 
-    for waits in (1, 2):  # while the first is kept; and once it is written
+    for waits in (1, 2):  # while the first is kept; then once it is written
         writer = Full()
         behind = made(writer)
         writer.failure = unreachable()
@@ -282,7 +282,7 @@ async def test_what_is_refused_otherwise_behind_what_is_kept_is_written_in_its_t
 
 @virtual
 async def test_an_event_loop_that_closes_while_something_is_kept_leaves_no_hole_and_nobody_who_waits() -> None:
-    for pause in (0.0, 0.1, 0.285):  # as it is put again, or is about to be
+    for pause in (0.0, 0.1, 0.285):  # while it is put again, or is about to be
         writer = PatientWriter()
         behind = made(writer)
         writer.failures = {"a": unreachable()}

@@ -1,4 +1,4 @@
-"""Which authorization handler decides, what it is told, and what its answer means."""
+"""Which authorization handler decides, what it gets, and what its answer means."""
 
 from __future__ import annotations
 

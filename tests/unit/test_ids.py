@@ -25,7 +25,7 @@ def test_id_begins_with_the_time_in_milliseconds() -> None:
     made = uuid.UUID(new_id()).int >> 80
     after = time.time_ns() // 1_000_000
 
-    # Ahead of the clock only by what was made faster than 4096 ids in a millisecond.
+    # Ids run ahead of the clock only if more than 4096 were made in a millisecond.
     assert before <= made <= after + 1_000
 
 
@@ -121,7 +121,7 @@ for pid, read in children:
     by_process = [line.split() for line in result.stdout.splitlines()]
     assert [len(ids) for ids in by_process] == [200] * 5
     assert len({text for ids in by_process for text in ids}) == 1_000
-    # Not only the time keeps them apart: the random parts differ, too.
+    # Not only the time distinguishes them: the random parts differ, too.
     assert len({text[20:] for ids in by_process for text in ids}) == 1_000
 
 

@@ -10,7 +10,7 @@ import pytest
 
 HARNESS = Path(__file__).parents[2] / "src" / "trackside" / "harness"
 
-# What an adapter is there for, by the name of its module or package.
+# The packages that an adapter exists for, by the name of its module or package.
 ADAPTER_PACKAGES = {
     "langgraph": {"langgraph", "langchain_core", "langgraph_sdk"},
     "openai_agents": {"agents"},
@@ -19,7 +19,7 @@ ADAPTER_PACKAGES = {
 
 
 def modules_after(statement: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after `statement` and had not before."""
+    """The modules that a fresh interpreter has loaded after `statement` but not before."""
     code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(result.stdout.split())
@@ -31,11 +31,11 @@ def top_level(modules: set[str]) -> set[str]:
 
 def test_importing_trackside_loads_only_the_standard_library_and_msgspec() -> None:
     loaded = top_level(modules_after("import trackside")) - sys.stdlib_module_names
-    assert loaded <= {"trackside", "msgspec", "typing_extensions"}  # the last is imported by msgspec, where it is there
+    assert loaded <= {"trackside", "msgspec", "typing_extensions"}  # msgspec imports the last one, where it is there
 
 
 def test_importing_trackside_loads_no_web_server_or_database_of_the_standard_library() -> None:
-    loaded = modules_after("import trackside") - {"urllib", "urllib.parse"}  # which pathlib itself needs on Python 3.12
+    loaded = modules_after("import trackside") - {"urllib", "urllib.parse"}  # pathlib itself needs these on Python 3.12
     assert not top_level(loaded) & {"sqlite3", "http", "urllib", "wsgiref", "socketserver"}
 
 
@@ -45,7 +45,7 @@ def test_importing_trackside_loads_nothing_of_the_app() -> None:
 
 
 def imported_packages(tree: ast.AST) -> Iterator[str]:
-    """Top-level names of all absolute imports, also inside functions and `if TYPE_CHECKING`."""
+    """Top-level names of all absolute imports, including those inside functions and `if TYPE_CHECKING`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -56,7 +56,7 @@ def imported_packages(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.parametrize("path", sorted(HARNESS.rglob("*.py")), ids=lambda path: str(path.relative_to(HARNESS)))
 def test_harness_module_imports_only_what_it_may(path: Path) -> None:
     """The import contract lists what is forbidden; this lists what is allowed."""
-    allowed = {"trackside", "msgspec", "annotationlib"}  # the last is of Python itself, from 3.14 on
+    allowed = {"trackside", "msgspec", "annotationlib"}  # the last is part of Python itself, from 3.14 on
     parts = path.relative_to(HARNESS).with_suffix("").parts
     if parts[0] == "adapters":
         allowed |= ADAPTER_PACKAGES.get(parts[1], set())

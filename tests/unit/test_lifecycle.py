@@ -1,4 +1,4 @@
-"""The tables of a run's life, looked at from every side: each status, each event, each pair of them."""
+"""The tables of a run's life, from every side: each status, each event, and each pair of them."""
 
 from itertools import product
 from typing import Any
@@ -30,7 +30,7 @@ THREAD = LifecycleEventType.THREAD_STATUS_UPDATED
 
 FINAL = {RunStatus.success, RunStatus.error, RunStatus.timeout, RunStatus.interrupted, RunStatus.cancelled}
 
-# What each event does to a run in each status; None: it cannot follow. Written out, so that a change of the tables shows.
+# What each event does to a run in each status; None: it cannot follow. Written out, so that a changed table shows.
 AFTER: dict[RunStatus, dict[LifecycleEventType, RunStatus | None]] = {
     RunStatus.pending: {
         STARTED: RunStatus.running,
@@ -56,7 +56,7 @@ AFTER: dict[RunStatus, dict[LifecycleEventType, RunStatus | None]] = {
 
 
 def folded(status: RunStatus) -> RunFold:
-    """A run in this status, as it gets there."""
+    """A run in this status, as events would bring it there."""
     if status is RunStatus.pending:
         return RunFold("r")
     started = RunFold("r").apply(STARTED, 1, {})
@@ -204,7 +204,7 @@ def test_fold_is_not_changed_by_what_follows_it() -> None:
 
 
 def test_tables_are_keyed_by_what_is_a_text_too() -> None:
-    # Rows of a database come back as texts.
+    # A database's rows come back as texts.
     assert is_terminal(LifecycleEventType("run_failed"))
     assert "run_failed" in TERMINAL_EVENTS
     assert "success" in FINAL_STATUSES

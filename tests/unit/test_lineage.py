@@ -1,4 +1,4 @@
-"""Which run has started a run: the one whose code starts it, while it goes on, or while its observer's call does."""
+"""Which run started a run: the one whose code starts it, while that goes on, or while its observer's call does."""
 
 import asyncio
 import gc
@@ -33,7 +33,7 @@ async def echo(input: Any) -> Any:
 
 
 class Consumer:
-    """What a program has once, started by whichever agent needs it first: it does what is asked for, one after another."""
+    """One per program, started by the first agent that needs it: it does what is asked for, one thing after another."""
 
     def __init__(self) -> None:
         self._asked: asyncio.Queue[Callable[[], Coroutine[Any, Any, Any]]] = asyncio.Queue()
@@ -72,7 +72,7 @@ async def test_what_a_run_has_left_behind_that_has_ended_starts_runs_of_no_run_h
         consumer.be_there()
 
     async def again(left: int, run: RunContext) -> None:
-        """An agent whose last act is to have itself called later, as a reminder does."""
+        """An agent whose last act is to arrange a later call of itself, as a reminder does."""
         depths.append(run.depth)
         if left:
             asyncio.get_running_loop().call_later(
@@ -104,7 +104,7 @@ async def test_a_run_that_has_ended_is_kept_by_none_of_those_that_it_has_set_goi
             asyncio.get_running_loop().call_later(1, go_on, left - 1)
         else:
             gc.collect()
-            kept.extend(one() for one in begun[:-2])  # the last but one has set the timer, which is its own
+            kept.extend(one() for one in begun[:-2])  # the last but one set the timer, which is its own
             over.set()
 
     def go_on(left: int) -> None:
@@ -142,7 +142,7 @@ async def test_runs_that_are_started_by_what_an_ended_run_has_left_behind_need_p
 
 @virtual
 async def test_what_an_ended_run_has_left_behind_starts_runs_for_the_run_above_it_that_goes_on() -> None:
-    """Which may wait for them: here the only place is that of the run above."""
+    """The run above may wait for them: here it has the only place."""
     seen = RecordingObserver()
     consumer = Consumer()
 
@@ -266,7 +266,7 @@ async def test_what_an_observers_call_has_left_behind_starts_runs_of_no_run() ->
 
 @virtual
 async def test_the_agent_of_a_run_that_is_lost_may_await_what_it_starts_while_it_stops() -> None:
-    """Its run is another's, but it goes on, and has the only place."""
+    """Another process has its run, but the agent goes on, and has the only place."""
     coordinator = SharedCoordinator()
     cleaned: list[RunStatus] = []
 

@@ -1,4 +1,4 @@
-"""Followers of runs get everything in order, once, from wherever they join; whoever is slow holds up nobody."""
+"""Followers of runs get everything in order, once, from wherever they join; a slow one holds up nobody."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""What `fleet up` starts, as it was asked for and as the settings say."""
+"""What `fleet up` starts, according to its arguments and the settings."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Log records say which run they are about, and never another."""
+"""Log records name the run that they are about, and never another."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ class Kept(logging.Handler):
         self.records.append(record)
 
     def of(self, message: str) -> list[tuple[str, str, str]]:
-        """Run, thread and agent of the records with this text in them."""
+        """The run, thread and agent of the records that contain this text."""
         return [
             (record.run_id, record.thread_id, record.agent)  # type: ignore[attr-defined]
             for record in self.records
@@ -168,7 +168,7 @@ async def test_a_task_that_a_run_leaves_behind_stays_that_runs_and_nobody_elses(
 
 @virtual
 async def test_what_the_harness_says_of_a_run_is_that_runs_whoever_asked_for_it(kept: Kept) -> None:
-    """A run that cancels another one is not who is stuck."""
+    """A run that cancels another one is not the one that is stuck."""
 
     async def rock(input: Any) -> None:
         for _ in range(2):

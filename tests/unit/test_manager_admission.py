@@ -1,4 +1,4 @@
-"""Who may start: strategies for a busy thread, ids, idempotency keys, places."""
+"""Which runs may start: strategies for a busy thread, ids, idempotency keys, places."""
 
 import asyncio
 from typing import Any
@@ -48,7 +48,7 @@ def manager_of(*observers: Any, **options: Any) -> RunManager:
 
 
 async def busy_thread(manager: RunManager, waiting: int = 2) -> list[RunHandle]:
-    """A thread with a running run and some that wait."""
+    """A thread with a running run and some waiting ones."""
     runs = [await manager.start(RunSpec("sleeper", thread_id="t", run_id=f"old-{i}")) for i in range(1 + waiting)]
     await asyncio.sleep(1)
     return runs

@@ -1,4 +1,4 @@
-"""Callers that are cancelled while they start or cancel a run: what was begun is finished, and nothing is held."""
+"""Callers that are cancelled while they start or cancel a run: what they began is finished, and nothing is held."""
 
 import asyncio
 import gc
@@ -111,7 +111,7 @@ async def test_a_cancelled_start_with_an_idempotency_key_leaves_its_run_to_all_w
 
 @virtual
 async def test_a_run_that_is_released_and_over_before_its_start_is_answered() -> None:
-    """The reply of the admission is late: the thread was given to the run, which has run, before anybody has a handle."""
+    """The admission's reply is late: the thread was given to the run, which has run before anybody has a handle."""
     seen = RecordingObserver()
 
     class LateReply(SlowCoordinator):
@@ -173,14 +173,14 @@ async def test_a_cancel_that_comes_to_nothing_after_its_caller_has_gone_is_one_l
         await coordinator.entered["request_cancel"].wait()
         cancels.cancel()
         await asyncio.sleep(10)
-    gc.collect()  # a failure that nobody looked at is told when its task goes
+    gc.collect()  # a failure that nobody looked at is reported when its task is collected
     assert [(line.name, line.exc_info) for line in caplog.records] == [("trackside.manager", None)]
     assert "There is no run 'nobody' here" in caplog.text
 
 
 @virtual
 async def test_cancel_of_a_run_that_is_just_being_claimed() -> None:
-    """The cancel is recorded before the claim: it wins; or after it: the run is stopped. It ends once either way."""
+    """A cancel recorded before the claim wins; after the claim, the run is stopped. Either way the run ends once."""
     for seconds in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
         seen = RecordingObserver()
         coordinator = SlowCoordinator()
@@ -195,7 +195,7 @@ async def test_cancel_of_a_run_that_is_just_being_claimed() -> None:
 @pytest.mark.parametrize("moment", [0.0, 0.5, 1.0, 1.5])
 @virtual
 async def test_a_cancelled_start_whose_run_is_displaced_meanwhile(moment: float) -> None:
-    """Found by a generated schedule: the run was known to nobody any more when it was displaced, and never ended."""
+    """Found by a generated schedule: nobody knew the run any more when it was displaced, and it never ended."""
     seen = RecordingObserver()
     async with manager_of(seen, coordinator=SlowCoordinator()) as manager:
         lost = asyncio.create_task(manager.start(RunSpec("sleeper", thread_id="t", run_id="lost")))

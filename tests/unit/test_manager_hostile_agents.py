@@ -1,4 +1,4 @@
-"""Agents that do what agents should not: a clear outcome for each, and the manager goes on."""
+"""Agents that do what agents should not: each has a clear outcome, and the manager goes on."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ async def echo(input: Any) -> Any:
 
 
 async def goes_on(manager: RunManager, **asked: Any) -> None:
-    """See that the manager, and the thread, take runs as before."""
+    """Check that the manager, and the thread, take runs as before."""
     assert (await (await manager.start(RunSpec(echo, "still there?", **asked))).result()).status is RunStatus.success
 
 
@@ -95,7 +95,7 @@ async def test_an_agent_that_never_waits_for_anything_is_cancelled_all_the_same(
 
 
 async def test_a_thread_that_computes_for_ever_is_stuck_and_other_runs_go_on() -> None:
-    """Nobody can stop a thread: it is said that it is still there, and its end when it has looked at `run.cancelled`."""
+    """Nobody can stop a thread: it is reported as still there, and its end once it looks at `run.cancelled`."""
     begun, looked = threading.Event(), threading.Event()
 
     def computes(input: Any, run: RunContext) -> None:
@@ -187,7 +187,7 @@ async def test_ten_megabytes_of_input_go_in_and_metadata_that_holds_itself_is_ke
 
 
 def test_a_sub_task_that_exits_ends_the_event_loop_and_every_run_is_told_to_its_end() -> None:
-    """asyncio passes the `SystemExit` of a task on to whoever runs the loop, past everybody; the manager closes with it."""
+    """asyncio passes a task's `SystemExit` on to whoever runs the loop, past everybody; the manager closes with it."""
     seen = RecordingObserver()
 
     async def exits() -> None:
@@ -339,7 +339,7 @@ async def test_a_close_cancels_those_that_have_longer_to_stop_by_themselves_than
             await asyncio.sleep(1e5)
         finally:
             cancels.append(loop.time())
-            await asyncio.sleep(0.5)  # which a second cancel would break off
+            await asyncio.sleep(0.5)  # a second cancel would break this off
             cancels.append(loop.time())
 
     manager = RunManager(clock=VirtualClock(), stopping=StopPolicy(cancel_after=30.0), shutdown_grace=10.0)

@@ -1,4 +1,4 @@
-"""Runs that are to start later: not before their time, then as if they came in now; cancelled, closed, left behind."""
+"""Runs with a later start: not before their time, then as if they came in now; cancelled, closed, left behind."""
 
 import asyncio
 from datetime import timedelta
@@ -288,7 +288,7 @@ async def test_a_delayed_run_belongs_to_whoever_started_it_and_not_to_whom_it_di
 
 
 class Calls:
-    """An agent of a framework that asks of two calls of a tool, one after the other."""
+    """An agent of a framework that asks about two tool calls, one after the other."""
 
     name = "calls"
     uses_thread_state = True

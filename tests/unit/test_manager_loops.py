@@ -1,4 +1,4 @@
-"""A manager belongs to one event loop: on another one it says so, instead of waiting for what cannot come there."""
+"""A manager belongs to one event loop: on another one it says so, instead of waiting for what cannot arrive there."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ from trackside.harness.errors import ManagerLoopError
 
 
 async def elsewhere(asked: Callable[[], Awaitable[Any]]) -> Any:
-    """What comes of it in an event loop of another thread."""
+    """What this call gives in an event loop of another thread."""
 
     async def ask() -> Any:
         return await asked()

@@ -1,4 +1,4 @@
-"""Places: how many runs execute at once, over all and of one agent, and who is next."""
+"""Places: how many runs execute at once, in total and for one agent, and which run is next."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ from trackside.testing import VirtualClock
 
 
 class Workshop:
-    """Agents that take ten seconds, and a manager that has them; who began in which order, how many at once at most."""
+    """A manager with agents that take ten seconds; notes who began in which order, and how many at once at most."""
 
     def __init__(self, **options: Any) -> None:
         self.began: list[str] = []

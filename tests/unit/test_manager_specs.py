@@ -1,4 +1,4 @@
-"""What makes no run and no manager: each says what is wrong and names the field."""
+"""What makes no run and no manager: each error says what is wrong and names the field."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""What a manager says of itself in numbers."""
+"""What a manager reports about itself in numbers."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""The live output of runs, as those who follow them get it."""
+"""The live output of runs, as their followers get it."""
 
 import asyncio
 from collections.abc import AsyncIterator

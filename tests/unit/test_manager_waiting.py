@@ -1,4 +1,4 @@
-"""A run that waits for what can only come when it has ended is told so, instead of hanging."""
+"""A run that waits for what can only come after its own end is told so, instead of hanging."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -81,7 +81,7 @@ async def test_a_run_hears_that_one_that_waits_for_it_is_before_what_it_waits_fo
         return (await below.result()).output
 
     async def notes(input: Any, run: RunContext) -> str:
-        while len(manager._runs.waits._by_thread) < 2:  # until both wait: a task of theirs may not have begun
+        while len(manager._runs.waits._by_thread) < 2:  # until both wait: one of their tasks may not have begun
             await asyncio.sleep(0)
         behind.append(await manager.start(RunSpec("answers", thread_id="customer")))
         match = f"has to end before run '{behind[0].run_id}', which is waiting for this run through others"
@@ -280,7 +280,7 @@ async def test_a_run_may_wait_for_those_behind_others_whatever_these_wait_for() 
 
     async def supervises(input: Any) -> list[Any]:
         first = await manager.start(RunSpec("asks", thread_id="shared"))
-        await begun.wait()  # and waits for one of its own
+        await begun.wait()  # by then it waits for a run of its own
         second = await manager.start(RunSpec("answers", thread_id="shared"))
         again = await manager.start(RunSpec("answers", thread_id="shared", multitask="enqueue"))
         return [(await run.result()).output for run in (again, second, first)]

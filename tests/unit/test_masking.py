@@ -1,4 +1,4 @@
-"""What is secret is found in texts that others wrote, however they write it."""
+"""Secrets are found in texts that others wrote, however they write them."""
 
 import html
 import json

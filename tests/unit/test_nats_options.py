@@ -1,4 +1,4 @@
-"""What is wrong about how NATS is reached is said before anything is connected, by the name of the setting."""
+"""Mistakes in how to reach NATS are reported before anything is connected, by the setting's name."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rules say which events somebody is notified of, and what can never hold or be filled in is refused at the start."""
+"""Rules say which events to notify somebody of; a rule that can never hold or be filled in is refused at the start."""
 
 import inspect
 import os

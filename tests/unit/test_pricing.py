@@ -1,4 +1,4 @@
-"""What calls of models cost, against figures worked out by hand from the providers' list prices."""
+"""What model calls cost, against figures worked out by hand from the providers' list prices."""
 
 import gzip
 import json
@@ -108,7 +108,7 @@ def test_the_provider_that_was_called_is_the_one_who_bills(provider: str, model:
 @pytest.mark.parametrize(
     ("provider", "model"),
     [
-        ("openai", "mistral-large-latest"),  # as by `ChatOpenAI(base_url="https://api.mistral.ai/v1")`
+        ("openai", "mistral-large-latest"),  # as with `ChatOpenAI(base_url="https://api.mistral.ai/v1")`
         ("openai", "anthropic/claude-sonnet-4-5"),
         ("anthropic", "kimi-k2"),
         ("openai", "gpt-5"),
@@ -153,7 +153,7 @@ def test_a_model_that_is_called_free_costs_nothing() -> None:
 
 def test_reasoning_is_part_of_the_output_and_not_paid_twice() -> None:
     assert cost("openai:gpt-5", 0, 2_000, reasoning=1_500) == cost("openai:gpt-5", 0, 2_000)
-    # One of the few that take another price for it.
+    # One of the few models with a price of its own for reasoning.
     assert cost("perplexity/sonar-deep-research", 0, 2_000, reasoning=1_500) == pytest.approx(0.0005 * 8 + 0.0015 * 3)
 
 

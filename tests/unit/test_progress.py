@@ -1,4 +1,4 @@
-"""Where there is no terminal, what takes long says so now and then, and what is quick says nothing."""
+"""Where there is no terminal, long tasks report now and then, and quick ones report nothing."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What users handle they can import from where they are told to."""
+"""Users can import what they handle from where they are told to."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""Which answer belongs to which question, as far as a run that answers cannot show it."""
+"""Which answer belongs to which question, as far as an answering run cannot show it."""
 
 import pytest
 

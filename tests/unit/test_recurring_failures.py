@@ -1,4 +1,4 @@
-"""An observer that fails on every event: its first failures are said in full, the others by number; all are counted."""
+"""An observer that fails on every event: its first failures are logged in full, the others as a number; all count."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ from trackside.testing import make_event, run_virtual
 
 
 class Failing:
-    """Fails on each event in the way that its payload names."""
+    """Fails on each event in the way that the payload names."""
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         match event.payload["how"]:
@@ -159,7 +159,7 @@ def test_what_one_event_loop_has_left_unsaid_is_said_on_the_next(caplog: pytest.
 
 
 class GoneError(Exception):
-    """Counts those that are there."""
+    """Counts its living instances."""
 
     alive = 0
 

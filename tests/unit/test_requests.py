@@ -1,4 +1,4 @@
-"""The form in which what was asked for survives the process: whoever executes it later is asked for the same."""
+"""The form in which a request survives the process: whoever executes it later gets the same request."""
 
 import hashlib
 import json
@@ -130,6 +130,6 @@ def test_a_list_of_modes_comes_back_as_the_spec_has_it_by_default() -> None:
 def test_a_version_that_knows_more_to_ask_for_recognises_a_request_of_this_one() -> None:
     named = idempotency_of(RunSpec("chat", {"say": "hello"}, thread_id="t", idempotency_key="once"), "chat")
 
-    asked = {"agent": "chat", "input": {"say": "hello"}, "thread_id": "t"}  # whatever else has its default
+    asked = {"agent": "chat", "input": {"say": "hello"}, "thread_id": "t"}  # everything else has its default
     assert named is not None
     assert named.body == hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

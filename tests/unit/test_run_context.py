@@ -30,7 +30,7 @@ def current_id() -> str | None:
 
 
 class Watching:
-    """Notes for each event whether the current run was the event's."""
+    """Records for each event whether the current run was the event's."""
 
     def __init__(self) -> None:
         self.saw: list[tuple[str, str | None]] = []
@@ -47,7 +47,7 @@ class Watching:
 
 
 class WatchingBatches(Watching):
-    """The same for batches; one of several runs belongs to none."""
+    """The same for batches; a batch of several runs belongs to none."""
 
     async def on_events(self, events: list[RunLifecycleEvent]) -> None:
         ids = {event.run_id for event in events}
@@ -127,7 +127,7 @@ async def test_plain_functions_and_generators_see_the_run_and_the_callers_contex
 @both_ways
 @virtual
 async def test_a_run_that_waited_keeps_its_starters_context(way: Way) -> None:
-    """Not that of the run that made room for it."""
+    """It does not get the context of the run that made room for it."""
     seen: dict[str, str] = {}
 
     async def agent(input: Any, run: RunContext) -> None:
@@ -242,7 +242,7 @@ async def capture(spec: RunSpec, **options: Any) -> RunContext:
 
 @virtual
 async def test_the_context_shows_what_was_asked_for() -> None:
-    checkpointer = object()  # whatever the framework of an agent knows as one
+    checkpointer = object()  # whatever an agent's framework accepts as one
     run = await capture(
         RunSpec(
             "agent",

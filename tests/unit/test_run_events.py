@@ -1,4 +1,4 @@
-"""The answer that streams a run: whether its client is still there, and what it gives back when he is not."""
+"""The answer that streams a run: whether its client is still there, and what it gives back when the client is gone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_that_a_client_has_gone_is_noticed_also_while_the_run_says_somethi
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
-        """As servers do, which let go what nobody takes any more."""
+        """Do as servers do, which drop what nobody takes any more."""
 
     answer = asyncio.create_task(following(hub, heartbeat=0.1)({}, receive, send))
     gone.set()

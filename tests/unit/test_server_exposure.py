@@ -1,4 +1,4 @@
-"""A server that asks nobody who he is serves this machine alone."""
+"""A server that asks nobody who they are serves this machine alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server's log says of runs that fail: where it was, and a flood by its number."""
+"""What a server's log says of failed runs: where each failed, and a number for a flood."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_place_is_that_of_ones_own_code() -> None:
 
 
 def test_empty_lines_are_looked_at_once() -> None:
-    """If each was looked at once more for each one before it, this would take longer than a test may."""
+    """If each line were looked at once more for every line before it, this would take longer than a test may."""
     assert place_in("\n" * 400_000 + TRACE) == "ag.py:6"
 
 

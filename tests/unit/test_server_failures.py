@@ -1,4 +1,4 @@
-"""What clients are told of failures that are not theirs: what to do, and nothing of the server's insides."""
+"""What clients are told of failures that are not their fault: what to do, and nothing of the server's insides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "/srv/private/runs.db"
     [
         (StorageError(database=SECRET, why=f"no room in {SECRET}"), 500),
         (DatabaseBusyError(database=SECRET, seconds=5.0), 503),
-        (NoSuchDatabaseError(database=SECRET, name="runs"), 503),  # as while a backup is put in its place
+        (NoSuchDatabaseError(database=SECRET, name="runs"), 503),  # as while somebody restores a backup
         (NoSchemaError(database=SECRET), 503),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the server does with a run that goes on as another attempt, at the moment in which it does."""
+"""What the server does with a run at the moment when it continues as another attempt."""
 
 from __future__ import annotations
 

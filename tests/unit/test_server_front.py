@@ -1,4 +1,4 @@
-"""What stands in front of an app: what it notes of requests, and how it ends those that go on."""
+"""What stands in front of an app: what it records of requests, and how it ends those that go on."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Matched:
 
 
 class Answering:
-    """An app that starts its answer, and goes on with it until it is told to end."""
+    """An app that starts its answer, and continues it until told to end."""
 
     def __init__(
         self, *headers: tuple[bytes, bytes], starts: bool = True, goes_on: bool = True, body: bytes = b"first\r\n\r\n"

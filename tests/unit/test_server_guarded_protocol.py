@@ -1,4 +1,4 @@
-"""How long a connection may take to say what it asks for, by a clock that the test puts forward, and how much beside it."""
+"""How long a connection may take to send its request, by a clock that the test advances, and how much beside it."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Connection(asyncio.Transport):
 
     @override
     def pause_reading(self) -> None:
-        """Nothing comes by itself."""
+        """Nothing to do: no data comes by itself."""
 
     @override
     def resume_reading(self) -> None:
-        """Nothing comes by itself."""
+        """Nothing to do: no data comes by itself."""
 
 
 async def answer_late(scope: Any, receive: Any, send: Any) -> None:
@@ -128,7 +128,7 @@ def test_what_comes_beside_a_body_has_a_bound(beside: bytes) -> None:
 
 
 class Uploads:
-    """A guest that begins to read a body after so long, and says how large it was; or says so at once, and reads nothing."""
+    """A guest that starts reading a body after this long, and reports its size; or reports at once, without reading."""
 
     def __init__(self, *, begins_after: float = 0.0, reads: bool = True) -> None:
         self._begins_after = begins_after

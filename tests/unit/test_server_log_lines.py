@@ -1,4 +1,4 @@
-"""What a server says while it runs: as JSON or for people, in order, and never in the way of who says it."""
+"""What a server logs while it runs: as JSON or for people, in order, and without holding up whoever logs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_reader_that_reads_nothing_holds_up_nobody_and_costs_lines(monkeypatch
             saying.start()
             assert said.wait(30)
             saying.join()
-        os.close(reading)  # which lets go of the thread that writes
+        os.close(reading)  # this releases the thread that writes
 
 
 def test_a_reader_that_has_gone_is_no_trouble() -> None:

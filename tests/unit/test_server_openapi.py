@@ -1,4 +1,4 @@
-"""The OpenAPI document and its page say what the endpoints are, all of them, and nothing else."""
+"""The OpenAPI document and its page describe the endpoints, all of them, and nothing else."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_every_body_has_an_example_that_fits(endpoint: Endpoint) -> None:
 def test_what_is_public_asks_for_no_key_and_the_rest_does() -> None:
     for endpoint in ENDPOINTS:
         said, is_public = operations()[name_of(endpoint)], endpoint.needs is Permission.public
-        is_open = is_public and endpoint.refuses is None  # who is not known is not told either what there is not
+        is_open = is_public and endpoint.refuses is None  # a stranger is not told what does not exist, either
         assert (said.get("security") == []) == is_open, name_of(endpoint)
         assert ({"401", "403"} <= said["responses"].keys()) == (not is_open), name_of(endpoint)
 

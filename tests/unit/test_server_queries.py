@@ -1,4 +1,4 @@
-"""The query of a request as the values that an endpoint takes: lists, in each form in which clients send them."""
+"""The query of a request as the values that an endpoint takes: lists, in each form that clients send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connections to the receivers of runs' webhooks: few are kept, whoever names how many addresses."""
+"""The connections to the receivers of runs' webhooks: the server keeps few, however many addresses clients name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_connections_that_nobody_needs_are_let_go_though_many_end_at_once(
     close = Poster.aclose
 
     async def close_in_turns(poster: Poster) -> None:
-        await asyncio.sleep(0)  # as open connections take to close
+        await asyncio.sleep(0)  # as open connections need to close
         await close(poster)
 
     monkeypatch.setattr(Poster, "aclose", close_in_turns)
@@ -67,7 +67,7 @@ async def test_a_connection_on_which_somebody_is_being_told_is_not_let_go_for_ot
 
 
 async def test_an_address_that_is_not_allowed_any_more_is_the_trouble_of_its_own_run() -> None:
-    receivers = Receivers(None, private=False)  # as after private ones were allowed
+    receivers = Receivers(None, private=False)  # as if private ones had been allowed before
     with pytest.raises(DeliveryError, match="private_webhooks") as refused:
         async with receivers.place_at("http://127.0.0.1:8080/hook", ENDED):
             pass
@@ -102,7 +102,7 @@ async def test_a_server_that_takes_nothing_has_one_place_and_what_waits_for_it_i
 
     for _ in range(7):
         await fail()
-    await fail(retryable=False)  # an answer, if none that takes anything
+    await fail(retryable=False)  # an answer, though one that takes nothing
     for _ in range(7):
         await fail()
     async with receivers.place_at(address(1), ENDED), receivers.place_at(address(1), ENDED):
@@ -143,7 +143,7 @@ async def test_an_address_is_not_given_up_unasked_because_others_of_its_server_f
         await fail(ada)
     async with receivers.place_at(ada, ENDED):
         assert not await is_held_back(ada)
-        await fail(bob)  # he is asked, though it is Ada's turn
+        await fail(bob)  # Bob is asked, though it is Ada's turn
         assert not await is_held_back(bob), "he has failed himself"
         async with receivers.place_at(cleo, ENDED):
             assert not await is_held_back(bob)

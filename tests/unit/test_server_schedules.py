@@ -1,4 +1,4 @@
-"""Times of crons: by the clocks of a place, also when these are changed."""
+"""Times of crons: by the clocks of a place, including when these change."""
 
 from __future__ import annotations
 

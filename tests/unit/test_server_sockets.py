@@ -1,4 +1,4 @@
-"""Sockets of a server: bound here, or handed over by whoever started the process."""
+"""A server's sockets: bound here, or handed over by whoever started the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a run has not started, told from where it stands and from the processes that there are."""
+"""Why a run has not started, judged by its state and by the existing processes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_version_that_no_live_worker_has_is_named_with_those_that_there_are() 
 
 @pytest.mark.parametrize("drained", [False, True])
 def test_who_could_take_it_has_no_place(drained: bool) -> None:
-    """One that could, and stays, is enough."""
+    """One worker that could take it, and stays, is enough."""
     workers = [WORKER, replace(WORKER, worker_id="x", draining=drained)]
     said = explained(READY, "draw", workers)
     assert said.what == "place"

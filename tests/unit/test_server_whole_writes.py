@@ -1,4 +1,4 @@
-"""That the head of an answer goes with what comes after it, and waits for nobody."""
+"""The head of an answer goes out with what follows it, and waits for nobody."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
 
 class Written(asyncio.Transport):
-    """What is written, piece by piece."""
+    """Keeps what is written, piece by piece."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ MUCH = 30_000_000  # bytes: more than a connection's two ends keep
 
 
 class Answering(asyncio.Protocol):
-    """Sends much to whoever connects, and closes."""
+    """Sends a lot to whoever connects, and closes."""
 
     def __init__(self) -> None:
         self.lost = asyncio.Event()
@@ -115,7 +115,7 @@ async def _read_slowly(reader: asyncio.StreamReader, answering: Answering) -> in
     size = 0
     while piece := await reader.read(2_000_000):
         size += len(piece)
-        await asyncio.sleep(0.02)  # as a client on a slow line
+        await asyncio.sleep(0.02)  # as a client on a slow line does
     await answering.lost.wait()
     return size
 

@@ -1,4 +1,4 @@
-"""What a process is given that serves many."""
+"""What a process that serves many clients is given."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ out = libc.fdopen(1, b"w")
 libc.malloc_info(0, out)
 libc.fclose(out)
 """
-"""Has eight threads allocate at once, and says what heaps there are then."""
+"""Makes eight threads allocate at once, and then lists the heaps."""
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="only glibc says what heaps it has")

@@ -1,4 +1,4 @@
-"""Settings: where each value comes from, and one clear line for whatever is wrong."""
+"""Settings: where each value comes from, and one clear line for anything that is wrong."""
 
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def test_a_variable_of_ours_that_is_no_setting_is_none_that_is_nearly_one(tmp_pa
 
 
 def service_links(service: str, address: str = "10.0.0.1", shown: str = "10.0.0.1") -> dict[str, str]:
-    """What Kubernetes puts into each container of a namespace that has a Service of this name, with two ports."""
+    """What Kubernetes puts into each container of a namespace that has a Service with this name and two ports."""
     name = service.upper().replace("-", "_")
     links = {
         f"{name}_SERVICE_HOST": address,

@@ -1,4 +1,4 @@
-"""Who may ask a server, as settings say it."""
+"""Who may ask a server, according to the settings."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_variables_have_lists_with_commas(tmp_path: Path) -> None:
         ("http://app.example.org:443", "http://app.example.org:443"),
         ("https://[FD00:0::5]:8443", "https://[fd00::5]:8443"),
         ("capacitor://localhost", "capacitor://localhost"),
-        ("Chrome-Extension://AbC", "chrome-extension://AbC"),  # no name of a host: it is as it is
+        ("Chrome-Extension://AbC", "chrome-extension://AbC"),  # not the name of a host: it stays as it is
         ("*", "*"),
     ],
 )
@@ -124,7 +124,7 @@ def test_every_rate_that_is_let_in_is_one(tmp_path: Path, rate: str) -> None:
         ("origins", '["https://app.example:99999"]'),
         ("origins", '["https://:443"]'),
         ("origins", '["https://[::x]"]'),
-        ("origins", '["https://bücher.example"]'),  # which browsers call xn--bcher-kva.example
+        ("origins", '["https://bücher.example"]'),  # browsers call it xn--bcher-kva.example
         ("origins", '["https://*.app.example"]'),
         ("origins", "[1]"),
         ("origins", '[""]'),

@@ -1,4 +1,4 @@
-"""Settings of a fleet: engine, pools, worker. What does not fit is one line, and shows no secret."""
+"""Settings of a fleet: engine, pools, worker. A mistake is one line, and shows no secret."""
 
 import importlib.util
 from pathlib import Path
@@ -127,7 +127,7 @@ def test_a_fleet_has_a_database_for_whatever_driver_its_address_was_written(tmp_
 
 
 def test_whoever_names_a_database_that_no_fleet_can_have_is_told_what_has_said_so(tmp_path: Path) -> None:
-    """A variable wins over the file: who has PostgreSQL there would look for the mistake where none is."""
+    """A variable wins over the file: a user with PostgreSQL in the file would look for the mistake where none is."""
     settings = '[database]\nurl = "postgresql://db/runs"\n[engine]\nurl = "postgres"\n'
 
     with pytest.raises(

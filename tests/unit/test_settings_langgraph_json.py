@@ -1,4 +1,4 @@
-"""The settings of an existing LangGraph project, read as they are; what has no effect is said."""
+"""The settings of an existing LangGraph project are read as they are; those without effect are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ type Load = Callable[..., Settings]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Reads a project with this in its langgraph.json."""
+    """Reads a project whose langgraph.json has this content."""
 
     def of(
         document: Any = None, *, environ: dict[str, str] | None = None, toml: str | None = None, **files: str

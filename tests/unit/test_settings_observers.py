@@ -1,4 +1,4 @@
-"""The tables `[[observers]]`: what is read, and one clear line for whatever is wrong."""
+"""The tables `[[observers]]`: what is read, and one clear line for anything that is wrong."""
 
 from pathlib import Path
 

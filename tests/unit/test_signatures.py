@@ -1,4 +1,4 @@
-"""What functions say of themselves where a name in their annotations is there for type checkers alone."""
+"""What functions say of themselves if a name in their annotations exists for type checkers alone."""
 
 import inspect
 import sys
@@ -20,7 +20,7 @@ def make(config: RunnableConfig) -> CompiledStateGraph: ...
 
 
 class Late:
-    """A function as Python 3.14 has it: its annotations raise when they are looked at, unless as text."""
+    """A function as in Python 3.14: its annotations raise when somebody looks at them, unless as text."""
 
     __name__ = "late"
 
@@ -34,7 +34,7 @@ class Late:
 
 @pytest.fixture
 def lately(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`inspect.signature` as Python 3.14 has it, for `Late`."""
+    """`inspect.signature` as in Python 3.14, for `Late`."""
     found = inspect.signature
 
     def signature(

@@ -1,4 +1,4 @@
-"""What a client costs that takes slowly what he is sent, or not at all; that he gets all of it; how a server leaves him."""
+"""What a client costs if it takes its data slowly, or not at all; that it gets all of it; how a server leaves it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def never(*_: Any) -> Any:
 
 
 def talking(parts: int) -> StreamHub:
-    """In which a run has said a lot, and goes on."""
+    """A hub in which a run has said a lot, and goes on."""
     hub = StreamHub()
     now = datetime.now(UTC)
     run = RunRecord(run_id=RUN, thread_id=THREAD, agent="a", status=RunStatus.running, created_at=now)
@@ -65,7 +65,7 @@ def parts_of(hub: StreamHub) -> Any:
 
 
 class Client:
-    """One who takes the head, and what comes behind it only if he is let."""
+    """A client that takes the head, but what follows only when the test lets it."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -89,7 +89,7 @@ async def test_what_slow_clients_have_not_taken_is_kept_once_for_all(answer_of: 
     hub, first = talking(PARTS), Client()
     first.may_take.set()
     tasks = [asyncio.create_task(answer_of(hub)({}, never, first.send))]
-    while b"part %d " % (PARTS - 1) not in b"".join(first.bodies[-1:]):  # then all is made that is shared
+    while b"part %d " % (PARTS - 1) not in b"".join(first.bodies[-1:]):  # by then everything shared is made
         await asyncio.sleep(0)
     clients = [Client() for _ in range(FOLLOWERS)]
     gc.collect()

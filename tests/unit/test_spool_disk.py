@@ -1,4 +1,4 @@
-"""The spool on a disk that fails: nothing is forgotten, what is well is delivered, and the rest when the disk is, too."""
+"""The spool on a failing disk: nothing is forgotten, what is well is delivered, and the rest once the disk is, too."""
 
 import asyncio
 import contextlib
@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def spool_of(folder: Path, whose: str, *runs: Sequence[RunLifecycleEvent]) -> Spool:
-    """A spool in whose folder these wait: in this process's own file, or in that of one that has ended."""
+    """A spool in whose folder these wait: in this process's own file, or in that of a process that has ended."""
     writer = Spool(folder)
     for run in runs:
         await writer.append(run)
@@ -82,7 +82,7 @@ async def spool_of(folder: Path, whose: str, *runs: Sequence[RunLifecycleEvent])
 
 @contextlib.contextmanager
 def no_file_beyond(size: int) -> Iterator[None]:
-    """While this is entered, no file can be made larger."""
+    """Inside this context no file can grow beyond `size`."""
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, kept[1]))

@@ -1,4 +1,4 @@
-"""Where what a database could not take is kept: one folder for each database, and never another's."""
+"""Where events that a database could not take are kept: one folder for each database, and never another's."""
 
 import os
 import subprocess
@@ -144,7 +144,7 @@ def test_a_schema_that_the_environment_chooses_is_another_one(monkeypatch: pytes
 
 
 def test_an_address_that_is_none_has_one_all_the_same() -> None:
-    """Whoever looks around, as the doctor does, says what is wrong with it."""
+    """Code that looks around, as the doctor does, says what is wrong with the address."""
     folder = spool_folder(Settings(database_url="postgresql://db:none/runs", database_spool="/spool"))
 
     assert folder.parent == Path("/spool")
@@ -190,7 +190,7 @@ def test_what_waits_for_a_server_at_another_address_is_told_from_what_a_process_
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_the_command_that_brings_what_waits_leaves_it_to_whose_it_is(tmp_path: Path, is_there: bool) -> None:
-    """Typed by root, under systemd: the server's user has to get at the folder, and at what is in it."""
+    """Root types it, under systemd: the server's user has to be able to use the folder and what is in it."""
 
     def settings(address: str) -> Settings:
         return Settings(database_url=f"postgresql://{address}/runs", database_spool=str(tmp_path / "all of 'them'"))

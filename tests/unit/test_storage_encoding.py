@@ -1,4 +1,4 @@
-"""Times and payloads come back as they were, and every payload is stored in its canonical form: I9, I10."""
+"""Times and payloads come back unchanged, and every payload is stored in its canonical form: I9, I10."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def event_with(payload: object) -> RunLifecycleEvent:
 
 
 def same_json(one: object, other: object) -> bool:
-    """Equal also where Python is lax: True is not 1, and 1 is not 1.0."""
+    """Equal even where Python is lax: True is not 1, and 1 is not 1.0."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 

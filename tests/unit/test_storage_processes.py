@@ -1,4 +1,4 @@
-"""Whether another process lives is known also of one that `/proc` hides, and of one whose name is no text."""
+"""Whether another process lives is known even if `/proc` hides it, or if its name is no text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(processes_module.is_gone(f"{processes_module._place()}/{sys.argv[2]}/12345
 
 
 def says_that_it_is_gone(empty: Path, pid: int) -> bool:
-    """What a user who is nobody finds out where `/proc` has nothing."""
+    """What the user `nobody` finds out where `/proc` shows nothing."""
     found = subprocess.run(
         [sys.executable, "-c", LOOKS, empty, str(pid)], capture_output=True, text=True, check=True, timeout=60
     )

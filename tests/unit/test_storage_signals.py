@@ -1,4 +1,4 @@
-"""Hints of commits elsewhere: none is lost to somebody who listens again, and nobody looks while nobody listens."""
+"""Hints of commits elsewhere: whoever listens again misses none, and nobody looks while nobody listens."""
 
 import asyncio
 import threading
@@ -66,7 +66,7 @@ async def test_whoever_listens_hears_of_each_change_and_of_nothing_else(signals:
     signals.listen(ear)
     await looks(signals, 3)
     told = ear.told
-    assert told >= 1  # what was committed before is to be read after it has begun to listen
+    assert told >= 1  # what was committed before has to be read after the listening begins
 
     await looks(signals, 5)
     assert ear.told == told
@@ -124,7 +124,7 @@ async def test_what_cannot_be_looked_at_may_have_changed(signals: PolledSignals,
     mark.failure = OSError("gone")
     await ear.hear()
     await ear.hear()
-    assert mark.closed >= 1  # the next look is made anew
+    assert mark.closed >= 1  # the next look starts afresh
 
     mark.failure = None
     await ear.hear()

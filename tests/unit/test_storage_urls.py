@@ -1,4 +1,4 @@
-"""Which addresses and options a store can be opened with, decided without touching the disk."""
+"""Which addresses and options can open a store, decided without touching the disk."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The live output of runs: encoded once, bounded, and the same for every reader wherever he begins."""
+"""The live output of runs: encoded once, bounded, and the same for every reader, wherever it begins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def record(run_id: str = RUN, thread_id: str = "thread-1", **more: Any) -> RunRe
 
 
 def read_all(reader: Reader) -> list[int | tuple[int, int]]:
-    """The numbers of all that is there, gaps as pairs."""
+    """The numbers of everything there, with gaps as pairs."""
     seen: list[int | tuple[int, int]] = []
     while True:
         if (gap := reader.gap()) is not None:
@@ -161,7 +161,7 @@ def nested(levels: int) -> Any:
     return [nested(levels - 1)] if levels else "core"
 
 
-# Some of this an encoder would take as it is, or in a form of its own.
+# An encoder would take some of these as they are, or in a form of its own.
 ODD: Mapping[str, Any] = {
     "when": datetime(2026, 1, 2, tzinfo=UTC),
     "what": {1},
@@ -250,7 +250,7 @@ async def test_waiting_ends_with_more_with_the_end_and_when_it_is_nudged_or_rous
     await asyncio.sleep(0)
     other.rouse()
     assert not await waiting
-    assert not await other.wait()  # it stays roused
+    assert not await other.wait()  # the reader stays roused
 
 
 async def test_who_stops_waiting_leaves_nothing_behind() -> None:
@@ -271,7 +271,7 @@ async def test_all_streams_end_when_the_process_is_about_to() -> None:
     hub.end_all()
     assert read_all(reader) == [1]
     assert reader.standing == EndedStream(None, closing=True)
-    assert hub.read("later").is_over  # also of those that begin meanwhile
+    assert hub.read("later").is_over  # including streams that begin meanwhile
     hub.close(RUN, end={"status": "success"})
     assert reader.standing.end == {"status": "success"}
 
@@ -301,7 +301,7 @@ def test_memory_is_flat_over_runs_and_parts() -> None:
 
 
 class Model:
-    """A hub, and readers that say whether what they got can be right."""
+    """A hub, and readers that check whether what they got can be right."""
 
     def __init__(self, parts: int, part_bytes: int) -> None:
         self.hub = StreamHub(HubLimits(parts=parts, part_bytes=part_bytes))

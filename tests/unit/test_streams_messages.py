@@ -1,4 +1,4 @@
-"""Messages that come in pieces, as mode `messages` says them: all that was said so far, with each piece."""
+"""Messages that come in pieces, as mode `messages` presents them: everything said so far, with each piece."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trackside.app.streams._messages import MessageSteps
 from trackside.app.streams._partial_json import whole_json
 
 TOO_DEEP = 60_000
-"""More levels than are read on any Python with the stack that a thread has."""
+"""More levels than any Python can read with a thread's stack."""
 
 
 def steps(*pieces: Any) -> list[tuple[str, Any]]:
@@ -150,7 +150,7 @@ def test_a_message_that_comes_alone_is_a_part_of_both_modes() -> None:
 
 @dataclass
 class FrameworkMessage:
-    """As LangChain has it: not a mapping."""
+    """A message as LangChain has it: not a mapping."""
 
     content: str
     type: str = "ai"
@@ -227,7 +227,7 @@ def test_every_beginning_of_an_object_is_an_object_with_no_other_names(value: di
 
 
 def sign_by_sign(text: str) -> Any:
-    """What `whole_json` gives, found out in the plainest way."""
+    """What `whole_json` returns, found in the plainest way."""
     open_ones: list[str] = []
     in_string = escaped = False
     last_whole = ""
@@ -304,7 +304,7 @@ def test_arguments_that_are_no_text_are_shown_as_they_are() -> None:
 
 
 class Unequal:
-    """Cannot be compared with anything, as arrays of numbers."""
+    """Cannot be compared with anything, like arrays of numbers."""
 
     def __eq__(self, other: object) -> bool:
         raise ValueError("neither true nor false")

@@ -1,4 +1,4 @@
-"""What is said on a thread, over all its runs: in order, bounded, and resumable."""
+"""What is said on a thread across all its runs: in order, bounded, and resumable."""
 
 from __future__ import annotations
 

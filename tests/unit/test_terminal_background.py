@@ -1,4 +1,4 @@
-"""What terminals answer when they are asked for the colour of their background."""
+"""What terminals answer when asked for the colour of their background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trackside.app.cli.top.background import brightness_of
     ("answer", "is_light"),
     [
         (b"\x1b]11;rgb:ffff/ffff/ffff\x1b\\\x1b[?62;22c", True),  # xterm
-        (b"\x1b]11;rgb:fd/f6/e3\x07\x1b[?6c", True),  # shorter numbers, and another end
+        (b"\x1b]11;rgb:fd/f6/e3\x07\x1b[?6c", True),  # shorter numbers, and another terminator
         (b"\x1b]11;rgb:1e1e/1e1e/2e2e\x1b\\\x1b[?62c", False),
         (b"\x1b]11;rgb:0000/2b2b/3636\x1b\\", False),
         (b"\x1b[?1;2c", False),  # it does not say
@@ -29,7 +29,7 @@ def test_what_is_light(answer: bytes, is_light: bool) -> None:
 
 
 def test_a_terminal_is_asked_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_PATIENCE", 60.0)  # what answers is not waited for longer than that
+    monkeypatch.setattr(background, "_PATIENCE", 60.0)  # the longest wait for an answer
     outside, inside = pty.openpty()
 
     def answer() -> None:

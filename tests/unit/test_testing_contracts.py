@@ -54,7 +54,7 @@ FIXTURES = {
 
 @pytest.fixture(autouse=True)
 def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading those of all packages that are installed here would take most of the time."""
+    """Loading the plugins of all packages installed here would take most of the time."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 

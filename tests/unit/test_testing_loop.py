@@ -1,4 +1,4 @@
-"""`VirtualTimeLoop`: time that costs nothing, orders that come back with their seed, no test that hangs."""
+"""`VirtualTimeLoop`: time that costs nothing, orders that a seed reproduces, no test that hangs."""
 
 import asyncio
 import itertools
@@ -14,7 +14,7 @@ from trackside.testing.loop import EPOCH
 
 
 async def order_of(count: int, turns: int = 3) -> list[int]:
-    """The order in which tasks that are all ready have their turns."""
+    """The order in which tasks that are all ready get their turns."""
     order: list[int] = []
 
     async def step(number: int) -> None:

@@ -1,4 +1,4 @@
-"""`assert_run_order` accepts what the contract allows and sees each thing that it forbids."""
+"""`assert_run_order` accepts what the contract allows, and catches each thing that it forbids."""
 
 import random
 from dataclasses import replace
@@ -176,7 +176,7 @@ def follows_the_tables(events: list[RunLifecycleEvent]) -> bool:
 
 
 def test_checker_and_tables_agree_on_random_runs_wherever_both_have_a_say() -> None:
-    # The checker also knows threads and complete runs; the tables also take in the log of other people's harnesses, in
+    # The checker also knows threads and complete runs; the tables also take the logs of other people's harnesses, in
     # which a run may end as completed without a start.
     draw = random.Random(7)
     right = 0

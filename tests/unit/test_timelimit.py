@@ -374,7 +374,7 @@ async def test_task_left_behind_is_held_until_it_ends() -> None:
 
 
 class RefusedError(Exception):
-    """Unlike those that are built in, it can be referred to weakly."""
+    """Unlike the built-in ones, it can be referred to weakly."""
 
 
 @virtual

@@ -1,4 +1,4 @@
-"""What clients tell a checker is on the disk before they go on, and read back it is the same."""
+"""What clients tell a checker is on disk before they go on, and reads back the same."""
 
 from __future__ import annotations
 

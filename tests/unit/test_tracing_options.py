@@ -1,4 +1,4 @@
-"""What an observer of traces is built from, and what its spans call things."""
+"""What a tracing observer is built from, and the names in its spans."""
 
 import importlib
 from typing import Any

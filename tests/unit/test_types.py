@@ -123,7 +123,7 @@ def test_run_result_has_the_contracts_fields_in_order_and_defaults() -> None:
         ("error", None),
         ("completion_data", {}),
         ("title", None),
-        ("output", None),  # ours, by keyword only
+        ("output", None),  # ours, keyword only
     ]
     assert [field.name for field in fields(RunResult) if field.kw_only] == ["output"]
 
@@ -141,7 +141,7 @@ def test_binding_is_frozen_and_optional_by_default() -> None:
     assert shape(ObserverBinding) == [
         ("observer", ...),
         ("required", False),
-        ("name", None),  # ours, by keyword only
+        ("name", None),  # ours, keyword only
     ]
     assert [field.name for field in fields(ObserverBinding) if field.kw_only] == ["name"]
     binding = ObserverBinding(NullObserver())

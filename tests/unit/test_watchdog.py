@@ -1,4 +1,4 @@
-"""The watchdog: who blocks the event loop is named once, with the place, and nobody is woken for nothing."""
+"""The watchdog: it names once, with the place, what blocks the event loop, and wakes nobody for nothing."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ LOG = "trackside.watchdog"
 
 
 class Told(logging.Handler):
-    """What the watchdog has said; whoever waits for the nth line waits until it is said."""
+    """What the watchdog has said; a test that waits for the nth line waits until it is said."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class Told(logging.Handler):
 
 @pytest.fixture
 def told(blockbuster: BlockBuster) -> Iterator[Told]:
-    blockbuster.deactivate()  # to block the loop is the point
-    for thread in threads():  # of a test before this one: what it has to say yet is not for here
+    blockbuster.deactivate()  # blocking the loop is the point
+    for thread in threads():  # of an earlier test: what it still has to say does not belong here
         thread.join(10.0)
     handler, logger = Told(), logging.getLogger(LOG)
     logger.addHandler(handler)
@@ -188,7 +188,7 @@ async def test_a_threshold_that_is_no_time_is_refused_by_name(seconds: Any) -> N
 
 
 class Loop:
-    """An event loop as the watchdog's thread sees it, which turns when the test says so."""
+    """An event loop as the watchdog's thread sees it; it turns when the test says so."""
 
     def __init__(self) -> None:
         self.asked: list[Callable[[], object]] = []
@@ -208,7 +208,7 @@ async def test_an_idle_manager_wakes_nobody() -> None:
     watchdog.leave()
     while not watchdog._asleep:
         await asyncio.sleep(0)
-    watchdog._loop = None  # it would fail if it looked
+    watchdog._loop = None  # the thread would fail if it looked
     for _ in range(100):
         await asyncio.sleep(0)
     assert mine.is_alive()
@@ -236,7 +236,7 @@ async def test_a_forked_process_does_not_wait_for_the_thread_that_it_does_not_ha
     watchdog = LoopWatchdog(10.0)
     watchdog.enter()
     held = watchdog._work._cond  # type: ignore[attr-defined]
-    with held:  # as the thread may at the moment of the fork
+    with held:  # as the thread may hold it at the moment of the fork
         if (child := os.fork()) == 0:
             try:
                 watchdog._asleep = True

@@ -1,4 +1,4 @@
-"""What a webhook cannot be built from is said before anything is sent, without the secrets in it."""
+"""What a webhook cannot be built from is reported before anything is sent, without the secrets in it."""
 
 import base64
 import os

@@ -1,4 +1,4 @@
-"""Events are weighed once, however many ask, and never for one another."""
+"""Events are weighed once, however many ask, and one's weight is never taken for another's."""
 
 import gc
 import weakref
@@ -10,7 +10,7 @@ from trackside.testing import make_event
 
 
 class Counting(dict[str, Any]):
-    """A payload that counts how often it is looked at."""
+    """A payload that counts how often somebody looks at it."""
 
     looks = 0
 

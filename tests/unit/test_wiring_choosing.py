@@ -1,4 +1,4 @@
-"""A live observer gets the events that it wants, as it takes them."""
+"""A live observer gets the events that it wants, in the form in which it takes them."""
 
 import asyncio
 from collections.abc import Sequence

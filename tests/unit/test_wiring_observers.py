@@ -1,4 +1,4 @@
-"""Observers are made of what the settings say, or refused in one line that names the table and the key."""
+"""Observers are built from the settings, or refused in one line that names the table and the key."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Each of our own observers is made by its name in the settings, or says which extra brings what it needs."""
+"""Each of our own observers is built when the settings name it, or says which extra provides what it needs."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What the settings say of runs holds for those of an app."""
+"""What the settings say of runs applies to an app's runs."""
 
 import asyncio
 import logging

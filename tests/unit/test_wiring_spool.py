@@ -50,7 +50,7 @@ async def test_what_is_refused_keeps_nobody_from_starting(
     settings: Settings, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = Spool(folder)
-    await left.append(make_run("gone")[3:])  # its database was removed meanwhile
+    await left.append(make_run("gone")[3:])  # somebody removed its database meanwhile
     await left.aclose()
 
     async with open_app(settings, {"echo": echo}) as app:

@@ -1,4 +1,4 @@
-"""How a run ends when those fail whom its worker asks about the end: the coordinator, and the agent."""
+"""How a run ends when those that its worker asks about the end fail: the coordinator, and the agent."""
 
 import asyncio
 from collections.abc import Mapping
@@ -133,7 +133,7 @@ async def test_an_observer_that_takes_parts_out_of_events_keeps_neither_result_n
 
 
 class EndsHeard(MemoryStream):
-    """A stream that keeps what ends say, and then fails with this."""
+    """A stream that keeps what ends say, and then fails with `fails_with`."""
 
     def __init__(self, fails_with: BaseException | None = None) -> None:
         super().__init__()
@@ -243,13 +243,13 @@ def test_a_ctrl_c_that_hits_whoever_is_asked_about_an_end_comes_after_the_end(wa
 
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(story())
-    started[0].waits.cancelled() or started[0].waits.exception()  # which nobody else retrieves
+    started[0].waits.cancelled() or started[0].waits.exception()  # nobody else retrieves it
     assert told(seen.events)[2] == f"run_cancelled {way.cancel_mode}"
     assert_run_order(seen.events)
 
 
 class Unfinished(Slow):
-    """An `Agent` whose work comes to nothing, and that says what is complete of it, or fails to."""
+    """An `Agent` whose work comes to nothing, and which says what is complete of it, or fails to."""
 
     uses_thread_state = True
 

@@ -1,4 +1,4 @@
-"""What a worker answers at its health port, to whom it belongs to know and to everybody else."""
+"""What a worker answers at its health port, both to those who may know and to everybody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many runs a worker executes at once, of what settings, flags and the machine say."""
+"""How many runs a worker executes at once, according to settings, flags and the machine."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""When agents are told to stop, and from when on one that does not is stuck."""
+"""When agents are told to stop, and from when on an agent that does not stop is stuck."""
 
 import asyncio
 import contextlib
@@ -147,7 +147,7 @@ async def test_a_deadline_that_passes_after_a_message_was_refused_does_not_cance
 
 
 class SlowToRemember(MemoryThreadStates):
-    """Thread states that save, or load, when they are let go on."""
+    """Thread states that save, or load, only when the test lets them go on."""
 
     immediate = False
 
@@ -288,7 +288,7 @@ async def test_an_agent_whose_observer_fails_is_stopped_though_a_thread_uses_its
                     target=runs_seen[0].record_usage, args=("m",), kwargs={"input_tokens": 0, "output_tokens": 10}
                 )
                 use.start()
-                use.join()  # and the event loop hears of it later
+                use.join()  # the event loop hears of it later
                 raise OSError("disk full")
             await super().on_event(event)
 

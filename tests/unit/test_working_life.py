@@ -1,4 +1,4 @@
-"""A worker that ends though nobody waits for that: its service manager must not either, which would kill it in the end."""
+"""A worker that ends though nobody waits for that: its service manager must not either, or would kill it in the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackside.app.cli.serving.worker_life import WorkerLife
 
 
 async def retire() -> None:
-    """There is nothing that others would do."""
+    """There is nothing for others to do."""
 
 
 @pytest.mark.parametrize("is_limited", [True, False])
