@@ -1,4 +1,4 @@
-"""The order of events in a run that is cancelled: before it starts, while it runs, while it is being announced."""
+"""The order of events in a run that is cancelled: before it starts, while it runs, or while it is being announced."""
 
 import asyncio
 import contextlib
@@ -302,7 +302,7 @@ async def test_cancel_while_the_run_waits_for_its_thread(way: Way) -> None:
 
 
 def tear_down(loop: VirtualTimeLoop) -> None:
-    """End a loop as `asyncio.run` does after its main task: cancel whatever is there, once, and wait for it."""
+    """End a loop as `asyncio.run` does after its main task: cancel every task once, and wait for it."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
@@ -348,7 +348,7 @@ def test_every_started_run_ends_when_its_loop_is_torn_down(way: Way, turns: int,
     kept = loop.run_until_complete(story())
     tear_down(loop)
     assert kept
-    taken = {event.event_id: event for event in seen.events}.values()  # a dispatch may be repeated under a closing loop
+    taken = {event.event_id: event for event in seen.events}.values()  # a closing loop may repeat a dispatch
     assert_run_order(taken)
     run_ids = {"plain", "tidy", "chatty", "clumsy", "shared-0", "shared-1", "shared-2"}
     assert {e.run_id for e in taken} == run_ids
@@ -382,7 +382,7 @@ def test_a_loop_that_is_torn_down_during_a_dispatch_repeats_it(way: Way, during:
 
 
 class AwayAtTheStart(RecordingBatchObserver):
-    """A store that is away when a run starts, and takes its time when the run ends: until it is `opened`."""
+    """A store that is away when a run starts, and that blocks at the run's end until it is `opened`."""
 
     def __init__(self) -> None:
         super().__init__(Misbehaviour(how=OSError("away"), on=LifecycleEventType.RUN_STARTED, times=1))
@@ -416,7 +416,7 @@ def test_a_loop_that_is_torn_down_during_a_dispatch_repeats_also_what_was_refuse
 
 
 class AwayAtTheEnd(RecordingObserver):
-    """A store that refuses an event once, takes its time when it is offered again, and keeps what it never takes."""
+    """A store that refuses an event once, takes its time when offered it again, and keeps what it never takes."""
 
     def __init__(self, refused: LifecycleEventType) -> None:
         super().__init__(Misbehaviour(how=OSError("away"), on=refused))
@@ -439,7 +439,7 @@ class AwayAtTheEnd(RecordingObserver):
 
 
 class AwayAtTheEndInBatches(AwayAtTheEnd):
-    """The same of one that takes batches."""
+    """The same store, taking batches."""
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         for event in events:

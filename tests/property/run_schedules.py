@@ -1,7 +1,7 @@
-"""A world of runs for generated schedules: a manager, its runs, everybody who watches.
+"""A world of runs for generated schedules: a manager, its runs, and everybody who watches.
 
-Everything happens on one `VirtualTimeLoop`, so a schedule is a seed and a list of steps. Whatever is wrong is noted in
-`World.wrong` at the moment at which it happens.
+Everything happens on one `VirtualTimeLoop`, so a schedule is a seed and a list of steps. Each mistake is noted in
+`World.wrong` at the moment it happens.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ WAIT = 0.25
 STUCK_AFTER = 4.0
 SHUTDOWN_GRACE = 30.0
 LEAST_PATIENCE = 1.0
-"""Seconds that a manager which is being closed leaves to agents and observers in any case."""
+"""Seconds that a closing manager leaves to agents and observers in any case."""
 
 TELLING = 120.0
-"""Seconds that a manager which is being closed waits for required observers that are told of ends (I14)."""
+"""Seconds that a closing manager waits for required observers that are being told of ends (I14)."""
 
 LIMITS = {"spends": AgentLimits(max_tokens=MOST_TOKENS), "slow to stop": AgentLimits(max_running=1)}
 
 PATIENCE = 2_000.0
-"""Seconds after which what still waits is taken to wait for ever; far more than all limits and agents need."""
+"""Seconds after which anything still waiting counts as waiting for ever; far more than all limits and agents need."""
 
 
 class World:
-    """A manager, its runs, everybody who watches; and runs of `run_agent` beside them."""
+    """A manager, its runs and everybody who watches; and runs of `run_agent` beside them."""
 
     def __init__(
         self,
@@ -91,10 +91,10 @@ class World:
         self.loop.set_exception_handler(partial(_note_unseen, self.wrong))
         self.cancel_after = cancel_after
         self.stoppable: set[str] = set()
-        """Runs that somebody asked to stop, in whatever way: no other may be cancelled (I16)."""
+        """Runs that somebody asked to stop, in whatever way: no other run may be cancelled (I16)."""
         self.closed = False
         self.closed_by = math.inf
-        """When a manager that is being closed has to be, whoever does what."""
+        """When a closing manager has to be closed, whatever anybody does."""
         self.interrupted = False
         """Whether somebody has pressed Ctrl-C."""
         self.callers: list[asyncio.Task[Any]] = []
@@ -152,7 +152,7 @@ class World:
         return [run.run_id for run in self.manager._runs.all()]
 
     def run(self, step: Any) -> Any:
-        """Let the loop run until this has happened; it goes on when somebody has pressed Ctrl-C."""
+        """Run the loop until this has happened; it goes on after somebody has pressed Ctrl-C."""
         done = asyncio.ensure_future(step, loop=self.loop)
         while not done.done():
             try:
@@ -160,7 +160,7 @@ class World:
             except KeyboardInterrupt:
                 if not self.interrupted:
                     raise
-            except RuntimeError:  # Ctrl-C may leave behind that the loop shall stop
+            except RuntimeError:  # Ctrl-C may leave a pending request for the loop to stop
                 if done.done() or not self.interrupted:
                     raise
         return done.result()
@@ -170,12 +170,12 @@ class World:
         self.run(asyncio.sleep(seconds))
 
     def turn(self, times: int) -> None:
-        """Let the loop take so many turns; no time passes."""
+        """Let the loop take this many turns; no time passes."""
         for _ in range(times):
             self._run_until(self.loop.call_soon)
 
     def step(self, times: int) -> None:
-        """Let so many turns happen that do something, each at its time."""
+        """Let this many turns that do something happen, each at its time."""
         for _ in range(times):
             timers = [timer.when() for timer in self.loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
             if timers and not self.loop._ready:
@@ -198,7 +198,7 @@ class World:
         observer = CompositeObserver(
             [ObserverBinding(self.embedded_witness, required=True), self.moody[2], self.moody[3]]
         )
-        # What a thread of `run_agent` needs to go on outlives its event loop, so no other world may know the thread.
+        # What a `run_agent` thread needs to go on outlives its event loop, so no other world may know the thread.
         thread_id = thread_id and f"{thread_id} of {self.id}"
         given = self._given(temper, asked)
         call = partial(run_agent, self.agents[temper], **given, thread_id=thread_id, observer=observer, **asked)
@@ -237,13 +237,13 @@ class World:
             self.wrong.append(f"whoever cancels is to wait, if anything, and got {exc!r}")
 
     def cancel_caller(self, index: int, *names: str) -> None:
-        """Whoever starts, awaits, cancels or closes is cancelled."""
+        """Somebody who starts, awaits, cancels or closes is cancelled."""
         waiting = [task for task in self.callers if not task.done() and (not names or task.get_name() in names)]
         if waiting:
             waiting[index % len(waiting)].cancel()
 
     def cancel_run_task(self, index: int) -> None:
-        """Somebody reaches past the manager for the task of a run."""
+        """Somebody reaches past the manager for a run's task."""
         tasks = [(run.run_id, run.task) for run in self.manager._runs.all() if run.task]
         if tasks:
             run_id, task = tasks[index % len(tasks)]
@@ -261,7 +261,7 @@ class World:
             self.manager.observers.add(self.guest, required=required)
 
     def flush(self, timeout: float) -> None:
-        """Somebody flushes the observers: in time, with a report of what is done and what is not (I23)."""
+        """Somebody flushes the observers: that ends in time, and reports what is done and what is not (I23)."""
         began = self.loop.time()
         for report in self.run(self.manager.observers.flush(timeout)):
             self.check(report.complete == (report.pending == 0), f"I23: {report}")
@@ -270,7 +270,7 @@ class World:
         )
 
     def close(self, grace: float) -> asyncio.Task[Any]:
-        """Somebody closes the manager; again, it is to be quicker, if the grace is shorter."""
+        """Somebody closes the manager; closing it again has to be quicker, if the grace is shorter."""
         patience = max(grace, LEAST_PATIENCE) if self.closed else SHUTDOWN_GRACE
         now = self.loop.time()
         self.closed_by = max(now, min(self.closed_by, now + grace + 2 * patience + 1))
@@ -278,7 +278,7 @@ class World:
         return self._call(partial(self.manager.aclose, grace=grace), "closes")
 
     def settle_down(self) -> None:
-        """Everybody is in a good mood again; every run is stopped that does not end by itself; then all is quiet."""
+        """Everybody is in a good mood again; every run that does not end by itself is stopped; then all is quiet."""
         self.release.set()
         self.store.away = False
         for observer in self.moody:
@@ -319,12 +319,12 @@ class World:
             self.wrong.append("I23: a closed buffer takes an event")
 
     def end(self) -> None:
-        """Close the loop; nothing of ours may be left on it."""
+        """Close the loop; none of our tasks may be left on it."""
         self.run(asyncio.sleep(100))
         left = sorted(task.get_name() for task in asyncio.all_tasks(self.loop))
         self.loop.close()
         assert not left, f"tasks are left: {left}"
-        self.__dict__.clear()  # thousands of worlds follow; `all_tasks` looks through what is still there of them
+        self.__dict__.clear()  # thousands of worlds follow; `all_tasks` looks through whatever remains of them
 
     def _call(self, work: Callable[[], Awaitable[object]], name: str) -> asyncio.Task[Any]:
         caller = self.loop.create_task(self._caller(work), name=name)
@@ -363,7 +363,7 @@ class World:
 
     @contextlib.contextmanager
     def at_work(self, run: RunContext, temper: str) -> Iterator[Working]:
-        """An agent is at work in here, and sees its own run."""
+        """An agent is at work inside this context, and sees its own run."""
         task = asyncio.current_task()
         assert task is not None
         working = Working(run, temper, run.run_id in self.witness.runs, task)
@@ -397,7 +397,7 @@ class World:
         if not known or run.run_id in self.others.ended:
             return
         thread = self._of(run)
-        thread.agents -= self.others.ended  # which may take their time to notice
+        thread.agents -= self.others.ended  # those may take their time to notice
         self.check(not thread.agents, f"two agents on thread {run.thread_id}: {thread.agents}, {run.run_id}")
         self.check(thread.status == "busy", f"an agent runs on a thread that is {thread.status}")
         told = not working.managed or all(run.run_id in m.started for m in self.required)
@@ -418,11 +418,11 @@ class World:
             self.wrong.append(otherwise)
 
     def check_hidden(self, said: Any, where: str) -> None:
-        """What is redacted is nowhere."""
+        """What was redacted appears nowhere."""
         self.check(SECRET not in repr(said), f"{where} shows what nobody may see: {said}")
 
     def check_end(self, event: RunLifecycleEvent) -> None:
-        """What a run has used is told, however it ends, and more than it may use is no success."""
+        """However a run ends, it reports what it used; a run that used more than it may is no success."""
         if event.run_id in self.others.ended:
             return
         worked, says = self.worked.get(event.run_id), event.payload
@@ -435,7 +435,7 @@ class World:
         self.check(not over or event.event_type != "run_completed", f"{tokens} tokens were too many: {says}")
 
     def check_step(self) -> None:
-        """What holds after every step."""
+        """What has to hold after every step."""
         for _, observer in self.manager.observers._wrapped.values():
             if isinstance(observer, BufferedObserver):
                 stats = observer.stats()
@@ -463,7 +463,7 @@ class World:
         )
 
     def _check_stuck(self, working: Working) -> None:
-        """A run is reported as stuck when its agent goes on though it was cancelled so long ago, and not before."""
+        """A run is reported as stuck once its agent has gone on for that long after a cancel, and not before."""
         known = self.others.coordinator._runs[working.run.run_id]
         due = working.cancels[0] + STUCK_AFTER if working.cancels else None
         if known.stuck_since is not None:
@@ -476,9 +476,9 @@ class World:
             self.check(not late, f"not reported as stuck at {self.loop.time()}, although it is since {due}")
 
     def check_quiet(self) -> None:
-        """What holds when nothing is going on any more."""
+        """What has to hold when nothing is going on any more."""
         inner = self.others.coordinator
-        leaves = self.closed and inner.durable  # to others what has not begun
+        leaves = self.closed and inner.durable  # leaves to others what has not begun
         left = inner._threads if leaves else {}
         for witness in (self.witness, self.embedded_witness):
             assert_run_order(witness.taken)
@@ -504,6 +504,6 @@ class World:
 
 
 def _note_unseen(wrong: list[str], loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    """Nobody's failure may be lost, but of Ctrl-C, which went through the loop, and of a cancel whose caller is gone."""
+    """No failure may be lost, but Ctrl-C's, which went through the loop, and that of a cancel whose caller is gone."""
     if not isinstance(context.get("exception"), KeyboardInterrupt | UnknownRunError):
         wrong.append(f"{context['message']}: {context}")

@@ -1,6 +1,6 @@
-"""`BufferedObserver`: nobody waits for it, nothing is lost uncounted, whatever the observer behind it does.
+"""`BufferedObserver`: nobody waits for it, and nothing is lost uncounted, whatever the observer behind it does.
 
-Times are virtual: an hour costs nothing, and a loop on which nothing can happen any more raises.
+Times are virtual: an hour costs nothing, and the loop raises when nothing can happen any more.
 """
 
 import asyncio
@@ -381,7 +381,7 @@ current: ContextVar[str | None] = ContextVar("current", default=None)
 
 
 class ContextReader(RecordingObserver):
-    """Notes the value of the context variable in each call."""
+    """Records the value of the context variable in each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -972,7 +972,7 @@ async def test_close_drops_and_counts_what_it_has_no_time_for(caplog: pytest.Log
     report = await buffer.aclose(5)
 
     assert asyncio.get_running_loop().time() == 5
-    # The second was cut off in the middle: nobody knows, so it has failed. The others were never given.
+    # The second was cut off midway, so nobody knows, and it counts as failed. The others were never given.
     assert report == FlushReport(complete=True, delivered=1, failed=1, dropped={"closed": 2}, pending=0)
     assert f"misses 2 events (closed), the first {three.event_id}, the last {four.event_id}" in caplog.text
     assert (observer.events, observer.offered) == ([one], [one, two])
@@ -1335,7 +1335,7 @@ def test_consumer_of_a_loop_that_was_closed_under_it_does_not_disturb_the_next_o
         taken.append(event)
 
     buffer = BufferedObserver(takes)
-    loop.set_exception_handler(lambda loop, context: None)  # that a pending task was destroyed is meant
+    loop.set_exception_handler(lambda loop, context: None)  # the test means to destroy a pending task
     loop.run_until_complete(buffer.on_event(make_event()))
     loop.run_until_complete(turns())
     left = [buffer._consumer]
@@ -1347,7 +1347,7 @@ def test_consumer_of_a_loop_that_was_closed_under_it_does_not_disturb_the_next_o
         if next_one == "idle":
             await turns()
         left.clear()
-        gc.collect()  # ends the old one
+        gc.collect()  # destroys the old one
         assert ended() is None
         assert_adds_up(buffer.stats())
         await buffer.on_event(make_event())

@@ -1,4 +1,4 @@
-"""`BufferedObserver` with a log: what it has no room for waits there, and is read again at its turn.
+"""`BufferedObserver` with a log: events that it has no room for wait there, and it rereads them in their turn.
 
 Times are virtual.
 """
@@ -30,7 +30,7 @@ def of_run(run_id: str, count: int, *, first: int = 1, **fields: Any) -> list[Ru
 
 
 def in_turns(*runs: Sequence[RunLifecycleEvent]) -> list[RunLifecycleEvent]:
-    """The events of several runs of the same length, the first of each, then the second of each …"""
+    """The events of several runs of equal length: the first of each, then the second of each …"""
     return [event for row in zip(*runs, strict=True) for event in row]
 
 
@@ -51,7 +51,7 @@ async def turns(count: int = 20) -> None:
 
 
 class Stage:
-    """A buffer of two events, the log behind it, and what they are given."""
+    """A buffer of two events, the log behind it, and what each is given."""
 
     def __init__(self, observer: Any = None, **options: Any) -> None:
         self.log = RecordedLog()
@@ -60,7 +60,7 @@ class Stage:
         self.buffer = BufferedObserver(self.observer, **options)
 
     async def announce(self, *events: RunLifecycleEvent) -> None:
-        """Write the events, then offer them, as a manager does. Nobody waits for anything."""
+        """Write the events, then offer them, as a manager does, without waiting for anything."""
         self.log.write(events)
         for event in events:
             with pytest.raises(StopIteration):
@@ -699,9 +699,9 @@ async def test_a_slow_observer_with_a_log_is_waited_for_shortly_and_not_again_be
     await stage.buffer.catch_up()
     assert clock() == 0.25
     await asyncio.sleep(0.5)
-    await stage.buffer.catch_up()  # two wait
+    await stage.buffer.catch_up()  # two events wait
     assert clock() == 0.75
     await asyncio.sleep(0.2)
-    await stage.buffer.catch_up()  # one does, which is one call
+    await stage.buffer.catch_up()  # one event waits, which takes one call
     assert clock() == pytest.approx(1.0)
     await stage.buffer.aclose()

@@ -219,7 +219,7 @@ async def keyword_only(input: Any, *, needed: str) -> None: ...
 
 
 class Half:
-    """What begins to be an `Agent`."""
+    """An incomplete `Agent`."""
 
     name = "half"
 

@@ -1,4 +1,4 @@
-"""How events are brought to observers: what a set of observers, a required and an optional one each promise."""
+"""How events reach observers: what a set of observers, a required and an optional one each promise."""
 
 import asyncio
 import logging
@@ -55,7 +55,7 @@ class Held(RecordingObserver):
 
 
 async def deliver_run(observers: ObserverSet, run_id: str = "run-1") -> list[RunLifecycleEvent]:
-    """The events of a run, in two dispatches as a worker makes them."""
+    """Deliver a run's events in two dispatches, as a worker makes them, and return them."""
     events = make_run(run_id)
     for batch in (events[:3], events[3:]):
         await observers.deliver(batch)
@@ -63,7 +63,7 @@ async def deliver_run(observers: ObserverSet, run_id: str = "run-1") -> list[Run
 
 
 async def missed(observers: ObserverSet, run_id: str = "run-1") -> list[RunLifecycleEvent]:
-    """What the one observer never took that did not take all, and did not keep either."""
+    """What the only observer that did not take everything never took, and did not keep either."""
     (missed,) = await observers.finish(run_id)
     assert (missed.kept_in, missed.not_kept) == (None, None)
     return list(missed.events)
@@ -122,7 +122,7 @@ async def test_a_required_observer_is_tried_again_with_growing_pauses_until_the_
     observers = ObserverSet([required(store)], policy=POLICY)
     with pytest.raises(OSError, match="locked"):
         await observers.deliver(make_run()[:1])
-    # 0.1 + 0.2 + 0.4 + 0.5 + 0.5 s, and no further pause that would end after 2 s.
+    # 0.1 + 0.2 + 0.4 + 0.5 + 0.5 s; one more pause would end after 2 s.
     assert loop.time() == pytest.approx(1.7)
     assert len(store.offered) == 6
 
@@ -233,7 +233,7 @@ async def test_of_a_batch_that_was_taken_in_part_but_for_no_number_of_events_not
 @pytest.mark.parametrize("taken", [5, 99])
 @virtual
 async def test_a_batch_of_which_all_was_taken_in_part_is_taken(taken: int, is_required: bool) -> None:
-    """Found by a generated schedule: the observer was called again, with no events."""
+    """Found by a generated schedule: the observer was called again, without events."""
     offers: list[int] = []
 
     class Partial(RecordingObserver):
@@ -321,7 +321,7 @@ async def test_a_required_observer_that_hangs_costs_its_limit(how: Any) -> None:
 @virtual
 async def test_a_call_that_was_left_behind_and_returns_has_taken_nothing_of_what_is_given_again() -> None:
     class GivesUp(RecordingObserver):
-        """Its first call comes to nothing, and does not say so."""
+        """Its first call takes nothing, and does not say so."""
 
         async def on_event(self, event: RunLifecycleEvent) -> None:
             if not self.offered:
@@ -329,7 +329,7 @@ async def test_a_call_that_was_left_behind_and_returns_has_taken_nothing_of_what
                 with suppress(asyncio.CancelledError):
                     await asyncio.Event().wait()
                 return
-            await asyncio.sleep(0.01)  # so that two calls under way would mix
+            await asyncio.sleep(0.01)  # so that two calls in progress would mix
             await super().on_event(event)
 
     audit, behind = GivesUp(), RecordingObserver()
@@ -569,7 +569,7 @@ async def test_a_buffer_that_is_in_use_on_another_loop_is_left_as_it_is_by_whoev
 
 @virtual
 async def test_what_is_removed_during_a_dispatch_still_gets_its_events() -> None:
-    """I19, also when other runs dispatch meanwhile and the buffer is being retired."""
+    """I19, even when other runs dispatch meanwhile and the buffer is being retired."""
     gate, removed = Gate(STARTED), RecordingObserver()
     observers = ObserverSet([required(gate), removed], policy=POLICY)
     await observers.deliver(make_run("before")[1:])
@@ -588,7 +588,7 @@ async def test_what_is_removed_during_a_dispatch_still_gets_its_events() -> None
 
 
 class Changing:
-    """Takes events one by one, at some of which it binds another, takes away itself or one behind it, or fails."""
+    """Takes events one by one; at some of them it binds another, removes itself or one behind it, or fails."""
 
     def __init__(self, name: str, seed: int, bound: CompositeObserver, told: dict[str, list[int]]) -> None:
         self._name, self._seed, self._bound, self._told = name, seed, bound, told
@@ -803,7 +803,7 @@ async def test_observers_that_are_closed_before_the_first_event_are_closed() -> 
     buffer, seen = BufferedObserver(RecordingObserver()), RecordingObserver()
     observers = ObserverSet([buffer, seen], policy=POLICY)
     await observers.aclose(5)
-    await observers.deliver(make_run())  # by a run that was left behind
+    await observers.deliver(make_run())  # as a run does that was left behind
     assert (buffer.stats().accepted, seen.events) == (0, [])
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("trackside-buffer")]
 

@@ -197,7 +197,7 @@ async def test_runs_of_one_thread_take_turns_and_others_do_not_wait() -> None:
 
 
 def nested(levels: int, *, thread_id: str) -> Any:
-    """An agent that has others started, one by the other, the last of them on this thread; none waits for itself."""
+    """An agent that starts a chain of others, the last of them on this thread; none waits for itself."""
 
     async def agent(input: Any) -> Any:
         below, thread = (nested(levels - 1, thread_id=thread_id), None) if levels > 1 else (echo, thread_id)
@@ -233,7 +233,7 @@ async def test_of_runs_that_call_each_others_threads_the_last_is_refused_and_non
 
     async def calls(place: int) -> Any:
         await all_begun.wait()
-        await asyncio.sleep(size - place)  # whoever has the first thread calls last, behind all others
+        await asyncio.sleep(size - place)  # the one with the first thread calls last, behind all others
         other = f"t{(place + 1) % size}"
         return (await run_agent(asks, other)).output if in_place else await asks(other)
 
@@ -481,7 +481,7 @@ async def test_what_cannot_be_said_fails_a_run_in_a_script_as_well() -> None:
 
 
 def test_threads_may_run_agents_at_once(blockbuster: BlockBuster) -> None:
-    """While one looks for event loops that have ended, another finds the same, and has one of its own."""
+    """While one thread looks for ended event loops, another finds the same ones, and has a loop of its own."""
     blockbuster.deactivate()
     results: list[RunResult] = []
 

@@ -1,4 +1,4 @@
-"""How a feed delivers side by side, waits for receivers, and acknowledges: by the clock, which is virtual."""
+"""How a feed delivers concurrently, waits for receivers, and acknowledges: timed by the virtual clock."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ BY_RUN = FeedPolicy(order=Order.run, concurrency=4)
 
 
 class Receiving:
-    """An observer that notes when it was called with what, and does what it is told to."""
+    """An observer that records when it was called and with what, and does what it is told to."""
 
     def __init__(self, log: LogInMemory, do: Callable[[int, int], BaseException | float] = lambda position, n: 0.0):
         self._log = log
@@ -249,7 +249,7 @@ class TestOrder:
             for sequence in (
                 2,
                 3,
-            ):  # the second comes while the first is under way, and the one that is parked behind it
+            ):  # the second comes while the first is in progress, and the one that is parked behind it
                 log.append([make_event(run_id="a", sequence=sequence)])
                 await asyncio.sleep(0.1)
             log.retry_parked()
@@ -670,7 +670,7 @@ class Patient:
 
 
 class Counting:
-    """Has something else under one of the names."""
+    """Has something else under one of the policy's names."""
 
     def __init__(self) -> None:
         self.attempts: list[str] = []

@@ -1,4 +1,4 @@
-"""What a run used and said: every token counted once, from every thread, and texts that stay short."""
+"""What a run used and said: every token counted once, from every thread, and texts kept short."""
 
 import math
 import threading
@@ -15,7 +15,7 @@ from trackside.harness.payload import MAX_CHARS
 
 @dataclass
 class FrameworkMessage:
-    """As LangChain has it: not a mapping."""
+    """A message as LangChain has it: not a mapping."""
 
     type: str
     content: Any
@@ -24,7 +24,7 @@ class FrameworkMessage:
 
 @dataclass
 class Behind:
-    """As LangChain has it: what it is stands behind its text."""
+    """A message as LangChain has it: its type comes after its text."""
 
     content: str
     type: str = "human"
@@ -88,14 +88,14 @@ def test_tokens_that_were_written_to_a_cache_show_where_there_were_any() -> None
 
 
 class Knowing:
-    """A price list that is asked of what was written to a cache."""
+    """A price list that is told what was written to a cache."""
 
     def cost_usd(self, model: str, *, cache_write_tokens: int = 0, **tokens: int) -> float:
         return 100.0 * cache_write_tokens + tokens["input_tokens"]
 
 
 class Unknowing:
-    """A price list that knows of no caches that are written to."""
+    """A price list that knows nothing of writes to caches."""
 
     def cost_usd(
         self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int
@@ -104,7 +104,7 @@ class Unknowing:
 
 
 class Billing:
-    """A price list that is asked of who bills."""
+    """A price list that is told who bills."""
 
     def cost_usd(self, model: str, *, provider: str = "nobody", **tokens: int) -> float:
         return {"groq": 1.0, "ollama": 0.0, "nobody": 9.0}[provider]
@@ -212,7 +212,7 @@ def test_first_human_and_last_ai_message_are_kept() -> None:
     journal = Journal()
     for kind, content in [("human", "one"), ("ai", "two"), ("human", "three"), ("tool", "four"), ("ai", "five")]:
         journal.record_message({"type": kind, "content": content})
-    journal.record_message({"type": "ai", "content": ""})  # as a call of a tool has it
+    journal.record_message({"type": "ai", "content": ""})  # as for a call of a tool
     data = journal.completion_data(0)
 
     assert (data["first_human_message"], data["last_ai_message"], data["message_count"]) == ("one", "five", 6)
@@ -389,7 +389,7 @@ def test_what_is_not_a_message_is_refused(message: Any) -> None:
 
 
 def serialized(name: str, content: str, **more: Any) -> dict[str, Any]:
-    """A message as LangChain's objects are in JSON."""
+    """A LangChain message object as JSON."""
     return {
         "lc": 1,
         "type": "constructor",
@@ -450,7 +450,7 @@ def test_a_message_that_was_an_object_of_langchains_keeps_its_id_and_what_else_i
 
 
 class Column:
-    """As NumPy and pandas have them: it compares to a column, and has no truth."""
+    """A column like NumPy's and pandas': it compares to a column, and has no truth value."""
 
     __hash__ = None
 
@@ -465,21 +465,21 @@ class Column:
 
 
 class Table(Column):
-    """As pandas has it: its columns are attributes."""
+    """A table like pandas': its columns are attributes."""
 
     type = Column("sale", "refund")
     content = Column(1, 2)
 
 
 class Row:
-    """As pandas and ORMs have it: what it says of itself is in no form that a message has."""
+    """A row like those of pandas and ORMs: what it says of itself has none of the forms of a message."""
 
     type = "user"
     content = "hello"
 
 
 class Expired:
-    """As ORMs have it when its session is closed."""
+    """An ORM's row after its session has closed."""
 
     @property
     def type(self) -> str:

@@ -1,4 +1,4 @@
-"""Each event is a line at a sensible level, whatever text is in it, and no log holds up a run."""
+"""Each event becomes a line at a sensible level, whatever text is in it, and no log holds up a run."""
 
 import asyncio
 import json
@@ -142,7 +142,7 @@ async def test_no_text_of_an_agent_makes_a_line_of_its_own_or_moves_a_cursor(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "log"
-    monkeypatch.setattr(logging.getLogger("hostile"), "propagate", False)  # no report of a test can have such a text
+    monkeypatch.setattr(logging.getLogger("hostile"), "propagate", False)  # no test report can contain such a text
     hostile = RunLifecycleEvent(HOSTILE, LifecycleEventType.RUN_FAILED, HOSTILE, HOSTILE, 1, failed().occurred_at, {})
     async with logging_to(file, format=format, content=True, loggers=["hostile"]) as observer:
         for name in ("agent", "error", "error_type", "reason", "cancel_mode"):
@@ -306,11 +306,11 @@ async def test_an_agents_own_lines_say_which_run_they_are_of(
 
 
 class Rows(int):
-    """A number of a kind of its own."""
+    """A number of its own type."""
 
 
 class Seconds(float):
-    """Another one."""
+    """Another such number."""
 
 
 async def test_lines_of_other_loggers_are_written_with_their_tracebacks_and_no_longer_after_closing(
@@ -360,7 +360,7 @@ async def test_a_line_is_written_once_where_a_logger_and_those_below_it_are_name
 
 @pytest.fixture
 def full_pipe(tmp_path: Path, blockbuster: BlockBuster) -> Iterator[tuple[Path, Callable[[], bytes]]]:
-    """A pipe that nobody reads, and a function that reads what is in it, to the end."""
+    """A pipe that nobody reads, and a function that reads it to the end."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -424,7 +424,7 @@ def test_a_program_whose_log_hangs_ends_all_the_same(full_pipe: tuple[Path, Call
 async def test_a_line_that_was_half_written_spoils_no_other_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full in the middle of a line, and has room again."""
+    """The disk fills up in the middle of a line, and then has room again."""
     write = os.write
     left = 300
 
@@ -460,7 +460,7 @@ async def test_a_forked_child_writes_none_of_its_parents_lines(
     observer = await made(tmp_path / "log")
     await observer.on_event(failed("the parent's"))
     await observer.flush(10)
-    observer._handover._queue.put(None)  # the thread ends, so that what comes next stays where it is
+    observer._handover._queue.put(None)  # the thread ends, so that whatever comes next stays where it is
     await asyncio.to_thread(observer._handover._ended.wait, 10)
     observer._handover.offer(b"waits in the parent\n")
     if not (child := os.fork()):

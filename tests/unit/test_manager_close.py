@@ -138,7 +138,7 @@ async def test_a_second_signal_leaves_an_agent_that_does_not_stop_a_second_and_n
 
 @virtual
 async def test_each_phase_of_a_close_takes_its_time_and_no_more() -> None:
-    """The grace for runs, the time for cancelled agents, the time for observers; a manager in its worst company."""
+    """The grace for runs, the time for cancelled agents, the time for observers; a manager in the worst company."""
     loop = asyncio.get_running_loop()
     hanging = RecordingObserver(Misbehaviour(how="swallow"))
     manager = manager_of(hanging, shutdown_grace=10.0)
@@ -220,7 +220,7 @@ async def test_an_agent_that_does_not_stop_is_left_behind_and_named(caplog: pyte
 
 @virtual
 async def test_a_hurried_close_waits_until_the_end_of_a_run_is_kept_though_its_log_is_away() -> None:
-    """I14: whoever keeps what a log did not take is open until it has that."""
+    """I14: an observer that keeps what a log did not take stays open until it has that."""
 
     class AwayLog:
         is_away = False
@@ -263,7 +263,7 @@ class LockedAtTheEnd(SlowCoordinator):
 
 @virtual
 async def test_a_close_gives_up_what_hangs_behind_an_agent_that_has_finished_and_tells_its_end() -> None:
-    """I1: a database that stays locked must not turn what has finished into a lost run."""
+    """I1: a database that stays locked must not turn a finished run into a lost one."""
     seen = RecordingObserver()
     loop = asyncio.get_running_loop()
     coordinator = LockedAtTheEnd()
@@ -295,7 +295,7 @@ async def test_a_run_that_is_shut_down_and_cannot_be_settled_goes_on_if_it_has_a
 
 @virtual
 async def test_a_close_gives_up_nothing_that_has_not_held_up_its_run_for_long() -> None:
-    """Of another run, whose agent stops late, the thread still is to remember what is complete."""
+    """The thread of another run, whose agent stops late, still has to remember what is complete."""
 
     async def slowly(event: RunLifecycleEvent) -> None:
         await asyncio.sleep(10.0 if (event.run_id, event.event_type) == ("locked", "run_completed") else 0.0)
@@ -346,7 +346,7 @@ async def test_an_end_that_is_given_up_to_be_told_has_the_time_to_be_kept_where_
 
 
 class Remembers:
-    """An agent whose thread the harness is to save."""
+    """An agent whose thread the harness has to save."""
 
     name = "remembers"
     uses_thread_state = True
@@ -394,7 +394,7 @@ async def test_a_close_gives_up_saving_a_thread_and_its_run_says_so(caplog: pyte
 
 
 class Undoes:
-    """An agent whose rollback takes so many seconds."""
+    """An agent whose rollback takes this many seconds."""
 
     name = "undoes"
 
@@ -665,7 +665,7 @@ async def test_a_coordinator_that_fails_as_runs_are_stopped_leaves_nobody_waitin
 @virtual
 async def test_runs_that_are_still_being_let_in_or_taken_out_when_patience_ends_end_all_the_same() -> None:
     seen = RecordingObserver()
-    coordinator = SlowCoordinator(1.0, clock=VirtualClock())  # slower than what a second signal leaves
+    coordinator = SlowCoordinator(1.0, clock=VirtualClock())  # slower than the time that a second signal leaves
     manager = manager_of(required(seen), coordinator=coordinator, shutdown_grace=10.0)
     starts = [asyncio.create_task(manager.start(RunSpec("sleeper", 1.0, thread_id="t", run_id=str(n)))) for n in (1, 2)]
     await asyncio.sleep(0.5)

@@ -60,12 +60,12 @@ class Fleet:
         )
 
     def foreign(self, **fields: Any) -> RunRecord:
-        """A run that another process let in."""
+        """A run that another process has let in."""
         given = {"run_id": "foreign", "thread_id": "t", "agent": "sleeper", "multitask": MultitaskStrategy.enqueue}
         return RunRecord(status=RunStatus.pending, created_at=VirtualClock().now(), **given | fields)
 
     def check_quiet(self) -> None:
-        """Nothing is held any more, and those behind the log saw what it took."""
+        """Check that nothing is held any more, and that observers behind the log saw what it took."""
         assert self.manager._runs.all() == []
         assert isinstance(stream := self.manager._services.stream, MemoryStream)
         assert stream._channels == {}
@@ -435,7 +435,7 @@ async def test_a_run_that_another_process_executes_has_no_result_here() -> None:
         first = await manager.start(spec)
         execution = manager._runs.get(first.run_id)
         assert execution is not None
-        manager._runs.forget(execution)  # as in a process that was started after the run
+        manager._runs.forget(execution)  # as in a process that started after the run
         again = await manager.start(spec)
         assert again.run_id == first.run_id
         with pytest.raises(NoResultHereError, match="another process executes it"):
@@ -444,7 +444,7 @@ async def test_a_run_that_another_process_executes_has_no_result_here() -> None:
 
 @virtual
 async def test_a_cancel_while_it_is_found_out_that_a_run_is_lost_does_not_keep_its_caller_waiting() -> None:
-    """Found by generated schedules: the question was cut off, and with it everything that comes after the end."""
+    """Found by generated schedules: the question was cut off, and with it everything that follows the end."""
     coordinator = SharedCoordinator(clock=VirtualClock())
     slow = SlowCoordinator(1.0, inner=coordinator)
     log = SharedLog(coordinator)
@@ -464,7 +464,7 @@ async def test_a_cancel_while_it_is_found_out_that_a_run_is_lost_does_not_keep_i
 
 
 class ForOthers(SharedCoordinator):
-    """A coordinator that lets runs in for other processes to execute, as a server of a fleet has it."""
+    """A coordinator that lets runs in for other processes to execute, as a fleet's server does."""
 
     immediate = False
 

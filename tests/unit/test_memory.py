@@ -149,7 +149,7 @@ async def test_making_room_names_what_was_displaced() -> None:
 
 
 class Host:
-    """Writes down what it is told."""
+    """Records what it is told."""
 
     agents = ()
 

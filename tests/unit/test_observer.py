@@ -333,7 +333,7 @@ class Signing(RecordingBatchObserver):
 
 
 class SigningFor:
-    """Passes on to an observer what is signed, and all else that anybody asks for."""
+    """Passes signed events on to an observer, and any other attribute that anybody asks for."""
 
     def __init__(self, observer: RunObserver) -> None:
         self._observer = observer

@@ -1,4 +1,4 @@
-"""Each thing that agents put into payloads and JSON does not know (I9), by name."""
+"""Each thing that agents put into payloads but JSON does not know (I9), by name."""
 
 import datetime as dt
 import json
@@ -60,7 +60,7 @@ class Plain:
 
 
 class OtherInt:
-    """A whole number of another library, as NumPy's are."""
+    """A whole number of another library, like NumPy's."""
 
     def __int__(self) -> int:
         return 5
@@ -78,7 +78,7 @@ numbers.Real.register(OtherFloat)
 
 
 class Alone:
-    """An array of one value without dimensions, as NumPy's and PyTorch's."""
+    """An array of one value without dimensions, like NumPy's and PyTorch's."""
 
     ndim = 0
 
@@ -104,7 +104,7 @@ class AloneInItself(Alone):
 
 
 class Standin:
-    """Has all methods of what it stands for, as proxies have, and that is None."""
+    """Has all methods of what it stands for, as proxies do, but stands for None."""
 
     def __len__(self) -> int:
         raise TypeError("object of type 'NoneType' has no len()")
@@ -348,7 +348,7 @@ def test_value_whose_own_code_fails_is_refused_and_says_why(value: Any) -> None:
 
 
 class Trip(BaseModel):
-    """Shows its day in a form that it does not take itself."""
+    """Shows its day in a form that it does not accept itself."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -438,7 +438,7 @@ class Ticket:
 
 
 type Party = dict[str, tuple[Trip, ...]]
-type Answers = dict[str, Answers] | list[Answers] | str  # which names itself
+type Answers = dict[str, Answers] | list[Answers] | str  # refers to itself
 
 
 class Row(TypedDict):

@@ -1,4 +1,4 @@
-"""What runs say on a thread, as events of version 2 of the protocol: numbered, bounded, found again, chosen."""
+"""What runs say on a thread, as events of version 2 of the protocol: numbered, bounded, found again, selected."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def begin_attempt(hub: StreamHub, run_id: str, retry_of: str, *, started: bool =
 
 
 def known_ids(hub: StreamHub) -> set[str]:
-    """The runs that lifecycle events are about, as clients have it."""
+    """The runs that lifecycle events are about, in a client's view."""
     with follow(hub, WATCH, since=0) as reader:
         return {event["event_id"].split(":")[1] for event in events_of(reader)}
 
@@ -475,7 +475,7 @@ def asked(*names: str) -> dict[str, Any]:
 
 
 def about(events: list[dict[str, Any]]) -> list[str]:
-    """What events of questions are about, and of all others what they are."""
+    """For events of questions, what they are about; for all others, what they are."""
     said = [(event["method"], event["params"]["data"]) for event in events]
     return [
         f"{method} {data.get('interrupt_id') or ' '.join(data['interrupt_ids'])}"

@@ -1,4 +1,4 @@
-"""The redaction hook: what it takes out is nowhere, and whatever it does, a run is told truly to its end."""
+"""The redaction hook: what it removes is nowhere, and whatever it does, a run is told truly to its end."""
 
 import copy
 import dataclasses
@@ -34,7 +34,7 @@ TERMINAL = {LifecycleEventType.RUN_COMPLETED, LifecycleEventType.RUN_FAILED, Lif
 
 
 def mask(kind: LifecycleEventType, payload: Any) -> Any:
-    """A hook as one would write it: the secret is taken out of every text, however deep."""
+    """A hook as a user would write it: it removes the secret from every text, however deep."""
     match payload:
         case str():
             return payload.replace(SECRET, "▇")
@@ -90,7 +90,7 @@ class Seen:
         return self.result
 
     def everything(self) -> str:
-        told = dataclasses.replace(self.result, output=None)  # which is for the caller alone
+        told = dataclasses.replace(self.result, output=None)  # the output is for the caller alone
         return repr((self.observer.events, told, self.record))
 
     def payload(self, *kinds: LifecycleEventType) -> Mapping[str, Any]:
@@ -364,7 +364,7 @@ async def test_what_an_agents_questions_carry_is_redacted_and_what_the_thread_re
 
 
 class AsksAtLength:
-    """Asks two things at once, of which one takes up all that an event has room for, and returns the answers."""
+    """Asks two things at once, one of which takes all the room in an event, and returns the answers."""
 
     name = "asks-at-length"
     uses_thread_state = True
@@ -446,7 +446,7 @@ CALLED = ("name", "caller", "request_model", "error_type")
 
 
 def shown_by(hook: Redact) -> tuple[list[Any], dict[str, Any]]:
-    """The names of calls, and the usage by model, of an end that the hook has seen."""
+    """The names of calls, and the usage by model, in an end that went through the hook."""
     end = {"status": "error", "error_type": "E", "completion_data": copy.deepcopy(DATA)}
     data = redacted(hook, LifecycleEventType.RUN_FAILED, end)["completion_data"]
     bare = [{key: value for key, value in call.items() if key not in CALLED} for call in data["calls"]]
@@ -487,7 +487,7 @@ def test_calls_that_the_hook_takes_out_stay_without_their_names(calls: Any) -> N
 
 
 def without(*parts: str) -> Redact:
-    """A hook that takes parts out of what a run used and said, and leaves the rest as it is."""
+    """A hook that removes parts of what a run used and said, and leaves the rest as it is."""
 
     def hook(kind: LifecycleEventType, payload: Any) -> Any:
         data = {name: part for name, part in payload["completion_data"].items() if name not in parts}

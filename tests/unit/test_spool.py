@@ -1,4 +1,4 @@
-"""The spool by itself: what is on disk, who may read it, what is done with what cannot be delivered or read."""
+"""The spool by itself: what is on disk, who may read it, and what becomes of what cannot be delivered or read."""
 
 import asyncio
 import contextlib
@@ -156,7 +156,7 @@ async def test_who_is_told_that_something_is_spooled_need_fear_no_power_cut(
     file = path.stat().st_ino
     for told in (first, done[len(first) :]):
         assert [name for name, inode, _ in told if inode == file] == ["write", "fsync"]
-    for above in (folder, folder.parent):  # or the file is not there afterwards
+    for above in (folder, folder.parent):  # or a power cut loses the file
         assert ("fsync", above.stat().st_ino, 1) in first
 
 
@@ -294,14 +294,14 @@ async def test_what_is_set_aside_is_safe_from_a_power_cut_before_it_leaves_its_p
     monkeypatch.undo()
 
     refused, of = (folder / "refused.jsonl").stat().st_ino, waiting.stat().st_ino
-    kept = [("write", refused), ("fsync", refused), ("fsync", folder.stat().st_ino)]  # or it is not there afterwards
+    kept = [("write", refused), ("fsync", refused), ("fsync", folder.stat().st_ino)]  # or a power cut loses it
     assert done == [*kept, ("write", of), ("fsync", of)]
 
 
 async def test_who_sets_something_aside_waits_for_another_process_that_is_just_at_it(
     spool: Spool, folder: Path, unblocked: None
 ) -> None:
-    # One whose write fails cuts the file to what it was before: by that it must not cut off what others wrote meanwhile.
+    # A failed write cuts the file back to its earlier size: that must not cut off what others wrote meanwhile.
     log = ListLog(*make_run("lost"))
     await spool.append(make_run("lost")[3:])
     with (folder / "refused.jsonl").open("wb", buffering=0) as others:
@@ -617,7 +617,7 @@ async def test_a_folder_that_is_removed_as_it_is_found_to_be_there_is_made_again
     make, seen = Path.mkdir, list[Path]()
 
     def make_after_another(path: Path, *args: Any, **options: Any) -> None:
-        if path == folder and not seen:  # there, as it is to be made, and gone as it is looked at
+        if path == folder and not seen:  # there when it is to be made, and gone when somebody looks
             seen.append(path)
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         make(path, *args, **options)

@@ -1,4 +1,4 @@
-"""`StorageObserver` with a spool, on virtual time: when it delivers, what it lets nobody overtake, what it declines."""
+"""`StorageObserver` with a spool, on virtual time: when it delivers, what nothing may overtake, what it declines."""
 
 import asyncio
 import logging
@@ -78,7 +78,7 @@ async def observing(log: Log, folder: Path) -> AsyncIterator[tuple[StorageObserv
 async def missed(
     observer: StorageObserver, events: Sequence[RunLifecycleEvent], on_taken: HearTaken | None = None
 ) -> str | None:
-    """Have the observer miss these, as the harness does."""
+    """Make the observer miss these, as the harness does."""
     with pytest.raises(TracksideError) as failed:
         await observer.on_events(events)
     return await observer.on_missed(events, failed.value, on_taken=on_taken)
@@ -116,7 +116,7 @@ async def test_a_run_that_ends_while_the_log_is_away_is_delivered_when_it_is_bac
 
 
 class Witness(RecordingObserver):
-    """Sees whether the log had what it is told of."""
+    """Checks whether the log had the events that it is told of."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ async def test_what_the_log_refuses_in_the_end_is_told_to_nobody(tmp_path: Path)
         await observer.on_events(run[:3])
         log.away = AwayError()
         await missed(observer, run[3:], tell)
-        log.events += make_run()[3:]  # by somebody else
+        log.events += make_run()[3:]  # written by somebody else
         log.away = None
         await settled(observer)
         assert (await observer.deliver_spooled()).waiting == 0
@@ -433,7 +433,7 @@ async def test_what_is_left_at_the_start_is_tried_again_later(tmp_path: Path) ->
 
 
 async def leave_behind(folder: Path, *runs: Sequence[RunLifecycleEvent]) -> None:
-    """What a process that has ended has spooled."""
+    """Spool these as a process that has ended."""
     spool = Spool(folder)
     for run in runs:
         await spool.append(run)
@@ -499,7 +499,7 @@ def test_a_record_that_cannot_be_set_aside_is_tried_in_pauses_and_holds_up_no_ru
             (tmp_path / "spool" / "refused.jsonl").mkdir()
             log.away = None
             await observer.on_events(make_run("after", thread_id="u"))
-            await asyncio.sleep(0.1)  # that the log is back had it delivered once more
+            await asyncio.sleep(0.1)  # since the log is back, it was delivered once more
             tries = len(log.tries)
             for number in range(20):
                 await observer.on_events(make_run(f"next-{number}", thread_id="t"))

@@ -1,4 +1,4 @@
-"""What a run says in one process is in the hub of another: the same parts with the same numbers, or a gap; then its end."""
+"""A run's output reaches another process's hub: the same parts with the same numbers, or a gap; then its end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def record(run_id: str = RUN, thread_id: str = THREAD) -> RunRecord:
 
 
 class Fleet:
-    """A worker that executes, and servers that are asked."""
+    """A worker that executes, and servers that clients ask."""
 
     def __init__(
         self, wire: AdverseWire, *, servers: int = 1, limits: HubLimits | None = None, options: MirrorOptions = QUICK
@@ -77,7 +77,7 @@ async def fleet(adversity: Adversity | None = None, seed: int = 0, **more: Any) 
 
 
 async def to_the_end(reader: Reader) -> tuple[list[Any], EndedStream]:
-    """All that a reader gets: bytes of parts, gaps as pairs; then the end."""
+    """Everything a reader gets: bytes of parts, gaps as pairs; then the end."""
     got: list[Any] = []
     while True:
         if (gap := reader.gap()) is not None:
@@ -195,7 +195,7 @@ async def test_who_has_had_more_of_a_run_than_has_come_before_the_log_told_its_e
 
 @pytest.mark.parametrize("heard", [0, 1])
 async def test_who_goes_on_where_what_was_said_last_did_not_come_is_told_so(heard: int) -> None:
-    """He has had more elsewhere than has come here, and the log has told the end: there may be more that he lacks."""
+    """The reader had more elsewhere than arrived here, and the log has told the end: it may lack still more."""
     async with fleet() as made:
         made.wire.is_away = not heard
         made.begin()
@@ -592,7 +592,7 @@ async def test_a_run_of_a_thread_that_had_ended_before_does_not_stay_active() ->
 
 @asynccontextmanager
 async def executing_server() -> AsyncGenerator[Fleet]:
-    """A server that executes runs itself, and so hears what it says to others; a second one is asked, too."""
+    """A server that executes runs itself, and so hears its own messages to others; a second one is asked, too."""
     async with fleet() as made:
         itself = Mirrors(made.hub, made.wire, made.log, QUICK)
         made.log.threads[THREAD] = datetime.now(UTC)
@@ -638,7 +638,7 @@ async def test_a_run_of_this_process_is_told_once_to_who_follows_its_thread(*, b
                 made.begin()
             made.say(1)
             await heard(follower, 2)
-            await asyncio.sleep(0.01)  # what it says to others comes back
+            await asyncio.sleep(0.01)  # its own messages to others come back
             made.say(2)
             made.end()
             await made.relay.aclose()
@@ -732,7 +732,7 @@ async def test_who_follows_a_thread_hears_nothing_of_one_that_had_its_id_before(
         with made.mirrors[0].thread(THREAD, made_at=made.log.threads[THREAD]) as mirror:
             await mirror.catch_up()
             with made.servers[0].threads.read(THREAD) as reader:
-                reader.seen = reader.feed.first_kept - 1  # as who wants all that is kept
+                reader.seen = reader.feed.first_kept - 1  # as a reader does that wants all that is kept
                 assert told(reader) == [("started", "new", None), ("part", "new", b"2")]
                 made.end("cut off")
                 made.end("new")
@@ -848,7 +848,7 @@ async def test_who_follows_a_thread_that_is_made_again_hears_nothing_of_the_firs
             while ("part", "new", b"3") not in await heard(reader, 1):
                 pass
             await asyncio.sleep(0.01)
-            reader.seen = reader.feed.first_kept - 1  # as who wants all that is kept
+            reader.seen = reader.feed.first_kept - 1  # as a reader does that wants all that is kept
             assert told(reader) == [("started", "new", None), ("part", "new", b"3")]
             with read_events(threads, THREAD, Wanted(channels={"custom", "values"}), 0) as events:
                 pieces = b"".join(events.pieces())
@@ -913,7 +913,7 @@ async def test_who_follows_a_run_hears_its_end_also_if_its_thread_is_gone_before
                     made.hub.publish(RUN, "values", {"n": 1})
                     await asyncio.sleep(0)
                 made.log.tell(RUN)
-                made.hub.threads.forget([THREAD])  # its end is committed, and the worker's word of it comes behind that
+                made.hub.threads.forget([THREAD])  # its end is committed, and the worker's message about it comes later
                 await asyncio.wait_for(follower.wait_for_end(), 5)
                 if by == "worker":
                     if not heard_before:
@@ -933,7 +933,7 @@ async def test_who_follows_a_run_has_all_of_it_where_its_thread_was_gone_before_
 ) -> None:
     async with fleet() as made:
         server, mirrors = made.servers[0], made.mirrors[0]
-        made.log.threads[THREAD] = datetime.now(UTC)  # there is another one with its id
+        made.log.threads[THREAD] = datetime.now(UTC)  # there is another thread with its id
         made.begin()
         made.say(1)
         await asyncio.sleep(0)
@@ -989,7 +989,7 @@ async def test_where_the_log_cannot_tell_how_a_run_ends_nobody_waits_for_that(
                 patched.setattr(made.log, "end_of", no_end)
                 uses.enter_context(mirrors.run(THREAD, RUN))
                 assert (await to_the_end(server.read(RUN)))[1] == EndedStream(None)
-            # who comes later asks anew
+            # a later reader asks anew
             uses.enter_context(mirrors.run(THREAD, RUN))
             made.log.tell(RUN)
             assert (await to_the_end(server.read(RUN)))[1].end == {"status": "success"}
@@ -1016,7 +1016,7 @@ def test_every_reader_gets_all_in_order_or_a_gap_and_then_the_true_end(
 
 
 async def on_thread(reader: FeedReader) -> list[FeedItem | None]:
-    """What who follows a thread is told, up to the end of its run, or its own; None for what its feed keeps no more."""
+    """What a follower of a thread is told, up to its run's end, or its own; None for what its feed no longer keeps."""
     got: list[FeedItem | None] = []
     with reader:
         while True:
@@ -1029,7 +1029,7 @@ async def on_thread(reader: FeedReader) -> list[FeedItem | None]:
 
 
 def check_thread(got: list[FeedItem | None], said: dict[int, bytes], *, is_whole: bool) -> None:
-    """See that it has each part of a run once and in order, or that it is missing, between one start at most and one end."""
+    """Check that it has each part of a run once, in order, or a gap for it, between at most one start and one end."""
     kinds = ["gap" if item is None else item.kind for item in got]
     assert (kinds.count("ended"), kinds[-1]) == (1, "ended")
     assert "started" not in kinds[1:] or "gap" in kinds

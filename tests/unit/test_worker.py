@@ -1,4 +1,4 @@
-"""How a run is executed where its agent or its services are not what they should be."""
+"""How a run is executed when its agent or its services are not what they should be."""
 
 import asyncio
 import gc
@@ -339,7 +339,7 @@ async def test_a_memory_that_stays_away_is_said_to_be_so_and_what_the_agent_did_
 @virtual
 async def test_a_memory_that_fails_only_after_a_while_is_tried_again() -> None:
     policy = DispatchPolicy()
-    states = SlowStates(policy.retry_for + 3.0)  # as a database is that does not answer
+    states = SlowStates(policy.retry_for + 3.0)  # as a database does that does not answer
     states.broken, states.loses = Away(), True
     async with ByManager(states=states, policy=policy) as runs:
         back = asyncio.create_task(after(states.seconds + 1.0, states))
@@ -377,7 +377,7 @@ async def test_a_question_that_is_not_remembered_is_said_to_be_so() -> None:
     async with ByManager(states=states) as runs:
         run = await runs.manager.start(RunSpec(asks, thread_id="t", stream_mode=["values", "updates"]))
         said, result = [part async for part in run.stream()], await run.result()
-    assert said == []  # nobody could answer it
+    assert said == []  # nobody could answer the question
     assert result.error == "The agent waits for an answer, but its thread 't' does not remember it: disk full."
 
 

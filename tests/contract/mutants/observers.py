@@ -1,4 +1,4 @@
-"""Observers that are broken in one way each, and which test of the contract has to notice."""
+"""Observers, each broken in one way, and the test of the contract that has to notice."""
 
 import asyncio
 from collections import Counter
@@ -15,7 +15,7 @@ from trackside.testing import ObserverContract
 
 
 class Sound:
-    """Takes events after a moment, each once; the observer that the others spoil."""
+    """Takes events after a moment, each once; the others break this observer."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -167,7 +167,7 @@ class TakesABatchFromItsEnd(Sound):
 
 
 class MarksBeforeItWrites(Sound):
-    """Cancelled in between, it takes the event that comes again for one that it has."""
+    """If cancelled in between, it takes the repeated event for one that it already has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class MarksABatchBeforeItWrites(MarksBeforeItWrites):
 
 
 class MarksAfterAMoment(Sound):
-    """Cancelled between the effect and the mark, it has the effect again."""
+    """If cancelled between the effect and the mark, it repeats the effect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class MarksAfterAMoment(Sound):
 
 
 class MarksBeforeItRefuses(MarksBeforeItWrites):
-    """What it has refused it takes for one that it has, when it comes again."""
+    """It takes an event that it refused for one that it already has, when the event comes again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ class RaisesWhereAFlushHasNoTime(Sound):
 
 
 class DropsWhatWaitsAsItCloses(Sound):
-    """Writes in a task of its own, which it gives up at its end."""
+    """Writes in a task of its own, which it abandons when it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -352,7 +352,7 @@ class TakesBatchesSilentlyAfterItsEnd(Sound):
 
 
 class SoundForEnds(Sound):
-    """Wants the ends of runs alone, as its class says, and passes over whatever else it is given."""
+    """Wants only the ends of runs, as its class says, and skips whatever else it is given."""
 
     events: ClassVar = tuple(kind for kind in LifecycleEventType if is_terminal(kind))
 

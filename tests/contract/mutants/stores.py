@@ -1,4 +1,4 @@
-"""Stores that are broken in one way each, and which test of the contract has to notice."""
+"""Stores, each broken in one way, and the test of the contract that has to notice."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from trackside.testing import StoreContract, Stores
 
 
 class BelievesTheStatus(MemoryLog):
-    """Its rows know of the end of a run what the payload says of its status, and nothing where that says nothing."""
+    """Its rows take the status of an ended run from the payload alone, and learn nothing if the payload has none."""
 
     async def run(self, run_id: str) -> Row | None:
         row = await super().run(run_id)
@@ -67,7 +67,7 @@ class TakesAForeignThread(MemoryLog):
 
 
 class NumbersBeforeItCommits(MemoryLog):
-    """As a database sequence does: a reader passes the hole before it is filled."""
+    """Numbers as a database sequence does: a reader passes the hole before it is filled."""
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
         placed = await super().append(events)
@@ -136,7 +136,7 @@ class StoresOneByOne(MemoryLog):
 
 
 class _Slow(MemoryLog):
-    """Has what it stores at once, and shows it as a slow database would."""
+    """Stores at once, and shows what it has stored as a slow database would."""
 
     def __init__(self, disk: Disk) -> None:
         super().__init__(disk)
@@ -290,7 +290,7 @@ class WakesNoFollowerWhileItReads(MemoryLog):
 
 
 class _Sharing(MemoryLog):
-    """A store that shares with others of its log what a plain disk does not have."""
+    """A store that shares with others on its log what a plain disk does not have."""
 
     class disk_kind(Disk):
         def __init__(self) -> None:
@@ -301,7 +301,7 @@ class _Sharing(MemoryLog):
 
 
 class NumbersBeforeItCommitsBesideOthers(_Sharing):
-    """Has one writer, in which nobody sees the hole, in each process; the next process commits what it wrote later."""
+    """Each process has one writer, which hides the hole from readers; the next process commits what it wrote later."""
 
     def __init__(self, disk: Any) -> None:
         super().__init__(disk)
@@ -327,7 +327,7 @@ class NumbersBeforeItCommitsBesideOthers(_Sharing):
 
 
 class KnowsEventsOfItsOwnOnly(MemoryLog):
-    """Has its index of event ids in memory, as the log was when it was opened."""
+    """Keeps its index of event ids in memory, as the log was when the store opened it."""
 
     def __init__(self, disk: Disk) -> None:
         super().__init__(disk)
@@ -390,7 +390,7 @@ class TakesTheRestOfARunSingly(MemoryLog):
 
 
 class FailsWithItsNeighbours(MemoryLog):
-    """Commits together what comes at once."""
+    """Commits together whatever arrives at the same time."""
 
     failing = False
 
@@ -407,7 +407,7 @@ class FailsWithItsNeighbours(MemoryLog):
 
 
 class LooksBeforeItWaits(MemoryLog):
-    """Whether a run has ended is one statement, the append another."""
+    """Checks whether a run has ended in one statement, and appends in another."""
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
         found = {event.run_id: self.disk.folds.get(event.run_id) for event in events}
