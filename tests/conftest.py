@@ -42,9 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Have the collector of garbage never look at what is here for the whole run: modules, and a test for each of its cases.
+    """Keep the garbage collector from ever looking at what lives for the whole run: modules, and a test for each case.
 
-    A look would take some tenths of a second, and it would look ten times while these are made.
+    One look would take some tenths of a second, and the collector would look ten times while these are made.
     """
     gc.disable()
     try:
@@ -67,20 +67,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let a long test have its time: what ends a run that not even a signal can stop would end that one after minutes."""
+    """Give a long test its time: what ends a run that not even a signal can stop would end this test after minutes."""
     if item.get_closest_marker("long"):
         faulthandler.cancel_dump_traceback_later()
 
 
 def cpu_time() -> float:
-    """Seconds of CPU time of this process and of those that it has started and seen end."""
+    """Seconds of CPU time of this process and of the children that it has started and seen end."""
     return sum(os.times()[:4])
 
 
 SPENT = pytest.StashKey[float]()
 COSTS_SHOWN = 10
 SHARED = "(what tests share: browsers, brokers, who forks)"
-"""What these have spent is seen when they end, after the last test of a process, and is not that test's."""
+"""What these have spent shows when they end, after the last test of a process, and is not that test's."""
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -88,7 +88,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def spent_since(item: pytest.Item) -> float:
-    """Seconds of CPU time since this was asked last, or the tests began."""
+    """Seconds of CPU time since the last call, or since the tests began."""
     now = cpu_time()
     before, item.config.stash[SPENT] = item.config.stash[SPENT], now
     return now - before
@@ -104,7 +104,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Have the last report of each test say what has been spent since that of the test before."""
+    """Have the last report of each test say what has been spent since the last report of the test before."""
     report = yield
     if call.when == "teardown":
         is_last = any(name == "spent" for name, _ in item.user_properties)
@@ -154,19 +154,19 @@ def blockbuster() -> Iterator[BlockBuster]:
         # Coverage's tracer takes a lock for a moment, which another thread of the test may hold.
         for lock in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
             blocker.functions[lock].can_block_in("coverage/collector.py", "lock_data")
-        # For each connection asyncpg looks for a password file and certificates of this user, on the local disk.
+        # For each connection asyncpg looks on the local disk for this user's password file and certificates.
         for function in blocker.functions.values():
             function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")
             # A loop in a thread of its own, where nobody else waits.
             function.can_block_in("app/storage/_databases/postgres/backend.py", "change_alone")
-            # It takes any error for an empty folder, and remembers that: later tests would find no package installed.
+            # It takes any error for an empty folder and remembers that: later tests would find no package installed.
             function.can_block_in("importlib/metadata/__init__.py", "search")
         yield blocker
 
 
 @pytest.fixture(autouse=True)
 def nobody_runs() -> Iterator[None]:
-    """Fails the test that leaves a run behind as the current one, rather than those after it in its process."""
+    """Fails the test that leaves a run behind as the current one, rather than the tests after it in its process."""
     yield
     left = current_run()
     if left is not None:
@@ -175,17 +175,17 @@ def nobody_runs() -> Iterator[None]:
 
 
 def log_handlers() -> set[logging.Handler]:
-    """Who gets lines of Trackside's loggers, except pytest."""
+    """The handlers that get lines of Trackside's loggers, except pytest's."""
     handlers = chain(logging.getLogger().handlers, logging.getLogger("trackside").handlers)
     return {handler for handler in handlers if not type(handler).__module__.startswith("_pytest.")}
 
 
 @pytest.fixture(autouse=True)
 def nobody_hears_logs() -> Iterator[None]:
-    """Fails the test that leaves a handler of logs behind.
+    """Fails the test that leaves a log handler behind.
 
-    Its stream is closed with the test, and each line that comes to it from then on costs the text of a traceback: where many
-    come, the time that some other test has.
+    The handler's stream is closed with the test, and each line that comes to it from then on costs the text of a
+    traceback: many lines take the time of some other test.
     """
     before = log_handlers()
     yield
@@ -231,7 +231,7 @@ def postgres_template(postgres_server: RunningServer, postgres_names: Iterator[s
 def own_postgres_with_tables(
     postgres_server: RunningServer, postgres_names: Iterator[str], postgres_template: str
 ) -> Iterator[str]:
-    """The address of a PostgreSQL database with our tables that no other test has, for who may leave processes in it."""
+    """The address of a PostgreSQL database with our tables for this test alone, which may leave processes in it."""
     name = next(postgres_names)
     yield postgres_server.create_database(name, template=postgres_template)
     postgres_server.drop_database(name)
@@ -250,7 +250,7 @@ def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def emptied_databases(
     postgres_server: RunningServer, postgres_names: Iterator[str]
 ) -> Iterator[Callable[[int], EmptiedDatabase]]:
-    """PostgreSQL databases with our tables, by their numbers from 0 on; who has used one empties it."""
+    """PostgreSQL databases with our tables, by their numbers from 0 on; whoever has used one empties it."""
     made: list[tuple[str, EmptiedDatabase]] = []
 
     def of(number: int) -> EmptiedDatabase:

@@ -1,4 +1,4 @@
-"""A wire between hubs of one process, which keeps a little, and loses, delays and repeats messages as a seed says."""
+"""A wire between hubs of one process; it keeps a little, and loses, delays and repeats messages as a seed says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trackside.app.streams.wire import Topic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adversity:
-    """How bad it is: of a hundred messages so many are lost, repeated, and held up; and every so many is refused."""
+    """How bad the wire is: how many of a hundred messages it loses, repeats, holds up and refuses."""
 
     lost: int = 0
     repeated: int = 0
@@ -39,7 +39,7 @@ class _Ear:
         self._wire.ears.discard(self)
 
     def go_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hear what waits, soon; the order of a run's messages stays."""
+        """Hear the waiting messages soon; the messages of a run keep their order."""
         loop.call_soon(self._drain)
 
     def _drain(self) -> None:
@@ -55,7 +55,7 @@ class _Ear:
 
 
 class AdverseWire:
-    """What is said on it may be heard. All messages of a run keep their order."""
+    """What is said on it may or may not be heard. All messages of a run keep their order."""
 
     def __init__(self, adversity: Adversity | None = None, seed: int = 0) -> None:
         self.adversity = adversity or Adversity()

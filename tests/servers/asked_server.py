@@ -14,7 +14,7 @@ def ask(server: TracksideServer, agent: str, **input: Any) -> Any:
 
 
 def begin(server: TracksideServer, name: str, agent: str = "until_told") -> str:
-    """Start a run that goes on until there is a file `go`, and wait until it is executed; its id."""
+    """Start a run that goes on until there is a file `go`, and wait until it is executed; returns its id."""
     body = {"assistant_id": agent, "input": {"name": name}, "on_completion": "keep"}
     run = httpx.post(f"{server.url}/runs", json=body, timeout=PATIENCE).raise_for_status().json()
     wait_until((server.folder / f"at-it-{name}").exists, "it is executed")

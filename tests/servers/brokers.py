@@ -1,4 +1,4 @@
-"""What a broker keeps, read as any consumer would: behind one face, so that each promise is tested on both."""
+"""What a broker keeps, read as any consumer would: behind one interface, so that each promise is tested on both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Kept(NamedTuple):
 
 
 class BrokerStage:
-    """A broker, and observers that publish to a place of their own there. `settings` are the server's."""
+    """A broker, and observers that publish to a place of their own there. `settings` are those of the server."""
 
     scheme: ClassVar[str]
     topic: ClassVar[str]
@@ -37,7 +37,7 @@ class BrokerStage:
         self._observers: list[BrokerObserver] = []
 
     def observer(self, **options: Any) -> BrokerObserver:
-        """One that is closed with the stage."""
+        """An observer that is closed with the stage."""
         here = {"url": self.server.url, "topic": self.topic.replace("NAME", self.name)} | self.place()
         self._observers.append(BrokerObserver(**here | options))
         return self._observers[-1]
@@ -47,7 +47,7 @@ class BrokerStage:
         return {}
 
     async def kept(self) -> list[Kept]:
-        """What the broker keeps, in its order; Redis has one within each stream, and milliseconds."""
+        """What the broker keeps, in its order; Redis has an order within each stream, and milliseconds."""
         raise NotImplementedError
 
     def restart(self, signal: StopSignal = "KILL") -> None:

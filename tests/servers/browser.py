@@ -1,6 +1,6 @@
-"""Chromium as the system has it, driven by Playwright, and what each page of ours has to keep to in it.
+"""The system's Chromium, driven by Playwright, and what each of our pages has to comply with in it.
 
-The one that has no windows takes half the CPU time of the other, which does as well.
+The windowless build takes half the CPU time of the other, and does as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from javascript import PACKAGES, node
 
 ROOT: Final = Path(__file__).parents[2]
 SCREENSHOTS: Final = ROOT / ".screenshots"
-"""Where pictures of pages go, to be looked at, if this folder is there; nothing in it is committed."""
+"""Where pictures of pages go for somebody to look at, if this folder exists; nothing in it is committed."""
 
 PATIENCE: Final = 30_000
 """Milliseconds after which something that does not come counts as missing: browsers are slow where much else is done."""
@@ -37,7 +37,7 @@ _FLAGS: Final = (
 
 
 def executable() -> str:
-    """The browser, from Debian if it is not there."""
+    """The path of the browser, which is installed from Debian if it is missing."""
     return program("Chromium", _NAMES, ["chromium-headless-shell", "chromium"], beside=["fonts-dejavu-core"])
 
 
@@ -57,11 +57,11 @@ expect.set_options(timeout=PATIENCE)
 
 
 class Visit:
-    """A page somebody looks at. Leaving it sees that the browser had nothing to complain of and asked nobody but the server.
+    """A page somebody looks at. Leaving it checks that the browser had no complaints and asked nobody but the server.
 
     Args:
-        page: of the browser.
-        url: of the server.
+        page: the browser's page.
+        url: the server's address.
     """
 
     def __init__(self, page: Page, url: str) -> None:
@@ -80,10 +80,10 @@ class Visit:
         return self.page
 
     async def violations(self) -> list[str]:
-        """What axe-core finds against WCAG 2.2 AA and its best practices: each rule, and where."""
-        await asyncio.to_thread(node)  # installs it
+        """The violations that axe-core finds of WCAG 2.2 AA and its best practices: each rule, and where."""
+        await asyncio.to_thread(node)  # installs the package
         source = await asyncio.to_thread((PACKAGES / "axe-core" / "axe.min.js").read_text, "utf-8")
-        await self.page.evaluate(source)  # by the debugger, which a page's policy does not bind
+        await self.page.evaluate(source)  # through the debugger, which a page's policy does not bind
         found: dict[str, Any] = await self.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
         return [
             f"{one['id']}: {node_['html'][:200]} {node_['failureSummary']}"
@@ -107,7 +107,7 @@ class Visit:
             await self.page.set_viewport_size(before)
 
     def check(self) -> None:
-        """See that nothing was wrong.
+        """Check that nothing was wrong.
 
         Raises:
             AssertionError: the browser complained, or something was fetched from elsewhere.
@@ -126,7 +126,7 @@ class Visit:
 
 @asynccontextmanager
 async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator[Visit]:
-    """A page in a browser of its own: no cookies, nothing kept. Options are those of Playwright's `new_context`."""
+    """A page in a browser of its own: no cookies, nothing kept. `options` are those of Playwright's `new_context`."""
     context: BrowserContext = await browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
     context.set_default_timeout(PATIENCE)
     try:
@@ -138,5 +138,5 @@ async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator
 
 
 def texts(found: Sequence[str]) -> list[str]:
-    """Texts with their white space made single."""
+    """The texts with each run of white space collapsed to one space."""
     return [" ".join(text.split()) for text in found]

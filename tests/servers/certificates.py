@@ -1,4 +1,4 @@
-"""An authority that nobody trusts yet, and certificates of servers that it signs."""
+"""An authority that nobody trusts yet, and server certificates that it signs."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ class Certificates:
         self.ca_file.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
 
     def server(self, address: str) -> ssl.SSLContext:
-        """What a server needs to be known as the one at this address."""
+        """The TLS context with which a server proves that it is the one at this address."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
         certificate = self._certificate(_name(address), key, names)

@@ -1,4 +1,4 @@
-"""Commands of `trackside` that are run in the process of a test, where they leave nothing behind."""
+"""Commands of `trackside` that run in the process of a test and leave nothing behind there."""
 
 import logging
 import signal
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def commands_here() -> Iterator[None]:
-    """Afterwards those take signals, and hear what Trackside logs, who did before; a command never puts that back, as its
+    """Restore afterwards who takes signals and who hears what Trackside logs; a command never puts that back, as its
     process ends with it.
     """
     takers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

@@ -1,7 +1,7 @@
 """Many workers in one process, each with connections of its own: `python crowd.py HOW_MANY DATABASE ENGINE`.
 
-It says `ready` when all are there. To each line that it reads it says how many of them their engine serves now, and how many
-bytes of memory the process has; it ends with its standard input.
+It prints `ready` when all are there. For each line that it reads, it prints how many of them their engine serves now,
+and how many bytes of memory the process has; it ends when its standard input does.
 """
 
 from __future__ import annotations

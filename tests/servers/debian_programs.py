@@ -20,9 +20,9 @@ def program(what: str, names: Sequence[str], packages: Sequence[str], *, beside:
     """The path of a program.
 
     Args:
-        what: how it is called.
-        names: under which it may be there, best first.
-        packages: those that have it, best first: the next is tried where there is not the one.
+        what: what the program is called.
+        names: the names under which it may be installed, best first.
+        packages: the packages that contain it, best first: the next is tried where one is not available.
         beside: packages that it needs and does not name.
     """
     if (found := _found(names)) is not None:
@@ -30,7 +30,7 @@ def program(what: str, names: Sequence[str], packages: Sequence[str], *, beside:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip(f"there is no {what}: apt install {packages[0]}")
     with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests are run side by side, and apt-get has no patience with another
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side, and apt-get does not wait for another apt-get
         said = "" if _found(names) is not None else _installed(packages, beside)
     found = _found(names)
     assert found is not None, f"{what} could not be installed:\n{said[-4_000:]}"
@@ -42,7 +42,7 @@ def _found(names: Sequence[str]) -> str | None:
 
 
 def _installed(packages: Sequence[str], beside: Sequence[str]) -> str:
-    """What apt-get says of it."""
+    """What apt-get says about the installation."""
     said = _apt_get("update", "-qq").stdout
     for package in packages:
         done = _apt_get("install", "-y", "-qq", "--no-install-recommends", package, *beside)

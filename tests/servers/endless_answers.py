@@ -16,10 +16,10 @@ _HEADS = {
 
 @asynccontextmanager
 async def endless_answers(endless: str) -> AsyncGenerator[str]:
-    """The address of one.
+    """The address of such a server.
 
     Args:
-        endless: what of an answer has no end: its "head"; its "body"; the body of a "refusal".
+        endless: which part of an answer has no end: its "head"; its "body"; the body of a "refusal".
     """
 
     writers: list[asyncio.StreamWriter] = []

@@ -1,4 +1,4 @@
-"""What has to hold of the execution of runs: by what agents have written of their calls, and by the log."""
+"""What has to hold of the execution of runs, by what agents have written of their calls and by the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def twice(entries: Sequence[Entry]) -> Iterator[str]:
-    """A run is executed once, by one process, and does nothing before or after."""
+    """A run is executed once, by one process, and nothing is done for it before or after."""
     entered: dict[str, Entry] = {}
     left: set[str] = set()
     for entry in entries:
@@ -73,7 +73,7 @@ def execution(kept: Kept, entries: Sequence[Entry], words: Words) -> Iterator[st
 
 
 def attempts(kept: Kept) -> Iterator[str]:
-    """Attempts count 1, 2, 3 …; each goes on for one that was lost, which says so, and none has two that go on for it."""
+    """Attempts count 1, 2, 3 …; each continues a lost one, which says so, and no attempt is continued by two."""
     following: dict[str, list[str]] = defaultdict(list)
     for run_id, row in kept.attempts.items():
         before = row["retry_of"]

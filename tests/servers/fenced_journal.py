@@ -1,7 +1,7 @@
 """What agents do to the world outside, written down in order: a file to which each call of an agent is appended.
 
-It is fenced: who enters a thread gets a token that is higher than all before, and a write with an older one is refused. So
-a worker that was taken for dead, and goes on, changes nothing any more; that it tried is written down, too. No code of ours.
+It is fenced: whoever enters a thread gets a token higher than all before, and a write with an older one is refused.
+So a worker taken for dead that goes on changes nothing any more; that it tried is written down, too. No code of ours.
 
     hold = FencedJournal(folder).enter(run_id, thread_id, attempt)
     hold.write("something")
@@ -49,8 +49,8 @@ class Entry:
 class FencedJournal:
     """The journal in a folder, which all processes of this machine may use at once.
 
-    A process opens it when it is told to, or first writes, and then needs no descriptor more: what its agents do is written
-    down also when it has none left.
+    A process opens it when it is told to or first writes, and then needs no further descriptor: what its agents do is
+    written down even when the process has none left.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,14 +58,14 @@ class FencedJournal:
         self._opened: _OpenedJournal | None = None
 
     def open(self) -> _OpenedJournal:
-        """Open it in this process, before somebody takes its descriptors. Threads that do so at once have one each."""
+        """Open it in this process, before something takes its descriptors. Threads that do so at once have one each."""
         opened = self._opened
         if opened is None or opened.pid != os.getpid():  # a child shares its parent's lock
             opened = self._opened = _OpenedJournal(self._path)
         return opened
 
     def enter(self, run_id: str, thread_id: str, attempt: int = 1) -> Hold:
-        """Begin to execute a run; whoever was at its thread before has no say any more."""
+        """Begin to execute a run; whoever was at its thread before can no longer write."""
         with self._locked() as opened:
             hold = Hold(self, run_id, thread_id, attempt, opened.tokens.get(thread_id, 0) + 1)
             opened.append(hold.entry("enter"))
@@ -98,7 +98,7 @@ class FencedJournal:
 
     @contextmanager
     def _locked(self) -> Iterator[_OpenedJournal]:
-        opened = self.open()  # another thread may open it anew meanwhile, and has read other lines
+        opened = self.open()  # another thread may reopen the journal meanwhile, and have read other lines
         with opened.locked():
             yield opened
 
@@ -116,9 +116,9 @@ class _OpenedJournal:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Have it alone, of all threads and processes, and know what they have written."""
+        """Hold the journal alone, among all threads and processes, knowing what they have written."""
         with self._among_threads:
-            fcntl.flock(self._file, fcntl.LOCK_EX)  # let go of as the process is killed, too
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # the system also releases it when the process is killed
             try:
                 self._read_on()
                 yield
@@ -169,5 +169,5 @@ class Hold:
         self.journal.act(self, "leave", how)
 
     def entry(self, what: Doing, detail: str = "") -> Entry:
-        """A line about something that is done with it."""
+        """A line about something that is done under this hold."""
         return Entry(what, self.run_id, self.thread_id, self.attempt, os.getpid(), self.token, time.monotonic(), detail)

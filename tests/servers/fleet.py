@@ -1,4 +1,4 @@
-"""A fleet of real processes for tests: PostgreSQL, NATS or not, servers and workers; and clients of LangGraph's SDK.
+"""A fleet of real processes for tests: PostgreSQL, with or without NATS, servers, workers; and LangGraph SDK clients.
 
     async with Fleet(folder, postgres, servers=2, workers=2) as fleet:
         run = await fleet.clients[0].runs.create(None, "talks", input={"token": "a", "parts": 50, "pause": 0.1})
@@ -51,10 +51,10 @@ type EngineName = Literal["nats", "postgres"]
 
 
 class FleetProcess:
-    """A server or a worker, to be ill-treated. It keeps its name and its port for all its lives.
+    """A server or a worker that tests ill-treat. It keeps its name and its port for all its lives.
 
     Args:
-        process: what is ill-treated.
+        process: the process that is ill-treated.
         journal: where its agents write down what they do.
     """
 
@@ -63,16 +63,16 @@ class FleetProcess:
         self.name = process.name
         self._journal = journal
         self.pids: set[int] = set()
-        """Of all its lives."""
+        """The process ids of all its lives."""
 
     @property
     def pid(self) -> int:
-        """Of the life that it has, or had last."""
+        """The process id of its current life, or of the last one."""
         return self.process.pid
 
     @property
     def url(self) -> str:
-        """Where a server answers, or a worker says how it is."""
+        """Where a server answers, or where a worker tells its status."""
         return str(self.process.ready["url"])
 
     @property
@@ -82,7 +82,7 @@ class FleetProcess:
 
     @property
     def log(self) -> str:
-        """What it has said, in all its lives."""
+        """What it has written, in all its lives."""
         return self.process.log
 
     async def start(self) -> None:
@@ -104,29 +104,29 @@ class FleetProcess:
         return await asyncio.to_thread(self.process.terminate)
 
     def stop(self) -> None:
-        """Have it stand still, as a machine that sleeps; not while it writes to the journal, where others would wait."""
+        """Freeze it, as on a machine that sleeps; not while it writes to the journal, where others would wait."""
         with self._journal.held():
             self.process.stop()
 
     def resume(self) -> None:
-        """Let it go on, and think that no time has gone by."""
+        """Let it go on, unaware that time has gone by."""
         self.process.signal(signal.SIGCONT)
 
 
 class Fleet:
-    """All processes of a fleet, from the beginning to the end of an `async with`.
+    """All processes of a fleet, for the length of an `async with` block.
 
     Args:
         folder: where they run; settings, logs and the journal are there.
-        postgres: a server that the fleet may restart; it gets a database of its own there.
+        postgres: a server that the fleet may restart; the fleet gets a database of its own there.
         engine: what moves the work.
         servers: how many there are in the beginning; likewise `workers`.
-        lease: seconds for which a process that says nothing is believed to live.
+        lease: seconds for which a silent process is believed to live.
         concurrency: how many runs a worker executes at once.
         attempts: how many the runs of `tries` have.
-        settings: more text of `trackside.toml`, with tables of its own.
-        env: more of the environment of all processes.
-        forkery: forks them.
+        settings: further text of `trackside.toml`, with tables of its own.
+        env: further environment variables of all processes.
+        forkery: forks the processes.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Fleet:
         self.workers: list[FleetProcess] = []
         self._clients: dict[str, LangGraphClient] = {}
         self.frozen: set[int] = set()
-        """Pids of processes that stood still past their leases: they may go on with what is another's by then."""
+        """Pids of processes that stood still past their leases: they may go on with work that is another's by then."""
         self._numbers = servers, workers
         self._lease = lease
         self._concurrency = concurrency
@@ -216,16 +216,16 @@ class Fleet:
         return worker
 
     def open(self, gate: str) -> None:
-        """Let those go on that wait at this gate."""
+        """Let go on whoever waits at this gate."""
         (self.folder / gate).touch()
 
     async def kill_nats(self) -> None:
-        """Let NATS be gone, as after a power cut."""
+        """Take NATS away, as a power cut would."""
         assert self.nats is not None
         await asyncio.to_thread(self.nats.stop, "KILL")
 
     async def start_nats(self, *, empty_disk: bool = False) -> None:
-        """Start NATS again where it was, with what it had, or with nothing."""
+        """Start NATS again at the same address, with the data it had, or with nothing."""
         assert self.nats is not None
         if empty_disk:
             await asyncio.to_thread(shutil.rmtree, self.nats.data)
@@ -239,10 +239,10 @@ class Fleet:
     async def until[T](
         self, look: Callable[[], T | None] | Callable[[], Awaitable[T | None]], what: str, seconds: float = PATIENCE
     ) -> T:
-        """Look until there is something to be seen, and give that; `what` is said where it does not come.
+        """Look until there is something to be seen, and return that; `what` names it in the error if it does not come.
 
         Raises:
-            TimeoutError: it does not; with the ends of all logs.
+            TimeoutError: it does not come; the message has the ends of all logs.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -258,7 +258,7 @@ class Fleet:
             raise TimeoutError(f"{what}: not within {seconds:g} s\n{self.logs()}") from None
 
     async def until_entered(self, run_id: str) -> Entry:
-        """Wait until an agent is called for a run; its first line in the journal."""
+        """Wait until an agent is called for a run; returns its first line in the journal."""
 
         def look() -> Entry | None:
             entered = (one for one in self.journal.entries() if one.run_id == run_id and one.what == "enter")
@@ -267,7 +267,7 @@ class Fleet:
         return await self.until(look, f"run {run_id} is executed")
 
     async def executor_of(self, run_id: str) -> FleetProcess:
-        """Wait until a run is executed; the worker that does it."""
+        """Wait until a run is executed; returns the worker that executes it."""
         entry = await self.until_entered(run_id)
 
         def look() -> FleetProcess | None:
@@ -277,7 +277,7 @@ class Fleet:
         return await self.until(look, f"run {run_id} is executed by a worker, and not by {entry.pid}")
 
     async def until_rest(self) -> None:
-        """Wait until all that was let in has ended, however much that is, as long as something goes on."""
+        """Wait until everything that was let in has ended, however much that is, as long as something goes on."""
         seen: tuple[int, int] | None = None
 
         def moved() -> tuple[int, int] | None:
@@ -294,21 +294,21 @@ class Fleet:
         return dict(zip(names, rows[0], strict=True)) if rows else None
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the database, past all code of ours, on one connection: new ones would cost twenty times as much."""
+        """Ask the database, bypassing our code, on one connection: new ones would cost twenty times as much."""
         if self._asked is not None:
             with suppress(*GONE):
                 return self._asked.execute(sql)
-            self._ask_no_more()  # the server was stopped since it was asked last
+            self._ask_no_more()  # the server was stopped since the last question
         self._asked = RawConnection(self.database)
         return self._asked.execute(sql)
 
     def change(self, sql: str) -> None:
-        """Change the database, past all code of ours."""
+        """Change the database, bypassing our code."""
         with look_into(self.database) as database:
             database.execute(sql)
 
     async def command(self, *arguments: str) -> str:
-        """What `trackside` says when it is asked for this, as by who runs the fleet."""
+        """What `trackside` prints for this command, run as the fleet's operator would run it."""
         program = await asyncio.create_subprocess_exec(
             EXECUTABLE,
             *arguments,
@@ -325,7 +325,7 @@ class Fleet:
         return said.decode()
 
     async def check(self, words: Words | None = None) -> Counts:
-        """Wait until all has ended, and see that nothing is wrong with what is left; what it comes to."""
+        """Wait until all has ended, and check that nothing is wrong with what is left; returns the counts."""
         await self.until_rest()
         try:
             return await asyncio.to_thread(assert_sound, self.database, self.journal, words or Words())
@@ -366,7 +366,7 @@ class Fleet:
 
 
 def _ancestors_of(pid: int) -> Iterator[int]:
-    """The processes that a process comes from: an isolated agent's has the worker above it."""
+    """The ancestors of a process: an isolated agent's process has the worker above it."""
     while pid > 1:
         try:
             pid = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])

@@ -19,7 +19,7 @@ JOURNAL: Final = FencedJournal(FOLDER)
 if "FLEET_JOURNAL" in os.environ:  # this process executes runs
     JOURNAL.open()
 
-if "FLEET_POINT" in os.environ:  # this worker is to die
+if "FLEET_POINT" in os.environ:  # this worker has to die
     import fleet_points
 
     fleet_points.install(os.environ["FLEET_POINT"], os.environ["TRACKSIDE_ENGINE_URL"].partition(":")[0])
@@ -27,7 +27,7 @@ if "FLEET_POINT" in os.environ:  # this worker is to die
 
 @contextmanager
 def executing(run: RunContext) -> Iterator[Hold]:
-    """Write down that a run is executed, and how that ended."""
+    """Write down that a run is executed, and how the execution ended."""
     hold = JOURNAL.enter(run.run_id, run.thread_id, run.attempt)
     try:
         yield hold
@@ -38,7 +38,7 @@ def executing(run: RunContext) -> Iterator[Hold]:
 
 
 def _leave(hold: Hold, how: str) -> None:
-    with suppress(FencedOff):  # which is written down
+    with suppress(FencedOff):  # the journal has noted that
         hold.leave(how)
 
 

@@ -1,4 +1,4 @@
-"""What tests ask a fleet for, one run at a time, and what they are told: it goes into the words that are checked."""
+"""What tests ask a fleet for, one run at a time, and what they are told: both go into the words that are checked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fleet_check import Asked, Words
 async def started(
     fleet: Fleet, agent: str, words: Words, *, parts: int, gate: str | None = None, at: int = 0, **more: Any
 ) -> Asked:
-    """A run that was let in by one of the servers; with a gate it ends when that is open, if nobody is in its way.
+    """Start a run, which one of the servers lets in; with a gate it ends when that is open, if nobody is in its way.
 
-    `more` is for `runs.create`, but for `pause`, which is what the agent waits after each part, and `breaks`.
+    `more` is for `runs.create`, except `pause`, which is what the agent waits after each part, and `breaks`.
     """
     thread_id, token = str(uuid.uuid4()), uuid.uuid4().hex
     work = {"token": token, "parts": parts, "pause": more.pop("pause", 0.0), "breaks": more.pop("breaks", False)}
@@ -31,12 +31,12 @@ async def started(
 
 
 def noted(words: Words, run_id: str, thread_id: str, token: str) -> Asked:
-    """A run that somebody has asked for."""
+    """Note a run that somebody has asked for."""
     return words.asked.setdefault(run_id, Asked(run_id, thread_id, token))
 
 
 async def answered(fleet: Fleet, asked: Asked, *, at: int = 0) -> Any:
-    """What a server says of a run to who waits for its end."""
+    """What a server says of a run to a client that waits for its end."""
     answer = await fleet.clients[at].runs.join(asked.thread_id, asked.run_id)
     asked.answer, asked.is_answered = answer, True
     return answer

@@ -2,9 +2,9 @@
 
     counts = assert_sound(database, journal, words)
 
-It looks at the log and the queue (SQL), at the journal that agents have written (`fenced_journal`), at what clients were
-told (`told_words`), and at what a receiver of webhooks has got. `log_check` has what holds of the log alone,
-`execution_check` what holds of its runs' execution, and `word_check` what of words.
+It looks at the log and the queue (SQL), at the journal that agents have written (`fenced_journal`), at what clients
+were told (`told_words`), and at what a receiver of webhooks has got. `log_check` has the rules for the log alone,
+`execution_check` those for the execution of its runs, and `word_check` those for what clients were told.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["LOST", "Asked", "Counts", "Kept", "Words", "assert_sound", "look_ove
 
 LOST = "worker_lost"
 TAKEN_AWAY = {LOST, "process_crashed", "memory_limit"}
-"""As what runs fail that are taken from a worker, or that were the end of their own process."""
+"""The error types of runs that were taken from a worker, or that ended their own process."""
 
 type Bodies = Sequence[Mapping[str, Any]]
 """What a receiver of webhooks has got."""
@@ -46,7 +46,7 @@ type Bodies = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What the work of a system comes to."""
+    """The figures of a system's work."""
 
     runs: int
     events: int
@@ -73,14 +73,14 @@ class Counts:
 
 
 def assert_sound(url: str, journal: FencedJournal, words: Words, bodies: Bodies = ()) -> Counts:
-    """Nothing is wrong; what it comes to."""
+    """Assert that nothing is wrong; returns the counts."""
     counts, wrong = look_over(url, journal, words, bodies)
     assert not wrong, "\n".join([f"{len(wrong)} things are wrong, of {counts}:", *wrong[:25]])
     return counts
 
 
 def look_over(url: str, journal: FencedJournal, words: Words, bodies: Bodies = ()) -> tuple[Counts, list[str]]:
-    """What the work of a system comes to, and what is wrong with it, a sentence each."""
+    """The counts of a system's work, and what is wrong with it, a sentence each."""
     with look_into(url) as database:
         kept = Kept(database)
         wrong = [*words.wrong, *_broken(url, database)]

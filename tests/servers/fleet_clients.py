@@ -1,4 +1,4 @@
-"""Clients of a fleet, as behind a balancer: LangGraph's SDK, and whose server does not answer asks the next one.
+"""Clients of a fleet, as behind a balancer: LangGraph's SDK; a client whose server does not answer asks the next one.
 
     async with FleetClients(urls) as clients:
         …                     # kill something
@@ -29,25 +29,25 @@ PATIENCE: Final = 60.0
 """Seconds after which a client that is told nothing says so."""
 _PAUSE: Final = 0.1  # seconds before the next server is asked
 _UNSURE: Final = (httpx.TransportError, OSError)
-"""After these nobody knows what became of a request."""
+"""After these errors nobody knows what became of a request."""
 _AWAY: Final = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
 
 type Run = dict[str, Any]
 
 
 class Balancer(httpx.AsyncBaseTransport):
-    """Sends requests to one of several servers, as what stands before them does: to the next one when that is gone."""
+    """Sends requests to one of several servers, as a load balancer does: to the next one when that server is gone."""
 
     def __init__(self, urls: Sequence[str], first: int = 0) -> None:
         self.went_on = 0
-        """How often a request went to the next server, because one was gone."""
+        """How often a request went to the next server because one was gone."""
         self._servers = [httpx.URL(url) for url in urls]
         self._at = first % len(urls)
         self._inner = httpx.AsyncHTTPTransport()
 
     @property
     def server(self) -> httpx.URL:
-        """To which one it sends what comes now."""
+        """The server to which it sends the next request."""
         return self._servers[self._at]
 
     def turn(self) -> None:
@@ -82,7 +82,7 @@ class Balanced:
         self._patience = patience
         http = httpx.AsyncClient(base_url="http://fleet", transport=self.balancer, timeout=patience)
         self.client = LangGraphClient(http)
-        """LangGraph's, as it is: what it does when it is cut off it does here."""
+        """LangGraph's client, unmodified: it does here what it does whenever it is cut off."""
         self._http = http
 
     async def __aenter__(self) -> Self:
@@ -92,7 +92,7 @@ class Balanced:
         await self._http.aclose()
 
     async def surely[T](self, ask: Callable[[LangGraphClient], Awaitable[T]]) -> T:
-        """Ask until there is an answer, also where the library has given up.
+        """Ask until there is an answer, even where the library has given up.
 
         Raises:
             TimeoutError: there is none.
@@ -122,13 +122,13 @@ def _is_away(exc: BaseException) -> bool:
 
 
 class FleetClients:
-    """Keep runs coming, while an `async with` block goes on.
+    """Keep runs coming while an `async with` block goes on.
 
     Args:
-        urls: of the servers.
+        urls: the addresses of the servers.
         each: how many clients there are of each kind.
-        seed: of what they do.
-        pause: seconds between two things that one of them does, on average.
+        seed: decides what they do.
+        pause: seconds between two actions of one client, on average.
         parts: how many numbers a run says at most, with `part_pause` seconds after each.
     """
 
@@ -186,7 +186,7 @@ class FleetClients:
         await self._stack.aclose()
 
     async def stop(self) -> None:
-        """Let each come to the end of what he does."""
+        """Let each client finish what he is doing."""
         self._stopping.set()
         _, hanging = await asyncio.wait(self._tasks, timeout=2 * PATIENCE)
         self.words.wrong += [f"{task.get_name()} hangs" for task in hanging]
@@ -199,7 +199,7 @@ class FleetClients:
                 self.done[kind] += 1
             except (TimeoutError, *_UNSURE, APIStatusError, httpx.HTTPStatusError) as exc:
                 self.words.wrong.append(f"a client that wanted to {kind} got {exc!r} {getattr(exc, 'body', '')}")
-            except Exception:  # whatever is wrong with him or with his answer: he is not silently gone
+            except Exception:  # whatever is wrong with him or with his answer: he does not vanish silently
                 self.words.wrong.append(f"a client that wanted to {kind} crashed: {format_exc()}")
             self.going[kind] -= 1
             with suppress(TimeoutError):
@@ -207,7 +207,7 @@ class FleetClients:
                     await self._stopping.wait()
 
     async def _start(self, balanced: Balanced, work: Mapping[str, Any], thread_id: str, **more: Any) -> Asked:
-        """A run in the background, which is one run however often and wherever the request is made."""
+        """Start a background run, which is one run however often and wherever the request is made."""
         key = {"Idempotency-Key": uuid.uuid4().hex}
 
         async def ask(client: LangGraphClient) -> Run:
@@ -221,7 +221,7 @@ class FleetClients:
         return self.words.asked.setdefault(run_id, Asked(run_id, thread_id, token))
 
     async def _answered(self, balanced: Balanced, asked: Asked, answer: Any = None) -> None:
-        """Have the answer of a run, or of the attempt that goes on for it if its worker was lost."""
+        """Get the answer of a run, or of the attempt that goes on for it if its worker was lost."""
         run_id, last = asked.run_id, None
         if answer is None:
             answer = await balanced.surely(lambda client: client.runs.join(asked.thread, run_id))
@@ -232,7 +232,7 @@ class FleetClients:
         asked.answer, asked.is_answered = answer, True
 
     async def _wait(self, balanced: Balanced, chance: random.Random) -> None:
-        """Start a run and wait for it in one request; whoever is cut off makes the same request once more."""
+        """Start a run and wait for it in one request; a client that is cut off makes the same request once more."""
         work, thread_id, key = self._work(chance), _new_id(), {"Idempotency-Key": uuid.uuid4().hex}
         named: set[str] = set()
 
@@ -260,14 +260,14 @@ class FleetClients:
         await self._answered(balanced, asked)
 
     async def _queue(self, balanced: Balanced, chance: random.Random) -> None:
-        """Several runs at once on one thread, which come one after the other."""
+        """Start several runs at once on one thread, which then come one after the other."""
         thread_id = _new_id()
         several = [await self._start(balanced, self._work(chance, parts=3), thread_id) for _ in range(3)]
         for asked in several:
             await balanced.surely(lambda client, run_id=asked.run_id: client.runs.join(thread_id, run_id))  # type: ignore[misc]
 
     async def _cancel(self, balanced: Balanced, chance: random.Random) -> None:
-        """Change one's mind."""
+        """Start a run and change one's mind."""
         asked = await self._start(balanced, {**self._work(chance), "parts": 200}, _new_id())
         asked.may_be_cancelled = True
         await asyncio.sleep(chance.random() * 0.5)
@@ -276,7 +276,7 @@ class FleetClients:
         await balanced.surely(lambda client: client.runs.join(asked.thread, asked.run_id))
 
     async def _stream(self, balanced: Balanced, chance: random.Random) -> None:
-        """Follow a run; whoever is cut off goes on behind what he has, at the next server."""
+        """Follow a run; a client that is cut off goes on after what he has, at the next server."""
         work = self._work(chance)
         asked = await self._start(balanced, work, _new_id(), stream_mode=["custom"], stream_resumable=True)
         follower = Follower(asked.thread, asked.run_id)
@@ -295,18 +295,18 @@ class FleetClients:
 
 
 class Follower:
-    """Somebody who follows a run to its end, wherever that is told."""
+    """Somebody who follows a run to its end, on whichever server the end is told."""
 
     def __init__(self, thread_id: str, run_id: str) -> None:
         self.numbers: list[int] = []
         self.gaps: list[Any] = []
-        """What he was told that he does not get."""
+        """The gaps that he was told of."""
         self.end: tuple[str, Any] | None = None
         self._place = thread_id, run_id
         self._last_id: str | None = None
 
     async def follow(self, balanced: Balanced) -> tuple[str, Any]:
-        """Follow until the end is told, wherever that is; gives its event and what that says."""
+        """Follow until the end is told, wherever that is; returns the end's event and its data."""
         return await balanced.surely(self.follow_at)
 
     async def follow_at(self, client: LangGraphClient) -> tuple[str, Any]:
@@ -322,7 +322,7 @@ class Follower:
         return self.end
 
     async def parts(self, client: LangGraphClient) -> AsyncIterator[Any]:
-        """The parts that this server has, behind those that were had before."""
+        """The parts that this server has, after those received before."""
         async for part in client.runs.join_stream(*self._place, stream_mode=["custom"], last_event_id=self._last_id):
             self._last_id = part.id or self._last_id
             match part.event:

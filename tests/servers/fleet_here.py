@@ -1,4 +1,4 @@
-"""A fleet in this process: servers with clients of the SDK, and workers, that share a database and an engine only."""
+"""A fleet in this process: servers with clients of the SDK, and workers, that share only a database and an engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trackside.app.wiring import App, open_app
 
 
 class ServerHere:
-    """One that admits and answers, and executes nothing."""
+    """A server that admits and answers, and executes nothing."""
 
     def __init__(self, app: App, url: str, client: LangGraphClient) -> None:
         self.app = app
@@ -24,7 +24,7 @@ class ServerHere:
 
 
 class FleetHere:
-    """Its servers and workers."""
+    """The fleet's servers and workers."""
 
     def __init__(self, servers: list[ServerHere], workers: list[App]) -> None:
         self.servers = servers
@@ -42,7 +42,7 @@ async def fleet_here(
     lease: float = 2.0,
     **settings: Any,
 ) -> AsyncGenerator[FleetHere]:
-    """Have a fleet with these agents; its last process is closed first."""
+    """Run a fleet with these agents; its last process is closed first."""
     async with AsyncExitStack() as stack:
         chosen = Settings(database_url=database, engine=EngineSettings(url=engine, lease=lease), **settings)
         executing = [

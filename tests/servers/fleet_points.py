@@ -1,6 +1,6 @@
 """Named points at which a worker of a fleet kills itself, from the offer of a run to the end of its own life.
 
-A worker with the variable `FLEET_POINT=moment|step|number` dies when it has come so many times to that moment of that step.
+A worker with the variable `FLEET_POINT=moment|step|number` dies when it has come to that moment of that step so often.
 The steps of a run, and what is written to the database, are those of `crash_steps` and `crash_points`.
 """
 
@@ -31,7 +31,7 @@ STEPS_OF_WORKER = {
         "acknowledge": Step(RunOffer, "done"),
     },
 }
-"""Those that are the engine's."""
+"""The steps that belong to the engine."""
 STEPS_OF_ALL = {
     "take": Step(StoredCoordinator, "take"),
     "find": Step(StoredCoordinator, "take_any", bool),
@@ -41,9 +41,9 @@ STEPS_OF_ALL = {
     "give duties back": Step(FleetStore, "release_duties"),
 }
 OF_A_RUN = ("claim", "begin", "recall", "prepare", "announce", "call", "remember", "settle", "release", "adopt")
-"""The steps of the harness at which a worker's runs come by."""
+"""The steps of the harness that a worker's runs pass."""
 OF_A_PARTING = ("take no more", "be idle", "drain", "close the manager", "flush", "close the coordinator")
-"""Those at which one comes by only at the end of its life."""
+"""The steps that a worker reaches only at the end of its life."""
 WRITES = ("before", "loaded", "written", "committed", "handed back")
 WRITTEN = ("Take", "start", "end")
 
@@ -66,7 +66,7 @@ def points(engine: str) -> list[tuple[str, str]]:
 
 
 NOT_SURE = {*OF_A_PARTING, "find", "adopt", "give duties back"}
-"""Points to which a worker comes only if something else has happened."""
+"""The steps that a worker reaches only if something else has happened."""
 
 
 def parting_points() -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Commands of `trackside` that are forked, with what they write to be read while they run."""
+"""Commands of `trackside` that are forked, and whose output can be read while they run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class ForkedCommand:
     """One command, with those methods of `subprocess.Popen[str]` that tests use.
 
     Args:
-        forkery: forks it.
-        arguments: of the program.
+        forkery: forks the command.
+        arguments: those of the program.
         folder: where it runs.
-        environment: all of it.
-        stdin: what there is to read for it.
+        environment: the whole of it.
+        stdin: the text of its standard input.
         stdout: where it writes, if that is not to be read here.
     """
 
@@ -55,16 +55,16 @@ class ForkedCommand:
         """Wait so many seconds for its end; the exit code, or the number of the signal that killed it, negative.
 
         Raises:
-            subprocess.TimeoutExpired: it goes on.
+            subprocess.TimeoutExpired: it still runs.
         """
         self.returncode = self._process.wait(timeout)
         return self.returncode
 
     def communicate(self, timeout: float = 60.0) -> tuple[str, str]:
-        """Read all that it still writes, and wait for its end.
+        """Read everything it still writes, and wait for its end.
 
         Raises:
-            subprocess.TimeoutExpired: it goes on.
+            subprocess.TimeoutExpired: it still runs.
         """
         with ThreadPoolExecutor(2) as readers:
             read = [readers.submit(_rest_of, file) for file in (self.stdout, self.stderr)]
@@ -77,12 +77,12 @@ class ForkedCommand:
         return out, err
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, if it is there still."""
+        """Send it a signal, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Kill it, if it is there still."""
+        """Kill it, if it still runs."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -92,7 +92,7 @@ def _pipe() -> tuple[IO[str], IO[bytes]]:
 
 
 def _rest_of(file: Any) -> str:
-    """What can be read to the end, after which the file is closed."""
+    """Everything up to the end of the file, which is then closed."""
     if file is None or file.closed:
         return ""
     with file:

@@ -1,8 +1,8 @@
-"""Processes of `trackside` that are forked from one that has imported everything: the same program without its start.
+"""Processes of `trackside` that are forked from one that has imported everything: the same program without start-up.
 
-Python's start and the imports of a server are most of the CPU time of a short life, and all tests together start hundreds.
-That the executable does the same is seen by those who start it: `tests/acceptance/test_serve*.py` and `test_worker*.py`,
-and what is typed into shells there.
+Python's start and a server's imports are most of the CPU time of a short life, and all tests together start hundreds.
+The tests that start the executable see that it does the same: `tests/acceptance/test_serve*.py` and `test_worker*.py`,
+and those that type into shells there.
 
     with Forkery() as forkery, log.open("ab") as said:
         process = forkery.start(["serve", "--json"], folder=folder, environment={}, log=said)
@@ -48,10 +48,10 @@ _MOST: Final = 1_000_000  # bytes of an order
 
 
 class Forkery:
-    """A process that forks one for each order, until it is closed; what it has forked goes on."""
+    """A process that forks one process for each order, until it is closed; the processes that it has forked go on."""
 
     def __init__(self) -> None:
-        self._orders, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)  # so that no two orders come as one
+        self._orders, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)  # so that no two orders arrive as one
         with theirs:
             command = [sys.executable, *STRICT, __file__, str(theirs.fileno())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
@@ -76,7 +76,7 @@ class Forkery:
         environment: Mapping[str, str],
         output: IO[bytes] | None = None,
     ) -> ForkedProcess:
-        """Start the program on these standard streams; a terminal becomes its own. `output` is where the second is read."""
+        """Start the program on these standard streams; a terminal becomes its own. The second is read from `output`."""
         order = {"arguments": [*arguments], "folder": str(folder), "environment": {**environment}}
         said, tells = socket.socketpair()
         with said, tells:
@@ -86,7 +86,7 @@ class Forkery:
             return ForkedProcess(said.dup(), output)
 
     def close(self) -> None:
-        """End it."""
+        """End the process that forks."""
         self._orders.close()
         self._process.wait()
 
@@ -98,7 +98,7 @@ class Forkery:
 
 
 class ForkedProcess:
-    """What was forked, with those methods of `subprocess.Popen` that `TracksideProcess` uses."""
+    """A forked process, with those methods of `subprocess.Popen` that `TracksideProcess` uses."""
 
     def __init__(self, said: socket.socket, output: IO[bytes] | None) -> None:
         self._said = said
@@ -113,10 +113,10 @@ class ForkedProcess:
         return self._code
 
     def wait(self, seconds: float) -> int:
-        """Wait for its end; the exit code, or the number of the signal that killed it, negative.
+        """Wait for its end; returns the exit code, or the number of the signal that killed it, negative.
 
         Raises:
-            subprocess.TimeoutExpired: it goes on.
+            subprocess.TimeoutExpired: it still runs.
         """
         if self._code is None:
             if not select.select([self._said], [], [], seconds)[0]:
@@ -126,7 +126,7 @@ class ForkedProcess:
         return self._code
 
     def kill(self) -> None:
-        """Kill it, if it is there still."""
+        """Kill it, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
 
@@ -140,11 +140,11 @@ class ForkedProcess:
 
 def main() -> None:
     """Fork for each order that comes."""
-    code = [1]  # of a program that fails in a way that nobody has foreseen
-    atexit.register(leave, code)  # the first to be registered, and so the last to be called
+    code = [1]  # for a program that fails in a way nobody has foreseen
+    atexit.register(leave, code)  # registered first, and so called last
     import_everything()
-    gc.freeze()  # what is shared stays so
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those between need nobody who waits for them
+    gc.freeze()  # shared memory stays shared
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for the processes in between
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         while True:
             order, files, _, _ = socket.recv_fds(orders, _MOST, 4)
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def import_everything() -> None:
-    """What commands, servers and workers import by and by."""
+    """Import everything that commands, servers and workers import in the course of time."""
     for name in (*_USED_BY_AGENTS, *_USED_BY_SERVERS, *_USED_BY_TERMINALS):
         importlib.import_module(name)
     for name in _ROOMS:
@@ -174,14 +174,14 @@ def import_all_in(room: ModuleType) -> None:
 
 
 def leave(code: list[int]) -> None:
-    """End, without taking apart all that was imported: that would be most of the time of a short life."""
+    """End without tearing down everything that was imported: that would be most of the time of a short life."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code[0])
 
 
 def watch(order: dict[str, Any], streams: list[int], tells: int, code: list[int]) -> NoReturn:
-    """Fork the program, and tell its number and how it ends."""
+    """Fork the program, and report its process id and how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if not child:
@@ -199,19 +199,19 @@ def watch(order: dict[str, Any], streams: list[int], tells: int, code: list[int]
 
 
 def tell(teller: socket.socket, number: int) -> None:
-    with suppress(BrokenPipeError):  # whoever has started it may be gone
+    with suppress(BrokenPipeError):  # whoever started it may be gone
         teller.sendall(number.to_bytes(8, "big", signed=True))
 
 
 def become(order: dict[str, Any], streams: list[int]) -> None:
-    """Be what a shell's `trackside …` is after its imports."""
+    """Become what a shell's `trackside …` is after its imports."""
     os.setsid()
     for target, file in enumerate(streams):
         os.dup2(file, target)
         os.close(file)
     if os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # `nohup` of the tests may have had them ignored
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # the tests' `nohup` may have had them ignored
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     encoding = order["environment"].get("PYTHONIOENCODING", "utf-8")
     sys.stdin = os.fdopen(0, encoding=encoding, closefd=False)
@@ -228,7 +228,7 @@ def become(order: dict[str, Any], streams: list[int]) -> None:
 
 
 def run() -> int:
-    """Run the program; its exit code."""
+    """Run the program; returns its exit code."""
     from trackside.app.cli import main as program
 
     return program()

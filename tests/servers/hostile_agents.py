@@ -1,4 +1,4 @@
-"""Agents that say, in all places where they may say something, what would be done to a page that did not escape it."""
+"""Agents that put, wherever they may say something, text that would do harm to a page that did not escape it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ ATTACKS = (
 
 
 def hostile(field: str, most: int = 100_000) -> str:
-    """A text for a field; each says which it is, so that it can be looked for on pages."""
+    """A text for a field; each names its field, so that tests can look for it on pages."""
     return f"[{field}] {' '.join(ATTACKS)}"[:most]
 
 
 def short(field: str, attack: int = 1) -> str:
-    """One for a field that takes little."""
+    """A text for a field that takes little."""
     return f"[{field}]{ATTACKS[attack]}"
 
 

@@ -1,4 +1,4 @@
-"""Hosts of their own on this machine (network namespaces), each of whose ways to a service can be cut.
+"""Separate hosts on this machine (network namespaces), each of whose links to a service can be cut.
 
     with Hosts("db", "nats") as hosts:
         host = hosts.add()
@@ -7,8 +7,8 @@
         host.cut("db")          # packets are lost from now on, and nobody is told
         host.mend("db")
 
-Only root can make them, on Linux with `iproute2`; `why_not` says what is missing. Whatever happens to this process, a shell
-that holds the other end of a pipe removes all of it.
+Only root can make them, on Linux with `iproute2`; `why_not` says what is missing. Whatever happens to this process, a
+shell that holds the other end of a pipe removes all of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from functools import cache
 from typing import Final, Self
 
 NETWORK: Final = "100.64.0.0/10"
-"""Where all addresses are; nobody else's in the whole internet."""
+"""Where all addresses are; the range is nobody else's in the whole internet."""
 
 _CLEAN: Final = """
 cat >/dev/null
@@ -52,7 +52,7 @@ def why_not() -> str | None:
 
 
 class Host:
-    """A host: it sees nothing but the services, each on a wire of its own."""
+    """A host: it sees nothing but the services, each on a link of its own."""
 
     def __init__(self, hosts: Hosts, name: str, number: int) -> None:
         self.name = name
@@ -61,19 +61,19 @@ class Host:
 
     @property
     def command(self) -> Sequence[str]:
-        """What a process is started with to be there."""
+        """The command prefix that starts a process on this host."""
         return ("ip", "netns", "exec", self.name)
 
     def address(self, service: str) -> str:
-        """Its own address on the way to a service."""
+        """The host's own address on its link to a service."""
         return self._hosts.address(service, self._number)
 
     def cut(self, service: str) -> None:
-        """Have everything lost that is sent to and from a service, as by a switch that is off: nobody is told."""
+        """Lose every packet to and from a service, as a switch that is off would: nobody is told."""
         _ip(f"link set {self._hosts.wire(service, self._number)} nomaster")
 
     def mend(self, service: str) -> None:
-        """Have it arrive again."""
+        """Let packets arrive again."""
         _ip(f"link set {self._hosts.wire(service, self._number)} master {self._hosts.wire(service)}")
 
 
@@ -113,7 +113,7 @@ class Hosts:
         self._keeper.wait()
 
     def add(self) -> Host:
-        """One more host."""
+        """Add one more host."""
         self._count += 1
         number = self._count + 1
         host = Host(self, f"{self._prefix}h{number}", number)
@@ -126,7 +126,7 @@ class Hosts:
                 f"link set {outer} master {bridge} up",
                 f"-n {host.name} address add {self.address(service, number)}/24 dev {service}",
                 f"-n {host.name} link set {service} up",
-                # Nobody asks where an address is: that there is no answer would be told to whoever sends something there.
+                # Nobody has to ask where an address is: the sender would be told when such a request gets no answer.
                 f"neigh replace {self.address(service, number)} lladdr {own} dev {bridge} nud permanent",
                 f"-n {host.name} neigh replace {self.address(service)} lladdr {self._mac(service, 1)} dev {service}"
                 " nud permanent",
@@ -134,7 +134,7 @@ class Hosts:
         return host
 
     def address(self, service: str, number: int = 1) -> str:
-        """Where a service listens; or one of the hosts, on the way to it."""
+        """Where a service listens; or the address of one of the hosts, on its link to the service."""
         return f"100.{self._second}.{self._third + self._services.index(service)}.{number}"
 
     def wire(self, service: str, number: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Those who are notified: a mail server and an HTTP receiver that keep what they get, each in a thread, on loopback."""
+"""Recipients of notifications: a mail server and an HTTP receiver that keep what they get, in threads, on loopback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Self, override
 
 
 class _Served:
-    """A server that serves in a thread from `async with`'s beginning to its end."""
+    """A server that serves in a thread for the length of an `async with` block."""
 
     _server: socketserver.BaseServer
 
@@ -75,7 +75,7 @@ class HttpInbox(_Served):
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail as it came."""
+    """A mail as it arrived."""
 
     sender: str
     recipients: list[str]
@@ -88,7 +88,7 @@ class Mail:
 
 @dataclass
 class SmtpInbox(_Served):
-    """Keeps mails in `mails`; with `refusal` it refuses each after its text with that line."""
+    """Keeps mails in `mails`; with `refusal` it refuses each with that line once it has read the text."""
 
     mails: list[Mail] = field(default_factory=list[Mail])
     refusal: str | None = None

@@ -6,5 +6,5 @@ from debian_programs import program
 
 
 def php() -> str:
-    """PHP, from Debian if it is not there."""
+    """The path of PHP, which is installed from Debian if it is missing."""
     return program("PHP", ["php"], ["php-cli"])

@@ -1,4 +1,4 @@
-"""Agents that are bad to their process, for workers that isolate them. Journal and folder are those of `fleet_agents`."""
+"""Agents that harm their process, for workers that isolate them. Journal and folder are those of `fleet_agents`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK: Final = 8 * 1_048_576
 
 
 def segfault() -> None:
-    """Read where nothing is."""
+    """Read an address where nothing is mapped."""
     ctypes.string_at(0)
 
 
@@ -30,7 +30,7 @@ def leave() -> None:
 
 
 def leave_as_if_all_were_well() -> None:
-    """The same with an exit code that nobody complains of."""
+    """The same with an exit code that nobody complains about."""
     os._exit(0)
 
 
@@ -48,7 +48,7 @@ def spin() -> None:
 
 
 def hold() -> None:
-    """Block every thread of the process, in a library that does not let go of the interpreter."""
+    """Block every thread of the process, in a library that does not release the interpreter's lock."""
     re.match(r"(a+)+$", "a" * 60 + "b")
 
 
@@ -104,7 +104,7 @@ async def tells(input: Any) -> dict[str, Any]:
     for one in Path("/proc/self/fd").iterdir():
         try:
             opened.append(str(one.readlink()))
-        except FileNotFoundError:  # with which the folder was read
+        except FileNotFoundError:  # the descriptor with which the folder was read
             continue
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text("ascii").splitlines())
     return {

@@ -59,10 +59,10 @@ def _install() -> None:
 
 
 def run_tests(script: str, *, url: str, seconds: float = _PATIENCE, **environment: str) -> None:
-    """Run a script of node:test in `tests/javascript` against a server, with more of an environment.
+    """Run a script of node:test in `tests/javascript` against a server, with additional environment variables.
 
     Raises:
-        AssertionError: a test of it failed; says what Node printed.
+        AssertionError: one of its tests failed; the message says what Node printed.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(("LANG", "TRACKSIDE_"))}
     command = [node(), "--test", "--test-reporter=spec", script]
@@ -79,7 +79,7 @@ def run_tests(script: str, *, url: str, seconds: float = _PATIENCE, **environmen
         try:
             output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # Node runs the script in a process of its own
+            os.killpg(process.pid, signal.SIGKILL)  # Node runs the script in a separate process
             output, _ = process.communicate()
             raise AssertionError(f"{script} hangs:\n{output}") from None
     assert process.returncode == 0, f"{script} ends with {process.returncode}:\n{output}"

@@ -1,7 +1,7 @@
-"""Servers that live no longer than whoever started them, whatever happens to that process.
+"""Servers that live no longer than the process that started them, whatever happens to that process.
 
-A shell that holds the other end of a pipe starts and stops the server, and kills it and removes its files when that end is
-closed: by `close`, or because the process is gone.
+A shell that holds the other end of a pipe starts and stops the server. When that end is closed, by `close` or because
+the process is gone, the shell kills the server and removes its files.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ rm -rf "$folder"
 
 
 class KeptServer:
-    """A server on a port of its own of this machine, with a folder of its own, running from the beginning."""
+    """A server with a port and a folder of its own on this machine, running from the beginning."""
 
     ready: ClassVar[str]
-    """What it writes into its log each time when it takes connections."""
+    """What it writes to its log each time it is ready to take connections."""
 
     def __init__(self, name: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"trackside-{name}-"))
@@ -55,7 +55,7 @@ class KeptServer:
             raise
 
     def command(self) -> Sequence[str | Path]:
-        """How it is started."""
+        """The command that starts it."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -73,7 +73,7 @@ class KeptServer:
         self._order(signal)
 
     def freeze(self) -> None:
-        """Have it take what comes and do nothing with it, until it is stopped by `KILL`."""
+        """Have it accept what comes and do nothing with it, until it is stopped by `KILL`."""
         self._order("STOP")
 
     def restart(self, signal: StopSignal = "TERM") -> None:
@@ -132,7 +132,7 @@ class KeptServer:
 
 
 def free_ports(count: int = 1) -> list[int]:
-    """So many ports that nobody uses now."""
+    """As many ports as asked for that nobody uses now."""
     with ExitStack() as probes:
         sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
         for probe in sockets:

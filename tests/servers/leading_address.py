@@ -1,4 +1,4 @@
-"""An address that leads now to this server and now to that one, as one does behind which servers take each other's place.
+"""An address that leads now to one server and now to another, like one behind which servers replace each other.
 
 async with LeadingAddress(one.port) as address:
     client = connect(address.port)
@@ -13,7 +13,7 @@ from typing import Self
 
 
 class LeadingAddress:
-    """A port of this machine. A connection stays with the server to which it was led as it was made."""
+    """A port of this machine. A connection stays with the server to which it was led when it was made."""
 
     def __init__(self, leads_to: int) -> None:
         self.leads_to = leads_to

@@ -1,4 +1,4 @@
-"""Processes that whoever has ended has left behind."""
+"""Processes that were left behind by one that has ended."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-PATIENCE: Final = 20.0  # seconds in which those end that are about to
+PATIENCE: Final = 20.0  # seconds in which the processes that are about to end do so
 
 
 def processes_left(folder: Path) -> list[int]:
-    """Those whose folder for temporary files this is, once the ones have gone that are about to.
+    """The processes whose folder for temporary files this is, once those that are about to end have ended.
 
     A port would say less: somebody else may listen there by now.
     """

@@ -1,4 +1,4 @@
-"""A receiver of OpenLineage events, over HTTP, that answers as it is told to."""
+"""A receiver of OpenLineage events over HTTP that answers as it is told to."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class LineageReceiver:
         self.answer_headers: dict[str, str] = {}
         self.requests = 0
         self.paths: list[str] = []
-        """Of the events."""
+        """The request paths of the events."""
         self.clients: set[object] = set()
         """Each connection's address."""
 
     @property
     def url(self) -> str:
-        """What an observer is given."""
+        """The address to give to an observer."""
         return f"http://127.0.0.1:{self._port}"
 
     async def __aenter__(self) -> Self:
@@ -61,7 +61,7 @@ class LineageReceiver:
 
 
 def check_run_event(event: Mapping[str, Any]) -> None:
-    """See that this is a run event as the specification has it."""
+    """Check that this is a run event as the specification defines it."""
     assert event["eventType"] in _STATES
     assert "T" in event["eventTime"]
     assert event["producer"] == "urn:trackside"

@@ -1,4 +1,4 @@
-"""Runs that are only recorded: their events go into the log by the store, as another process's would, and no agent works."""
+"""Runs that are only recorded: the store logs their events as it would another process's, and no agent works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackside.harness.ids import new_id
 
 @dataclass(kw_only=True)
 class RecordedRun:
-    """What the log shall say of a run."""
+    """What the log should say of a run."""
 
     agent: str = "talks"
     status: str = "success"
@@ -29,12 +29,12 @@ class RecordedRun:
     metadata: dict[str, Any] = field(default_factory=dict)
     question: str = "What is in the README?"
     payloads: dict[LifecycleEventType, dict[str, Any]] = field(default_factory=dict)
-    """What events say instead, as another emitter might."""
+    """Payloads that events have instead, as another emitter might send them."""
     run_id: str = field(default_factory=new_id)
     thread_id: str = field(default_factory=new_id)
 
     def events(self) -> list[RunLifecycleEvent]:
-        """The events of it, in their order."""
+        """The run's events, in their order."""
         begin = datetime.now(UTC) - timedelta(seconds=self.ago)
         parts: list[tuple[LifecycleEventType, dict[str, Any], float]] = [
             (LifecycleEventType.RUN_STARTED, {"agent": self.agent, "metadata": self.metadata}, 0),
@@ -79,7 +79,7 @@ class RecordedRun:
 
 
 async def record(database: str, runs: Iterable[RecordedRun]) -> list[RecordedRun]:
-    """Have the log of this database say so."""
+    """Write these runs to the log of this database."""
     found = list(runs)
     async with Store.open(database) as store:
         events = [event for run in found for event in run.events()]

@@ -1,4 +1,4 @@
-"""A graph whose one node says what it finds out about its run."""
+"""A graph whose only node says what it finds out about its run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def look(state: Seen, config: RunnableConfig, runtime: Runtime[Any]) -> Se
 
 def looking() -> Any:
     """The graph."""
-    graph: Any = StateGraph(Seen, context_schema=Empty)  # whose types know no node that takes all three
+    graph: Any = StateGraph(Seen, context_schema=Empty)  # its types know no node that takes all three
     return graph.add_node("look", look).add_edge(START, "look").compile()
 
 

@@ -1,4 +1,4 @@
-"""Engines on NATS in one process, as many as a test wants, and what it waits for."""
+"""Engines on NATS in one process, as many as a test wants, and what tests wait for."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ async def soon(offers: Offers) -> Offer:
 
 
 async def taken(client: Client) -> None:
-    """NATS has taken all that a client was given: twice, for the client's ping may overtake what it still holds."""
+    """Wait until NATS has all that a client was given: twice, as the client's ping may overtake what it still holds."""
     for _ in range(2):
         await client.flush()
 
 
 def ignore(_: str) -> None:
-    """For a worker whom nobody stops."""
+    """Does nothing: for a worker whom nobody stops."""
 
 
 @asynccontextmanager
 async def opening() -> AsyncGenerator[Open]:
-    """Closes what was opened."""
+    """Close the engines that were opened."""
     async with AsyncExitStack() as stack:
 
         async def open_one(url: str, *, away: bool = False, **options: Any) -> NatsEngine:

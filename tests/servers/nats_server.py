@@ -28,7 +28,7 @@ class NatsServer(KeptServer):
 
     @property
     def url(self) -> str:
-        """Its address, for who needs no password."""
+        """Its address, for users who need no password."""
         return f"nats://{self.host}:{self.port}"
 
     def command(self) -> Sequence[str | Path]:
@@ -41,7 +41,7 @@ class NatsServer(KeptServer):
 
 @contextmanager
 def nats_cluster(size: int = 3) -> Iterator[list[NatsServer]]:
-    """Servers of one cluster, whose streams may have replicas; it takes a moment until they have chosen a leader."""
+    """The servers of one cluster, whose streams may have replicas; they take a moment to choose a leader."""
     ports = free_ports(size)
     routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
     with ExitStack() as servers:

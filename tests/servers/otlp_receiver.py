@@ -1,4 +1,4 @@
-"""A receiver of traces: OTLP over HTTP with protobuf, read by OpenTelemetry's own definitions, in a thread of its own.
+"""A receiver of traces: OTLP over HTTP with protobuf, read by OpenTelemetry's own definitions, in its own thread.
 
 with OtlpReceiver() as receiver:
     receiver.answers.append(503)  # once; then 200
@@ -28,7 +28,7 @@ _PATIENCE = 10.0  # real seconds
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span, as it came."""
+    """A span as it arrived."""
 
     name: str
     trace_id: str
@@ -40,7 +40,7 @@ class ReceivedSpan:
     attributes: Mapping[str, Any]
     events: tuple[tuple[str, Mapping[str, Any]], ...]
     links: tuple[tuple[str, str, Mapping[str, Any]], ...]
-    """The trace, the span, the attributes of each."""
+    """The trace, the span and the attributes of each link."""
     status: str
     description: str
 
@@ -66,7 +66,7 @@ class OtlpReceiver:
         self.always: int | None = None
         """The HTTP status of each answer."""
         self.tries = 0
-        """How many requests came, whatever they were answered."""
+        """How many requests came, whatever the answer."""
         self._release = threading.Event()
         self._release.set()
         self._came = threading.Condition()
@@ -80,7 +80,7 @@ class OtlpReceiver:
 
     @property
     def spans(self) -> list[ReceivedSpan]:
-        """All that came and were answered with 200."""
+        """All spans that came and were answered with 200."""
         return [span for request in self.requests for span in request.spans]
 
     def __enter__(self) -> Self:
@@ -91,13 +91,13 @@ class OtlpReceiver:
         self.stop()
 
     def start(self) -> None:
-        """Listen, at the port of the last time if there was one."""
+        """Listen, at the last port if there was one."""
         self._server = _Server(("127.0.0.1", self._port), self._handler())
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=[0.01], name="otlp-receiver", daemon=True).start()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._release.set()
         if self._server is not None:
             self._server.shutdown()
@@ -105,7 +105,7 @@ class OtlpReceiver:
             self._server = None
 
     def holds(self) -> None:
-        """Answer nobody until it is stopped or `lets_go`."""
+        """Answer nobody until `stop` or `lets_go`."""
         self._release.clear()
 
     def lets_go(self) -> None:
@@ -139,7 +139,7 @@ class OtlpReceiver:
         return Handler
 
     def take(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
-        """Read a request, and say which status answers it."""
+        """Read a request, and return the status that answers it."""
         with self._came:
             self.tries += 1
             self._came.notify_all()
@@ -158,7 +158,7 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that go away, as those do which lose patience."""
+        """Print nothing about clients that go away, as those do which lose patience."""
 
 
 def _requests_in(path: str, headers: Mapping[str, str], asked: ExportTraceServiceRequest) -> list[ReceivedRequest]:

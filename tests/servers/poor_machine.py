@@ -1,11 +1,11 @@
-"""Processes on a machine whose wall clock is wrong, or whose disk is slow: by a library of a few lines that they load first.
+"""Processes on a machine whose wall clock is wrong or whose disk is slow, by a library of a few lines, loaded first.
 
     machine = Machine(folder)
     start(env=machine.env)
     machine.clock_off_by(86_400)  # it jumps, for all processes that go on
     machine.sync_takes(0.2)       # seconds for which each of their fsyncs takes longer
 
-Timers, which go by the monotonic clock, are as they are. It needs a C compiler, and Linux.
+Timers, which use the monotonic clock, stay as they are. It needs a C compiler, and Linux.
 """
 
 from __future__ import annotations
@@ -70,19 +70,19 @@ int fdatasync(int file) { be_slow(); return syscall(SYS_fdatasync, file); }
 
 
 def why_not() -> str | None:
-    """Why machines cannot be as poor as that here; None if they can."""
+    """Why there can be no such poor machines here; None if there can."""
     if sys.platform != "linux":
         return "libraries are loaded first in this way on Linux"
     return None if shutil.which("cc") else "there is no C compiler"
 
 
 def off_by(seconds: int, folder: Path) -> dict[str, str]:
-    """The environment of a process whose wall clock is always wrong by so much; the library is made in this folder."""
+    """The environment of a process whose wall clock is always off by so many seconds; this folder gets the library."""
     return {"LD_PRELOAD": str(_library(folder)), "CLOCK_OFF_BY": str(seconds)}
 
 
 class Machine:
-    """What a machine is like now. A file in a folder says so, which its processes see at once."""
+    """The state of a machine. A file in a folder holds it, and the machine's processes see a change at once."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "machine"
@@ -97,13 +97,13 @@ class Machine:
         self._say()
 
     def sync_takes(self, seconds: float) -> None:
-        """Have its disk take so much longer to make something durable."""
+        """Make its disk take this much longer to make something durable."""
         self._sync_takes = round(seconds * 1e6)
         self._say()
 
     def _say(self) -> None:
         with self._file.open("r+b" if self._file.exists() else "w+b", buffering=0) as file:
-            file.write(struct.pack("@ll", self._clock_off_by, self._sync_takes))  # where it is mapped, and no new file
+            file.write(struct.pack("@ll", self._clock_off_by, self._sync_takes))  # in place, as it is mapped
 
 
 def _library(folder: Path) -> Path:

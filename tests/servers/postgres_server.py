@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own, from a wheel: started when it is needed, gone when whoever started it is gone.
+"""A PostgreSQL server of our own, from a wheel: started when needed, gone when the process that started it is gone.
 
     with PostgresServer() as server:
         url = server.create_database("runs")
@@ -6,7 +6,7 @@
         server.start()
 
 Whatever happens to the process that started it, a shell that holds the other end of a pipe stops the server and removes
-its files when that end is closed. `running_at` takes a server that is there already in its place.
+its files when that end is closed. `running_at` returns a server that already runs, in place of one of our own.
 """
 
 import atexit
@@ -34,7 +34,7 @@ SUPERUSER = "postgres"
 _PATIENCE = 60.0  # seconds
 _START_TRIES = 5  # somebody may take the port that was just free
 
-# Who comes through the socket, in a folder that only this user can enter, needs no password; who comes by TCP does.
+# Whoever connects through the socket, in a folder that only this user can enter, needs no password; by TCP they do.
 _ACCESS = f"local all {SUPERUSER} trust\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
 
 _KEEP = """
@@ -46,7 +46,7 @@ rm -rf "$2"
 
 @cache
 def _kept() -> Path:
-    """Where a data directory is as `initdb` makes it, until this process ends: a copy takes a fifteenth of its CPU time."""
+    """A data directory as `initdb` makes it, kept until this process ends: a copy takes a fifteenth of the CPU time."""
     folder = tempfile.mkdtemp(prefix="trackside-postgres-made-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -68,7 +68,7 @@ class RunningServer:
         return urlunsplit((parts.scheme, f"{who}{place}", f"/{database}", parts.query, ""))
 
     def create_database(self, name: str, *, template: str | None = None) -> str:
-        """Make a database, empty or a copy of another one; gives its address."""
+        """Make a database, empty or a copy of another one; returns its address."""
         copied = f" TEMPLATE {template} STRATEGY wal_log" if template else ""
         self.execute(f"CREATE DATABASE {name}{copied}")
         return self.url(name)
@@ -90,7 +90,7 @@ class RunningServer:
         return RawConnection(self._url if database is None else self.url(database))
 
     def close(self) -> None:
-        """It was not started by us."""
+        """Do nothing: it was not started by us."""
 
     def __enter__(self) -> Self:
         return self
@@ -100,15 +100,15 @@ class RunningServer:
 
 
 def running_at(url: str) -> RunningServer:
-    """The server at this address of one of its databases, with a user who may make others."""
+    """The server at the address of one of its databases, with a user who may create others."""
     return RunningServer(url)
 
 
 class PostgresServer(RunningServer):
     """A server with a data directory of its own, running from the beginning.
 
-    `settings` are the server's. `fsync` may only be off where nothing is measured and no machine loses its power: what
-    was committed survives `stop("immediate")` either way. Who comes from the network `guests` needs no password.
+    `settings` are the server's. `fsync` may be off only where nothing is measured and no machine loses its power: what
+    was committed survives `stop("immediate")` either way. Clients from the network `guests` need no password.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class PostgresServer(RunningServer):
         self.bin = made_accessible(postgres_programs(), self.folder, self._user)
         if self._user is not None:  # all of it, so that he can remove it
             subprocess.run(["chown", "-R", self._user, self.folder], check=True)
-        # From here on, whoever ends this process ends the server, too.
+        # From here on, whatever ends this process ends the server, too.
         self._keeper = subprocess.Popen(
             ["/bin/sh", "-c", _KEEP, "keeper", self.bin, self.folder],
             stdin=subprocess.PIPE,
@@ -162,7 +162,7 @@ class PostgresServer(RunningServer):
                 return
 
     def become_standby(self) -> None:
-        """Restart it as one that takes no writes, and to which nobody sends any."""
+        """Restart it as a standby: it takes no writes, and nobody sends it any."""
         self.stop()
         (self.data / "standby.signal").touch()
         self.start()
@@ -178,7 +178,7 @@ class PostgresServer(RunningServer):
 
     @contextmanager
     def without_standby(self) -> Iterator[None]:
-        """While this is entered, each commit waits for a standby that is gone."""
+        """Within this block, each commit waits for a standby that is gone."""
         waits = threading.Event()
 
         def commit() -> None:
@@ -214,7 +214,7 @@ class PostgresServer(RunningServer):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """While this is entered, it takes connections, and does nothing else: as on a machine that stands still."""
+        """Within this block, it takes connections and does nothing else, as on a machine that stands still."""
         connected = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid != pg_backend_pid()"
         first = (self.data / "postmaster.pid").read_text().split()[0]
         pids = [int(first), *(pid for (pid,) in self.execute(connected))]
@@ -227,7 +227,7 @@ class PostgresServer(RunningServer):
                 os.kill(pid, signal.SIGCONT)
 
     def tcp_url(self, database: str, *, user: str, password: str) -> str:
-        """The address of a database for a user who comes by TCP, with a password."""
+        """The address of a database for a user who connects by TCP, with a password."""
         return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
 
     def close(self) -> None:

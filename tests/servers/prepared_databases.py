@@ -17,7 +17,7 @@ from trackside.app.storage._databases.backends import backend_at
 
 _SPENT_PAGES = 64  # of a table, above which removing its rows one by one would leave more behind than it saves
 
-# What a database is apart from its rows: who changes it, or has it find out what its tables hold, has spoilt it for others.
+# What a database is apart from its rows: whoever changes it, or has it analyse its tables, has spoilt it for others.
 _SHAPE = """
 SELECT (
 WITH ours AS (SELECT oid, nspname, nspacl FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
@@ -67,7 +67,7 @@ def make_old_tables(url: str, revision: str, fill: Callable[[Connection], object
 
 
 class EmptiedDatabase:
-    """A PostgreSQL database that is made once, and put back to what it was then: a hundredth of what another one costs."""
+    """A PostgreSQL database that is made once, and reset to its first state: a hundredth of what another one costs."""
 
     def __init__(self, server: RunningServer, name: str) -> None:
         self._server = server
@@ -76,7 +76,7 @@ class EmptiedDatabase:
         self._make()
 
     def empty(self) -> None:
-        """Throw out who is in it still, and remove what they have put there; make it anew if they did more than that."""
+        """Throw out whoever is still in it, and remove what they put there; remake it if they did more than that."""
         inside = self._alone_inside()
         if inside.execute(_SHAPE) == self._shape:
             large = [row[0] for row in inside.execute(self._which_are_large)]
@@ -87,15 +87,15 @@ class EmptiedDatabase:
             self._make()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close our connection to it."""
         with suppress(*GONE):
             self._inside.close()
 
     def _alone_inside(self) -> RawConnection:
-        """The one connection to it that there is now; it is kept, as it knows the tables that another one had to look up."""
+        """The only connection to it now; it is kept, as it knows the tables that a new one would have to look up."""
         try:
             self._inside.execute(_ALONE)
-        except GONE:  # a test has ended it with those of its own
+        except GONE:  # a test has ended it along with its own
             self.close()
             self._inside = self._server.connect(self._name)
             self._inside.execute(_ALONE)

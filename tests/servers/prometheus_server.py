@@ -27,19 +27,19 @@ _OPEN = build_opener(ProxyHandler({}))
 
 
 class NoPrometheusError(Exception):
-    """There is no Prometheus here, and it cannot be fetched; the message says how to install it."""
+    """Prometheus is not here, and it cannot be fetched; the message says how to install it."""
 
 
 def found(name: str) -> str | None:
-    """Where `prometheus` or `promtool` is, if it is here already."""
+    """The path of `prometheus` or `promtool`, if it is here already."""
     return shutil.which(name) or shutil.which(name, path=TOOLS / "usr" / "bin")
 
 
 def program(name: str) -> str:
-    """Where `prometheus` or `promtool` is, fetched if need be.
+    """The path of `prometheus` or `promtool`, fetched if need be.
 
     Raises:
-        NoPrometheusError: nowhere.
+        NoPrometheusError: it is nowhere.
     """
     if found(name) is None:
         _unpack()
@@ -47,7 +47,7 @@ def program(name: str) -> str:
 
 
 def promtool(*arguments: object, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Ask Prometheus' own tool; what is given it reads from its standard input."""
+    """Run Prometheus' own tool; it reads `given` from its standard input."""
     command = [program("promtool"), *map(str, arguments)]
     return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
 
@@ -71,7 +71,7 @@ class PrometheusServer(KeptServer):
     @override
     def command(self) -> Sequence[str | Path]:
         settings = self.folder / "prometheus.yml"
-        settings.write_text(json.dumps(self._settings))  # which is YAML, too
+        settings.write_text(json.dumps(self._settings))  # JSON is YAML, too
         return [
             self._program,
             f"--config.file={settings}",
@@ -80,7 +80,7 @@ class PrometheusServer(KeptServer):
         ]
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """What an expression gives now: labels and values."""
+        """The current result of an expression: labels and values."""
         address = f"http://127.0.0.1:{self.port}/api/v1/query?{urlencode({'query': expression})}"
         with _OPEN.open(address) as answer:
             result = json.load(answer)["data"]["result"]
@@ -88,7 +88,7 @@ class PrometheusServer(KeptServer):
 
 
 def _unpack() -> None:
-    """Fetch the packages and put what is in them into a folder of this checkout; nobody has to be root for that."""
+    """Fetch the packages and put their contents into a folder of this checkout; nobody has to be root for that."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise NoPrometheusError(f"there is no Prometheus here, and no apt-get to fetch it with: {HOW}")
     TOOLS.parent.mkdir(exist_ok=True)
@@ -107,7 +107,7 @@ def _download(folder: Path) -> None:
     options = [word for key, value in own.items() for word in ("-o", f"{key}={value}")]
     if _apt(folder, "download", *PACKAGES) is None:
         return
-    # This machine has no lists of packages, or old ones; only root may change those.
+    # This machine has no package lists, or old ones; only root may change those.
     for path in own.values():
         (path / "partial").mkdir(parents=True)
     failure = _apt(folder, *options, "update") or _apt(folder, *options, "download", *PACKAGES)
@@ -116,7 +116,7 @@ def _download(folder: Path) -> None:
 
 
 def _apt(folder: Path, *arguments: str) -> str | None:
-    """What apt-get complains of, if it fails."""
+    """What apt-get complains about, if it fails."""
     environment = {**os.environ, "LC_ALL": "C"}
     command = ["apt-get", "-qq", "-o", "Acquire::http::Timeout=20", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

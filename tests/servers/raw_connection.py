@@ -1,4 +1,4 @@
-"""One connection of HTTP/1.1 to a server, for tests of what is said on it before, behind, and in the middle of requests."""
+"""One HTTP/1.1 connection to a server, for tests of what is sent on it before, after and in the middle of requests."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from urllib.parse import urlsplit
 
 
 class RawConnection:
-    """To a server, that of one who knows what bytes he sends."""
+    """A connection to a server, for a test that decides which bytes it sends."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self._writer = writer
 
     async def send(self, *pieces: bytes) -> None:
-        """Send each in a packet of its own, if it is no larger than one."""
+        """Send each piece in a packet of its own, if it is no larger than one."""
         for piece in pieces:
             self._writer.write(piece)
             await self._writer.drain()
             await asyncio.sleep(0)
 
     async def head(self) -> bytes:
-        """That of the next answer."""
+        """The head of the next answer."""
         return await self.reader.readuntil(b"\r\n\r\n")
 
     async def answer(self) -> tuple[int, bytes]:
@@ -39,7 +39,7 @@ class RawConnection:
         if length is not None:
             return status, await self.reader.readexactly(int(length[1]))
         chunks = []
-        while size := int(await self.reader.readuntil(b"\r\n"), 16):  # of one that takes long
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):  # of a chunked answer
             chunks.append(await self.reader.readexactly(size))
             await self.reader.readexactly(2)
         await self.reader.readexactly(2)
@@ -48,7 +48,7 @@ class RawConnection:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[RawConnection]:
-    """A connection to the server with this address, for 20 seconds at most.
+    """A connection to the server at this address, for 20 seconds at most.
 
     Raises:
         TimeoutError: it took longer.

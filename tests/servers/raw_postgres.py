@@ -1,4 +1,4 @@
-"""A look at a PostgreSQL database without any of our code: what the checkers see with, and the tests beside them."""
+"""Access to a PostgreSQL database without any of our code, for the checkers and the tests beside them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import asyncpg
 
 
 class Rows(list[tuple[Any, ...]]):
-    """What a statement gave, with the names that a cursor of sqlite3 has for it."""
+    """The rows of a statement, with the method names of a cursor of sqlite3."""
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         return [*self]
@@ -19,11 +19,11 @@ class Rows(list[tuple[Any, ...]]):
 
 
 GONE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
-"""What a connection fails with that was ended, or whose server was stopped."""
+"""The errors of a connection that was ended, or whose server was stopped."""
 
 
 class RawConnection:
-    """One connection without any of our code, each statement a transaction of its own. Blocks; a loop may be running."""
+    """One connection without any of our code; each statement is its own transaction. Blocks; a loop may be running."""
 
     def __init__(self, url: str) -> None:
         self._thread = ThreadPoolExecutor(1, "raw-postgres")

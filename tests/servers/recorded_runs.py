@@ -13,7 +13,7 @@ from uuid import UUID
 from trackside_server import EXECUTABLE
 
 MARKUP = '<img src=x onerror="document.title=\'run\'"><script>document.title="run"</script>'
-"""What would be seen if it were not escaped."""
+"""Markup that would show on a page if it were not escaped."""
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -35,11 +35,11 @@ def run_events(
     """The events of one run.
 
     Args:
-        number: of which its id and its thread's are made.
-        start: what its first event says.
-        between: what its messages say.
-        end: what its last event says; None: it has none.
-        began: when it did.
+        number: the number from which its id and its thread's are made.
+        start: fields of its first event.
+        between: fields of its messages.
+        end: fields of its last event; None: it has none.
+        began: when it began.
         seconds: how long it took.
         kind: the type of its last event.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 from trackside.app.server.http import HttpServer
 
-_PATIENCE = 2.0  # seconds that answers which are still being given have to come to their end
+_PATIENCE = 2.0  # seconds that answers in progress have to come to their end
 
 
 @asynccontextmanager

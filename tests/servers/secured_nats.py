@@ -1,4 +1,4 @@
-"""A NATS server with the configuration that Trackside writes for a fleet, and keys of those who may come to it."""
+"""A NATS server with the configuration that Trackside writes for a fleet, and keys of those who may connect to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SEED = 18 << 3
 
 
 class SecuredNats(KeptServer):
-    """Started with these users."""
+    """A server started with these users."""
 
     ready = "Server is ready"
 
@@ -36,7 +36,7 @@ class SecuredNats(KeptServer):
         return f"127.0.0.1:{self.port}"
 
     def url(self, user: str | None = None, password: str = "secret") -> str:
-        """Where it is, for one of its users."""
+        """Its address, for one of its users."""
         login = "" if user is None else f"{user}:{password}@"
         return f"{'nats' if self._tls is None else 'tls'}://{login}{self.address}"
 
@@ -46,12 +46,12 @@ class SecuredNats(KeptServer):
         return [Path(sys.executable).with_name("nats-server"), "-c", configuration]
 
     def configuration(self) -> str:
-        """What is in its file."""
+        """The text of its configuration file."""
         return server_config(self._users, store_dir=self.data, listen=self.address, tls=self._tls)
 
 
 class NatsWithOperator(SecuredNats):
-    """Started with an operator, whose account has users that are known by what it has signed."""
+    """A server started with an operator, whose account has users that are known by what it has signed."""
 
     def __init__(self) -> None:
         self.operator, self.account, self.system = NatsKey("O"), NatsKey("A"), NatsKey("A")
@@ -79,7 +79,7 @@ class NatsWithOperator(SecuredNats):
         )
 
     def credentials(self, name: str, rights: Mapping[str, Any]) -> str:
-        """A file for a new user."""
+        """A credentials file for a new user."""
         user = NatsKey("U")
         limits = {"subs": -1, "data": -1, "payload": -1}
         jwt = self.account.signs("user", user, name, limits | dict(rights))
@@ -100,7 +100,7 @@ class NatsKey:
         self.seed = _written(both + self._key.private_bytes_raw())
 
     def signs(self, kind: str, subject: NatsKey, name: str, claims: Mapping[str, Any]) -> str:
-        """A JWT about somebody."""
+        """A signed JWT about somebody."""
         head = {"typ": "JWT", "alg": "ed25519-nkey"}
         body: dict[str, Any] = {"iat": 1_700_000_000, "iss": self.public, "name": name, "sub": subject.public}
         body["nats"] = {**claims, "type": kind, "version": 2}

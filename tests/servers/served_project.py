@@ -1,6 +1,6 @@
-"""A project made for LangGraph's server, behind `trackside serve`: what unmodified clients are tried against.
+"""A project made for LangGraph's server, behind `trackside serve`: tests try unmodified clients against it.
 
-On one process, and on fleets: a server that executes nothing and a worker, which share a database and an engine only.
+On one process, and on fleets: a server that executes nothing and a worker, which share only a database and an engine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLACES: Final = [
 
 
 class ServedProject:
-    """Its servers, one for each place, each started when it is asked for first; until the end of the `with` block.
+    """The project's servers, one for each place, each started when first asked for, until the end of the `with` block.
 
     Args:
         folder: where copies of the project are made.

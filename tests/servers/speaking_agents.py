@@ -16,7 +16,7 @@ async def counting(input: Any, run: RunContext) -> dict[str, Any]:
 
 
 class Held:
-    """An agent that says a part each time that it is told to, until it is told to end."""
+    """An agent that says a part each time it is told to, until it is told to end."""
 
     def __init__(self) -> None:
         self.steps: asyncio.Queue[Any] = asyncio.Queue()

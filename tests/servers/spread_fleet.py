@@ -1,4 +1,4 @@
-"""A fleet each of whose processes is on a host of its own, so that its ways can be cut; see `fleet` and `hosts`.
+"""A fleet each of whose processes is on a host of its own, so that its links can be cut; see `fleet` and `hosts`.
 
 async with SpreadFleet(folder, postgres, hosts, workers=2) as fleet:
     fleet.host_of(worker).cut(DATABASE)
@@ -30,7 +30,7 @@ def anybody(headers):
 
 
 class SpreadFleet(Fleet):
-    """Its database server has to let in those who come from other hosts: `PostgresServer(guests=hosts.NETWORK)`."""
+    """The fleet's database server has to let in clients from other hosts: `PostgresServer(guests=hosts.NETWORK)`."""
 
     def __init__(self, folder: Path, postgres: PostgresServer, hosts: Hosts, **options: Any) -> None:
         env = {"TRACKSIDE_SERVER_AUTH": "lets_in.py:anybody", **options.pop("env", {})}
@@ -40,12 +40,12 @@ class SpreadFleet(Fleet):
         self._host_of: dict[str, Host] = {}
 
     def host_of(self, process: FleetProcess) -> Host:
-        """Where a process is."""
+        """The host on which a process runs."""
         return self._host_of[process.name]
 
     @property
     def remote_database(self) -> str:
-        """The database's address for who is on another host. Who gets no answer there tries again soon."""
+        """The database's address for clients on another host. A client that gets no answer there tries again soon."""
         name = urlsplit(self.database).path.strip("/")
         return f"postgresql://postgres@{self._hosts.address(DATABASE)}:{self.postgres.port}/{name}?connect_timeout=2"
 

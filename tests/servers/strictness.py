@@ -1,4 +1,4 @@
-"""How tests start programs: a warning is an error, but for what libraries use that Python 3.14 calls old."""
+"""How tests start programs: a warning is an error, except for what libraries use and Python 3.14 deprecates."""
 
 from typing import Final
 
@@ -7,6 +7,6 @@ _OLD: Final = tuple(
     for name in ("iscoroutinefunction", "get_event_loop_policy")
 )
 STRICT: Final = ("-W", "error", *(word for ignored in _OLD for word in ("-W", ignored)))
-"""Words of a Python's command line."""
+"""Arguments of a Python command line."""
 WARNINGS: Final = ",".join(("error", *_OLD))
 """The variable `PYTHONWARNINGS`."""

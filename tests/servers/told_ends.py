@@ -1,4 +1,4 @@
-"""A log of how runs end, told by hand, as mirrors ask it."""
+"""A log of how runs end, told by hand, that mirrors can ask."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from trackside.app.streams.ends import ToldEnd
 
 
 class ToldEnds:
-    """Knows what `tell` has told, and wakes who waits for it."""
+    """Knows what `tell` has told, and wakes those who wait for it."""
 
     def __init__(self) -> None:
         self.told: dict[str, ToldEnd] = {}
         self.asked: list[str] = []
         self.threads: dict[str, datetime] = {}
-        """The threads that are there, and when they were made."""
+        """The threads that exist, and when they were made."""
         self.earlier: set[str] = set()
         """Runs of threads that were there before."""
         self.is_away = False
-        """Whether nobody can see where it ends."""
+        """Whether nobody can see where the log ends."""
         self._ends: list[tuple[str, ToldEnd]] = []
         self._news = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What clients were told, each thing once an answer said so; in a file as well, if whoever reads it is somebody else.
+"""What clients were told, noted as soon as an answer said so; in a file as well, if another process reads it.
 
     words = Words(folder / "clients.told")
     words.tell("run", run_id=run["run_id"], thread_id=run["thread_id"], agent="talks")
@@ -6,7 +6,7 @@
     …
     look_over(database, journal, Words.read([folder / "clients.told"]))
 
-A thing is on the disk before whoever was told it goes on, so that a checker knows of it whatever happens to them.
+Each fact is on disk before whoever was told it goes on, so that a checker knows of it whatever happens to them.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ class Asked:
 
     run_id: str
     thread_id: str | None
-    """None: it was not said, as of a run's that has none of its own wish."""
+    """None: no thread was named, as for a run that asked for none of its own."""
     token: str = ""
-    """What the right answer has in it."""
+    """What the right answer contains."""
     may_be_cancelled: bool = False
-    """Somebody has asked for that, or started another that stops it."""
+    """Somebody has asked to cancel it, or started another that stops it."""
     may_fail: bool = False
-    """It has one attempt, or is to fail."""
+    """It has one attempt, or is meant to fail."""
     answer: Any = None
     is_answered: bool = False
     followed: list[list[int]] = field(default_factory=list)
-    """The numbers that each of his followers got, those that resumed one behind the other."""
+    """The numbers that each of his followers got, with those after a resume behind those before it."""
     told_of_gaps: int = 0
     """How many followers were told that they do not get all of it."""
     parts: int | None = None
     """How many numbers there are, if a follower was there from the beginning and missed nothing."""
     end: tuple[str, Any] | None = None
-    """The last event of those who followed it to its end, and its data."""
+    """The last event that those who followed it to its end got, and its data."""
     status: str | None = None
     """How it ended, as its own process was told."""
     agent: str = ""
     stateless: bool = False
-    """Its thread goes with it."""
+    """Its thread is removed with it."""
     webhook: bool = False
-    """Its end is to be told to a receiver."""
+    """A receiver has to be told of its end."""
 
     @property
     def thread(self) -> str:
-        """Its thread, of one that was asked for on a thread."""
+        """The thread of a run that was asked for on a thread."""
         assert self.thread_id is not None
         return self.thread_id
 
@@ -64,30 +64,30 @@ class Words:
     file: Path | None = None
     asked: dict[str, Asked] = field(default_factory=dict)
     events: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Of events that were acknowledged, by their ids: the digest of the payload, and the thread."""
+    """The digest of the payload and the thread of each acknowledged event, by its id."""
     asked_again: list[tuple[str, str]] = field(default_factory=list)
-    """The runs that one and the same request, made twice with its key, was told."""
+    """The two runs that a client was told for one request, made twice with the same key."""
     threads: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Metadata of threads that were made and changed, as they were last acknowledged."""
+    """Metadata of threads that were made and changed, as last acknowledged."""
     deleted: set[str] = field(default_factory=set)
     """Threads whose removal was acknowledged."""
     unsure: set[str] = field(default_factory=set)
-    """Threads that somebody has asked to remove and got no answer."""
+    """Threads that somebody has asked to remove without getting an answer."""
     cleared: set[int] = field(default_factory=set)
-    """Positions of events that were there as somebody asked to remove their thread: they may go."""
+    """Positions of events that existed when somebody asked to remove their thread: they may go."""
     items: dict[str, Any] = field(default_factory=dict)
-    """Values of items, by their key; None: it was deleted. Those whose last change got no answer are not here."""
+    """Values of items, by their key; None: it was deleted. Items whose last change got no answer are not here."""
     crons: dict[str, int] = field(default_factory=dict)
-    """How many times of theirs have come."""
+    """How many of each cron's times have come."""
     graph_tokens: dict[str, list[str]] = field(default_factory=dict)
-    """What graphs have acknowledged of each thread, in order."""
+    """The tokens that graphs have acknowledged on each thread, in order."""
     wrong: list[str] = field(default_factory=list)
     """What the clients themselves found wrong."""
     _descriptor: int | None = None
 
     @classmethod
     def read(cls, files: Iterable[Path]) -> Self:
-        """What is in these files. A last line that is not whole was told to nobody who could go on."""
+        """The contents of these files. A last line that is not whole was told to nobody who could go on."""
         words = cls()
         for path in files:
             for line in path.read_bytes().split(b"\n")[:-1]:

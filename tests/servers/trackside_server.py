@@ -1,4 +1,4 @@
-"""`trackside serve` and `trackside worker` as processes of their own: to be killed, stopped, and started again."""
+"""`trackside serve` and `trackside worker` as processes of their own, for tests to kill, stop and start again."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ EXECUTABLE: Final = Path(sys.executable).with_name("trackside")
 PATIENCE: Final = 60.0  # seconds after which something that does not come counts as hanging
 
 _GUARD: Final = 'read word || kill -KILL "$1"'
-"""Kills the server when whoever started it goes away without a word."""
+"""Kills the server when the process that started it goes away without a word."""
 
 
 def wait_until(look: Callable[[], object], what: str | Callable[[], str]) -> None:
-    """Wait until there is something to be seen; `what` says it."""
+    """Wait until there is something to be seen; `what` names it."""
     deadline = time.monotonic() + PATIENCE
     waiting = threading.Event()
     while not look():
@@ -40,12 +40,12 @@ class TracksideProcess:
 
     Args:
         folder: where it runs: agents, settings and an SQLite file are looked for there.
-        arguments: of the program; it says on one line of JSON when it can be used.
-        name: of its log.
-        env: more of the environment.
+        arguments: those of the program; it says on one line of JSON when it can be used.
+        name: the name of its log.
+        env: further environment variables.
         within: what starts it, such as `ip netns exec …`; it has to become that process.
-        forkery: forks it, where it matters little that it is started as users start it.
-        program: another than `trackside`, that says as well when it can be used.
+        forkery: forks it, where it matters little that it starts as users start it.
+        program: a program other than `trackside` that also says when it can be used.
     """
 
     def __init__(
@@ -62,20 +62,20 @@ class TracksideProcess:
         self.folder = folder
         self.name = name
         self.ready: dict[str, Any] = {}
-        """What it said when it could be used first."""
+        """What it said when it could first be used."""
         self.exit_code: int | None = None
         self._arguments = arguments
         self._within = within
         self._program = program
         self._env = {**_environment(), **(env or {})}
-        self._forkery = None if "LD_PRELOAD" in self._env else forkery  # a library has to be there from the start on
+        self._forkery = None if "LD_PRELOAD" in self._env else forkery  # a library has to be there from the start
         self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._unread = b""
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process id."""
         assert self._process is not None
         return self._process.pid
 
@@ -95,11 +95,11 @@ class TracksideProcess:
         return self.folder / f"{self.name}.log"
 
     def arguments(self) -> Sequence[str]:
-        """What it is started with."""
+        """The arguments with which it is started."""
         return self._arguments
 
     def change_environment(self, name: str, value: str | None) -> None:
-        """Have a variable in the environment from the next start on; None takes it out."""
+        """Set a variable of the environment from the next start on; None removes it."""
         self._env.pop(name, None)
         if value is not None:
             self._env[name] = value
@@ -119,7 +119,7 @@ class TracksideProcess:
         return self
 
     def begin(self) -> None:
-        """Start it, and do not wait until it can be used."""
+        """Start it without waiting until it can be used."""
         with self._log_file.open("ab") as log:
             if self._forkery is None:
                 self._process = subprocess.Popen(
@@ -144,7 +144,7 @@ class TracksideProcess:
         )
 
     def wait_until_ready(self) -> None:
-        """Wait until it says that it can be used, once more after a reload.
+        """Wait until it says that it can be used; after a reload it says so once more.
 
         Raises:
             RuntimeError: it ended, or did not say so in time.
@@ -156,7 +156,7 @@ class TracksideProcess:
         self.ready = json.loads(line)
 
     def wait_until_said(self, text: str, *, times: int = 1) -> None:
-        """Wait until its log says so, or has said so more than once."""
+        """Wait until its log says this, or has said it that many times."""
         wait_until(lambda: self.log.count(text) >= times, lambda: f"{self.name} says {text!r}:\n{self.log[-4_000:]}")
 
     def signal(self, number: signal.Signals) -> None:
@@ -164,10 +164,10 @@ class TracksideProcess:
         os.kill(self.pid, number)
 
     def stop(self) -> None:
-        """Have all its threads stand still; returns when they do.
+        """Freeze all its threads; returns when they stand still.
 
         Raises:
-            RuntimeError: one goes on.
+            RuntimeError: one still runs.
         """
         self.signal(signal.SIGSTOP)
         deadline = time.monotonic() + PATIENCE
@@ -183,7 +183,7 @@ class TracksideProcess:
             self.wait()
 
     def terminate(self) -> int:
-        """Tell it to stop, and wait until it has; its exit code."""
+        """Tell it to stop, and wait until it has; returns its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
@@ -193,10 +193,10 @@ class TracksideProcess:
         return self.start()
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        """Wait until it has ended; its exit code, or the number of the signal that killed it, negative.
+        """Wait until it has ended; returns its exit code, or the number of the signal that killed it, negative.
 
         Raises:
-            RuntimeError: it goes on.
+            RuntimeError: it still runs.
         """
         assert self._process is not None
         try:
@@ -222,7 +222,7 @@ class TracksideProcess:
         self.kill()
 
     def _next_line(self) -> bytes:
-        """The next line of standard output; nothing if it has been closed."""
+        """The next line of standard output; empty if that has been closed."""
         assert self._process is not None
         assert self._process.stdout is not None
         deadline = time.monotonic() + PATIENCE
@@ -251,13 +251,13 @@ class TracksideServer(TracksideProcess):
 
     Args:
         folder: where it runs: agents, settings and an SQLite file are looked for there.
-        agents: what is served, as `agents.py:echo`; what the settings name if there is none.
+        agents: what is served, as `agents.py:echo`; if there is none, what the settings name.
         database: its address; an SQLite file in the folder if left out.
-        settings: the text of `trackside.toml`; left as it is there if None.
-        options: more of the command line.
-        env: more of the environment.
-        port: 0 is any that is free. `restart` takes the one that it had, so that clients find it again.
-        name: of its log.
+        settings: the text of `trackside.toml`; None leaves the file as it is.
+        options: further options of the command line.
+        env: further environment variables.
+        port: 0 is any free one. `restart` takes the port that it had, so that clients find it again.
+        name: the name of its log.
         within: what starts it.
         forkery: forks it.
     """
@@ -297,6 +297,6 @@ class TracksideServer(TracksideProcess):
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without what settings would be read from."""
+    """This process's environment without the variables from which settings would be read."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKSIDE_", "LISTEN_"))}
     return {**own, "PYTHONWARNINGS": WARNINGS, "PYTHONUTF8": "1", "NO_COLOR": "1"}

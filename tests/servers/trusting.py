@@ -1,4 +1,4 @@
-"""Workers for whom a lease that has ended says that its worker is gone, as for those that are there long enough."""
+"""Workers for whom an expired lease means that its worker is gone, as it does for workers that have run long enough."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ async def _enroll_and_trust(enrolment: Enrolment) -> None:
 
 
 def trust_leases_from_its_start(enrolment: Enrolment) -> None:
-    """Have this one be such a worker."""
+    """Make this worker one of these."""
     enrolment.enroll = partial(_enroll_and_trust, enrolment)  # type: ignore[method-assign]
 
 
 def trust_leases_at_once(patch: pytest.MonkeyPatch) -> None:
-    """Have whoever enrols from now on be such a worker: else each waits for the length of a lease first."""
+    """Make each worker that enrols from now on one of these: otherwise each waits for the length of a lease first."""
     patch.setattr(Enrolment, "enroll", _enroll_and_trust)

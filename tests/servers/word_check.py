@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FAILED = {"error", "timeout"}
 UNSTORED = "a required observer"
-"""I14: in what is told of a run whose end could not be stored at once."""
+"""I14: part of what is told of a run whose end could not be stored at once."""
 AWAY = {
     "ConnectionLostError",
     "DatabaseBusyError",
@@ -30,9 +30,9 @@ AWAY = {
     "StatementStoppedError",
     "TooManyConnectionsError",
 }
-"""As what graphs fail that could not have their steps kept."""
+"""The error types of graphs whose steps could not be kept."""
 FORGETS = {"ThreadNotSavedError", "ThreadNotLoadedError", "ThreadNotRolledBackError"}
-"""As what others do; the error says why."""
+"""The error types of other runs; the error says why."""
 ON_THE_WIRE = {"interrupted": "success", "cancelled": "interrupted"}
 
 
@@ -49,7 +49,7 @@ def missing(kept: Kept, words: Words) -> Iterator[str]:
 
 
 def answers(kept: Kept, words: Words) -> Iterator[str]:
-    """Who waited was told what the log says, and got what he had asked for."""
+    """A client that waited was told what the log says, and got what he had asked for."""
     for run_id, asked in words.asked.items():
         row = kept.runs.get(run_id)
         if row is None:
@@ -75,7 +75,7 @@ def answers(kept: Kept, words: Words) -> Iterator[str]:
 
 
 def causes(kept: Kept, words: Words) -> Iterator[str]:
-    """A run came to no good end for a reason that is known, if it is known whose it is: its agent fails, somebody has
+    """A run that came to no good end did so for a known reason, if its agent is known: the agent fails, somebody has
     stopped it, its process was killed, or the database was in trouble.
     """
     for run_id, asked in words.asked.items():
@@ -90,7 +90,7 @@ def causes(kept: Kept, words: Words) -> Iterator[str]:
 
 
 def _is_of_the_place(row: Mapping[str, Any]) -> bool:
-    """Whether a run failed with what its database was like (full, away, in somebody's hands), or for lack of memory."""
+    """Whether a run failed because of its database's state (full, away, in somebody's hands), or for lack of memory."""
     error = str(row["error"])
     if row["error_type"] == "MemoryError" or "can't start new thread" in error:
         return True
@@ -100,7 +100,7 @@ def _is_of_the_place(row: Mapping[str, Any]) -> bool:
 
 
 def ends(kept: Kept, words: Words) -> Iterator[str]:
-    """Who followed a run to its end was told the one that is stored."""
+    """A client that followed a run to its end was told the end that is stored."""
     for run_id, asked in words.asked.items():
         row = kept.runs.get(run_id)
         if row is None or asked.end is None:
@@ -115,7 +115,7 @@ def ends(kept: Kept, words: Words) -> Iterator[str]:
 
 
 def streams(kept: Kept, words: Words) -> Iterator[str]:
-    """Who followed got everything in order, nothing twice, and nothing is missing where he was there all the time."""
+    """A follower got everything in order and nothing twice, and missed nothing if he was there all the time."""
     for run_id, asked in words.asked.items():
         for numbers in asked.followed:
             if numbers != sorted(set(numbers)):
@@ -132,7 +132,7 @@ def requests(kept: Kept, words: Words) -> Iterator[str]:
 
 
 def threads(kept: Kept, words: Words) -> Iterator[str]:
-    """Threads are there as they were acknowledged."""
+    """Threads are as they were acknowledged."""
     for thread_id, metadata in words.threads.items():
         if thread_id in words.deleted | words.unsure:
             continue
@@ -151,7 +151,7 @@ def deleted_threads(kept: Kept, words: Words) -> Iterator[str]:
 
 
 def stateless_threads(kept: Kept, words: Words) -> Iterator[str]:
-    """The thread of a run that has none of its own wish is gone with it."""
+    """The thread of a run that asked for none of its own is gone with the run."""
     for run_id, asked in words.asked.items():
         row = kept.runs.get(run_id)
         if asked.stateless and row is not None and not kept.is_gone(row["thread_id"]):
@@ -180,7 +180,7 @@ def crons(kept: Kept, words: Words) -> Iterator[str]:
 
 
 def webhooks(kept: Kept, words: Words, bodies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """I25: each end was told to its receiver, once at least, as it was."""
+    """I25: each end was told to its receiver at least once, as it was."""
     told: dict[str, set[str]] = {}
     for body in bodies:
         told.setdefault(body["run_id"], set()).add(body["status"])
