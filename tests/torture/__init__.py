@@ -1,7 +1,7 @@
-"""Torture: a whole system under mixed load is broken in every way, and judged afterwards by a checker that is not ours.
+"""Torture: a whole system under mixed load is broken in every way, and afterwards judged by an independent checker.
 
-`./scripts/torture` runs it. It starts real processes, uses them as clients do, and hurts them. The checker is that of the
-tests of crashes, `tests/servers/fleet_check`, which imports nothing of the product.
+`./scripts/torture` runs it. It starts real processes, uses them as clients do, and hurts them. The checker is that of
+the crash tests, `tests/servers/fleet_check`, which imports nothing of the product.
 
     command     reads the command line
     ordeal      one system: load, faults one after the other, rest, judgement

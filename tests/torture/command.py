@@ -1,4 +1,4 @@
-"""The command `./scripts/torture`: each system goes through its ordeal, and what came of it is said."""
+"""The command `./scripts/torture`: it puts each system through its ordeal, and says what came of it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.torture.systems import SYSTEMS
 
 MINUTES: Final = 5.0
 SHARES: Final = {"sqlite": 1.0, "postgres": 1.0, "fleet": 2.0}
-"""Of the time: a fleet has most that can be hurt."""
+"""Shares of the time: a fleet has the most that can be hurt."""
 _AROUND: Final = {"sqlite": 20.0, "postgres": 25.0, "fleet": 45.0}
 """Seconds for the start, the rest and the judgement, on a slow machine."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options in a command line; exits with 2 and a line that says why if they make no sense."""
+    """The options in a command line; if they make no sense, exits with 2 and a line that says why."""
     names = ", ".join(kind.name for kind in FAULTS)
     parser = argparse.ArgumentParser(
         prog="./scripts/torture",
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def plans(options: argparse.Namespace, seed: int) -> list[Plan]:
-    """What is to be done to which system: the time is divided between them, and so are the kills."""
+    """What to do to which system: the time is divided between the systems, and so are the kills."""
     names = [options.database] if options.database else [*SYSTEMS]
     usual = soak.MINUTES if options.what == "soak" else MINUTES
     whole = (usual if options.minutes is None else options.minutes) * 60 - sum(_AROUND[name] for name in names)
@@ -74,7 +74,7 @@ def plans(options: argparse.Namespace, seed: int) -> list[Plan]:
 
 
 def torture(options: argparse.Namespace, seed: int) -> int:
-    """Go through all ordeals; the exit code."""
+    """Go through all ordeals; returns the exit code."""
     began = time.monotonic()
     results: list[Result] = []
     for plan in plans(options, seed):
@@ -90,18 +90,18 @@ def torture(options: argparse.Namespace, seed: int) -> int:
 
 
 def say(line: str) -> None:
-    """Say what happens, at once."""
+    """Say what happens, as it happens."""
     print(line, flush=True)
 
 
 def list_faults() -> None:
-    """All faults, and what they do and need."""
+    """Print all faults, and what they do and need."""
     for kind in FAULTS:
         print(f"{kind.name:<16} {kind.does}; needs {kind.needs}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; its exit code."""
+    """Run the command; returns its exit code."""
     options = parse(arguments)
     warnings.filterwarnings("ignore", message="Request failed, attempting reconnect")
     warnings.filterwarnings("ignore", message="Reconnecting without a Last-Event-ID")

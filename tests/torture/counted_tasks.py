@@ -1,4 +1,4 @@
-"""How many tasks of asyncio a process has: a thread counts them, where `COUNT_TASKS` names a folder for their number."""
+"""How many asyncio tasks a process has: a thread counts them where `COUNT_TASKS` names a folder for the number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "COUNT_TASKS"
-_EVERY: Final = 5.0  # seconds; all objects are looked at, as tasks may be of any loop
+_EVERY: Final = 5.0  # seconds; it looks at all objects, as tasks may be of any loop
 
 
 def begin() -> None:
@@ -20,7 +20,7 @@ def begin() -> None:
 
 
 def number_of(pid: int, folder: Path) -> float | None:
-    """What a process has counted last; None if it does not count."""
+    """The last count of a process; None if it does not count."""
     file = folder / f"tasks-{pid}"
     return float(file.read_text("ascii")) if file.exists() else None
 

@@ -1,4 +1,4 @@
-"""What came of an ordeal, and what is wrong: the checker's word, what it is about, and where it is kept."""
+"""What came of an ordeal, and what is wrong: the checker's word, what it is about, and the evidence."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ TOLD: Final = "told"
 """The subscription of the webhook that is told of all ends."""
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MOST: Final = 20  # lines and rows of a finding
-_DOCUMENTED: Final = 100  # findings; those behind them are sentences alone, as thousands are mostly one
+_DOCUMENTED: Final = 100  # findings; those after them are only sentences, as thousands are mostly one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something that is wrong, and what there is of the run or thread that it is about."""
+    """Something that is wrong, and the evidence of the run or thread that it is about."""
 
     what: str
     ids: Sequence[str] = ()
@@ -36,23 +36,23 @@ class Finding:
     journal: Sequence[str] = ()
     """What agents did for it."""
     rows: Sequence[Mapping[str, Any]] = ()
-    """What the log has of it."""
+    """What the log has about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What a system's work comes to, and the findings."""
+    """The counts of a system's work, and the findings."""
 
     counts: Counts
     acknowledged_events: int
-    """Events that somebody was told are stored: users of the library, and receivers of webhooks."""
+    """Events of which somebody was told that they are stored: users of the library, and receivers of webhooks."""
     webhooks: int
     duplicate_webhooks: int
     findings: Sequence[Finding]
 
 
 def judge(system: System, told: Sequence[Path], arrived: Path, samples: Mapping[str, Sequence[Sample]]) -> Judgement:
-    """Look at all that is left of a system at rest."""
+    """Look at everything that a system at rest has left."""
     words = Words.read(told)
     got = arrivals(arrived)
     bodies = [json.loads(one["body"]) for one in got if one["path"] == "/hook"]
@@ -71,7 +71,7 @@ def judge(system: System, told: Sequence[Path], arrived: Path, samples: Mapping[
 def deliveries(
     url: str, events: Sequence[Arrival], samples: Mapping[str, Sequence[Sample]], words: Words
 ) -> Iterator[str]:
-    """I25, I26, I28: of the subscriptions of webhooks."""
+    """I25, I26, I28: what has to hold of the webhooks' subscriptions."""
     for name, taken in samples.items():
         cursors = [sample.cursor for sample in taken]
         if cursors != sorted(cursors):
@@ -81,13 +81,13 @@ def deliveries(
         return
     in_log = events_of(url)
     known = {event.event_id for event in in_log}
-    gone = words.deleted | words.unsure  # with what the log had of them
+    gone = words.deleted | words.unsure  # along with what the log had of them
     kept = [one for one in events if one.event_id in known or event_in(one.body)["thread_id"] not in gone]
     yield from wrong_deliveries(Promise(types=ENDS), in_log, Outcome(arrivals=kept, samples=samples[TOLD]))
 
 
 def findings(system: System, told: Sequence[Path], wrong: Sequence[str]) -> Iterator[Finding]:
-    """Each thing that is wrong, the first of them with what there is of it."""
+    """Each thing that is wrong, the first of them with the evidence."""
     lines = [f"{path.name}: {line}" for path in told for line in path.read_text("utf-8").splitlines()] if wrong else []
     entries = [str(entry) for entry in system.journal.entries()] if wrong else []
     of_lines = [{*_ID.findall(line)} for line in lines]
@@ -108,7 +108,7 @@ def findings(system: System, told: Sequence[Path], wrong: Sequence[str]) -> Iter
 
 
 def nearest[T](all_of_it: Sequence[T], named: Sequence[set[str]], ids: Sequence[str], own: Sequence[str]) -> list[T]:
-    """Of what names one of these ids, that which names one of `own`, and then what is nearest to it, in the given order."""
+    """Of what names one of these ids, that which names one of `own`, then what is nearest to it, in the given order."""
     about = [place for place, some in enumerate(named) if some & {*ids}]
     kept = [rank for rank, place in enumerate(about) if named[place] & {*own}][:_MOST]
     near = sorted(range(len(about)), key=lambda rank: min((abs(rank - one) for one in kept), default=rank))
@@ -116,7 +116,7 @@ def nearest[T](all_of_it: Sequence[T], named: Sequence[set[str]], ids: Sequence[
 
 
 def _rows(url: str, ids: Sequence[str]) -> list[dict[str, str]]:
-    """What the log has of runs and threads."""
+    """What the log has on these runs and threads."""
     if not ids:
         return []
     some = ", ".join(f"'{one}'" for one in ids)

@@ -1,9 +1,9 @@
-"""Somebody who uses the library itself: a `RunManager` on the same database as the servers, in a process that is killed.
+"""A user of the library itself: a `RunManager` on the same database as the servers, in a process that gets killed.
 
     python -m tests.torture.library_user DATABASE FOLDER NAME SEED
 
-It starts runs of the agents of the servers, which may go on for it when it is dead. What it is told goes to its own file;
-on a word (SIGTERM) it starts nothing more, and ends with its last run.
+It starts runs of the servers' agents, which may go on for it when it is dead. What it is told goes to its own file; on
+SIGTERM it starts nothing more, and ends with its last run.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from trackside.harness.errors import NoResultHereError, ThreadBusyError
 AGENTS: Final = {"talks": fleet_agents.talks, "fails": fleet_agents.fails, "asks": fleet_agents.asks}
 CALLERS: Final = 2
 NOT_KNOWN: Final = ("required observer", "could not be executed")
-"""In the error of a result that tells nothing about how the run ended in the log."""
+"""Words in the error of a result that tells nothing about how the run ended in the log."""
 _PAUSE: Final = 0.5
 """Seconds at most between two runs of a caller."""
 
 
 class Acknowledged:
-    """An observer behind the one that stores: what it hears is in the log (I11)."""
+    """An observer after the one that stores: what it hears is in the log (I11)."""
 
     def __init__(self, words: Words) -> None:
         self._words = words
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Note it."""
+        """Note the event."""
         digest = digest_of(event.payload)
         self._words.tell("event", event_id=event.event_id, digest=digest, thread_id=event.thread_id)
 
@@ -62,7 +62,7 @@ class User:
         self._threads = [str(uuid.uuid4()) for _ in range(CALLERS)]
 
     async def call(self, done: asyncio.Event) -> None:
-        """One run after the other, until the end."""
+        """Start one run after the other, until the end."""
         while not done.is_set():
             try:
                 await self._run()
@@ -90,7 +90,7 @@ class User:
 
 
 async def use(database: str, folder: Path, name: str, seed: int) -> None:
-    """Use the library until somebody says that it is enough."""
+    """Use the library until SIGTERM."""
     done = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
     words = Words(folder / f"{name}.told")
@@ -119,7 +119,7 @@ async def use(database: str, folder: Path, name: str, seed: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The program."""
+    """Run the program."""
     database, folder, name, seed = arguments
     asyncio.run(use(database, Path(folder), name, int(seed)))
 

@@ -1,4 +1,4 @@
-"""One system's ordeal: it is used, faults happen one after the other, it comes to rest, and is judged."""
+"""One system's ordeal: it is used, faults happen one after the other, it comes to rest, and it is judged."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from tests.torture.systems import SYSTEMS, System
 from tests.torture.watch import Watch
 
 REST_SECONDS: Final = 120.0
-"""How long nothing may go on where something is left to be done; a thousand kills leave webhooks for minutes."""
+"""How long nothing may move while something is left to do; a thousand kills leave webhooks busy for minutes."""
 _LONGEST_REST: Final = 1_800.0
 _OVERTIME: Final = 120.0
-"""Seconds after the time, within which each fault has to have happened once."""
+"""Seconds after the time is over, within which each fault has to have happened once."""
 _PROGRESS: Final = 5
-"""Turns that clients have to come to their ends with before the next fault, if they do so in time."""
+"""Turns that clients have to finish before the next fault, if they do so in time."""
 _PROGRESS_SECONDS: Final = 5.0
 _HASTY_SECONDS: Final = 1.0
-"""The same where there are to be so many kills."""
+"""The same where a number of kills is asked for."""
 _LOOK_AGAIN: Final = 0.1  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be done to a system.
+    """What to do to a system.
 
-    Each enabled fault once, and more of them until the time is over and there were so many kills. When the time is over
-    before that, those are enough that have not happened to another system.
+    Each enabled fault once, and more of them until the time is over and there were so many kills. After the time is
+    over, only those still have to happen that have not happened to another system.
     """
 
     system: str
@@ -59,25 +59,25 @@ class Result:
     seconds: float = 0.0
     toll: Toll = field(default_factory=Toll)
     happened: Counter[str] = field(default_factory=Counter)
-    """How often each fault did."""
+    """How often each fault happened."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Faults that could not be done here, and why."""
     missing: list[str] = field(default_factory=list)
-    """Faults that were to happen, and did not."""
+    """Faults that should have happened, and did not."""
     turns: Counter[str] = field(default_factory=Counter)
-    """How often clients came to the end of what they do, by kind."""
+    """How often clients finished what they do, by kind."""
     judgement: Judgement | None = None
     findings: list[Finding] = field(default_factory=list)
     kept: Path | None = None
-    """Where all of it is, if there is a finding."""
+    """Where everything is, if there is a finding."""
 
 
 class Ordeal:
-    """See the module.
+    """Takes one system through its ordeal; see the module.
 
     Args:
-        plan: what is to be done.
-        folder: where all of it is; gone afterwards, if there is no finding.
+        plan: what to do.
+        folder: where everything is; gone afterwards, if there is no finding.
         say: is told what happens, a line each.
         elsewhere: faults that have happened to other systems.
     """
@@ -93,7 +93,7 @@ class Ordeal:
         self._result = Result(system=plan.system)
 
     async def go_through(self) -> Result:
-        """All of it."""
+        """Go through all of it."""
         began = time.monotonic()
         result = self._result
         async with self._system() as system:
@@ -127,7 +127,7 @@ class Ordeal:
 
     @property
     def _only_kills(self) -> bool:
-        """Whether nothing is asked for that needs more of processes than that they die."""
+        """Whether the faults asked for need nothing of processes except that they die."""
         kinds = {kind.kind for kind in FAULTS if kind.name in self._plan.only}
         return bool(kinds) and kinds <= {"kill", "stop"}
 
@@ -191,18 +191,18 @@ class Ordeal:
         self._say(f"{self._plan.system:<9} {fault.name:<14} {whom}, {time.monotonic() - began:.1f} s")
 
     async def _progress(self, people: People) -> None:
-        """Wait until clients have come a little further, or for a while."""
+        """Wait until clients have got a little further, or for a while."""
         assert people.load is not None
         wanted = people.load.done.total() + _PROGRESS
         try:
             async with asyncio.timeout(_HASTY_SECONDS if self._plan.kills else _PROGRESS_SECONDS):
-                while people.load.done.total() < wanted:  # clients say nothing of that
+                while people.load.done.total() < wanted:  # clients do not report that
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:
             pass
 
     async def _rest(self, system: System) -> None:
-        """Wait until all that was let in has ended, and all that is to be told is told."""
+        """Wait until all that was let in has ended, and all that has to be told is told."""
         await self._see_that_all_live(system)
         await asyncio.to_thread(_end_leases, system.url)
         why, began = "", time.monotonic()
@@ -240,13 +240,13 @@ class Ordeal:
 
 
 def _end_leases(url: str) -> None:
-    """Feeders of webhooks that died left leases of half a minute, which are taken to be over: others feed from now on."""
+    """Expire the half-minute leases that dead feeders of webhooks left, so that others feed from now on."""
     with look_into(url) as database:
         database.execute("UPDATE subscriptions SET lease_until = 0 WHERE lease_until > 0")
 
 
 def _why_busy(url: str) -> str:
-    """What is still to be done; nothing if all is at rest."""
+    """What is still to do; empty if all is at rest."""
     with look_into(url) as database:
         ((active,),) = database.execute("SELECT count(*) FROM active_runs").fetchall()
         ((due,),) = database.execute("SELECT count(*) FROM crons WHERE next_run_at < '2026-01-02'").fetchall()
@@ -258,7 +258,7 @@ def _why_busy(url: str) -> str:
 
 
 def new_folder(system: str) -> Path:
-    """Where a system is; users of the database server have to get through to what is theirs."""
+    """Make a system's folder; the database server's user has to get through it to what is his."""
     folder = Path(tempfile.mkdtemp(prefix=f"trackside-torture-{system}-"))
     if os.geteuid() == 0:
         folder.chmod(0o711)

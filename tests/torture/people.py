@@ -1,4 +1,4 @@
-"""Who uses a system: clients of its servers, users of the library, a receiver of webhooks; and the times of crons come."""
+"""Who uses a system: clients of its servers, users of the library, a receiver of webhooks; crons come due, too."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from told_words import Words
 from trackside_server import TracksideProcess
 
 PATIENCE: Final = 240.0
-"""Seconds after which a client that is told nothing says so; a fault does not last as long."""
+"""Seconds after which a client that is told nothing says so; no fault lasts as long."""
 USERS: Final = 2
 CRONS: Final = 3
 LONG_AGO: Final = datetime(2026, 1, 1, tzinfo=UTC)
-"""The day on which times of crons come: each second one, as the same time starts no second run."""
+"""The day on which crons come due: each time a second later, as the same time starts no second run."""
 _CRON_PAUSE: Final = 2.0  # seconds
 
 
@@ -39,7 +39,7 @@ class Program(TracksideProcess):
 
 
 class Receiver(Program):
-    """Who is told by webhooks. It keeps its port for all its lives, and its clock is right."""
+    """The receiver of the webhooks. It keeps its port for all its lives, and its clock is right."""
 
     def __init__(self, file: Path, host: str) -> None:
         self._place = [str(file), host]
@@ -47,7 +47,7 @@ class Receiver(Program):
 
     @property
     def port(self) -> int:
-        """Where it listens; 0 if it has not yet."""
+        """The port on which it listens; 0 if it has not listened yet."""
         return int(self.ready.get("port", 0))
 
     @override
@@ -56,7 +56,7 @@ class Receiver(Program):
 
 
 class TortureClient(Client):
-    """Removes threads with runs as well: what the database had of them at that time may go."""
+    """Also removes threads that have runs: what the database had of them at that time may go."""
 
     url = ""
 
@@ -75,7 +75,7 @@ class TortureClient(Client):
             with look_into(self.url) as database:
                 busy = database.execute(f"SELECT run_id FROM active_runs WHERE thread_id = '{thread_id}'").fetchall()
                 found = database.execute(f"SELECT position FROM events WHERE thread_id = '{thread_id}'").fetchall()
-        except Exception:  # the database is away, in the way of its kind
+        except Exception:  # the database is away, and each kind says so in its way
             return []
         return [] if busy else [position for (position,) in found]
 
@@ -88,39 +88,39 @@ class People:
 
     Args:
         system: what they use.
-        seed: of what they do.
-        clients: of servers, of each kind.
-        pause: seconds between two things that one of them does, on average.
+        seed: decides what they do.
+        clients: how many clients of servers there are of each kind.
+        pause: seconds between two actions of one of them, on average.
     """
 
     def __init__(self, system: System, *, seed: int, clients: int = 1, pause: float = 0.3) -> None:
         self._system = system
         self._chance = random.Random(seed)
         self.arrivals = system.folder / "arrivals"
-        """What the receiver has got."""
+        """The file of what the receiver has got."""
         self._clients, self._pause = clients, pause
         self._made = 0
         self._crons: asyncio.Task[None] | None = None
         self.times = asyncio.Lock()
-        """No time of a cron comes while somebody has it: whether one has come has to be known."""
+        """No cron comes due while somebody holds this: whether one has come due has to be known."""
         self.words = Words(system.folder / "clients.told")
         self.receiver = Receiver(self.arrivals, system.listens_at)
         self.users: list[Program] = []
-        """Those of the library; none in a fleet, where servers and workers are all that there is."""
+        """Users of the library; none in a fleet, which consists of servers and workers only."""
         self.load: Load | None = None
 
     @property
     def told_files(self) -> list[Path]:
-        """What everybody has written of what he was told."""
+        """The files in which everybody has written what he was told."""
         return sorted(self._system.folder.glob("*.told"))
 
     @property
     def hook(self) -> str:
-        """Where the receiver is."""
+        """The receiver's address."""
         return f"http://{self._system.listens_at}:{self.receiver.port}"
 
     async def receive(self) -> None:
-        """Have a receiver, which a system is told of as it starts."""
+        """Start a receiver, whose address a system is given as it starts."""
         await asyncio.to_thread(self.receiver.start)
 
     async def come(self) -> None:
@@ -143,7 +143,7 @@ class People:
         self._crons = asyncio.create_task(self._let_times_come(), name="crons")
 
     async def replace_users(self) -> None:
-        """Have as many users of the library as there should be."""
+        """Start users of the library until there are as many as there should be."""
         for user in [*self.users]:
             if user.has_ended:
                 self.users.remove(user)
@@ -161,12 +161,12 @@ class People:
             self.users.append(user)
 
     async def stop(self) -> None:
-        """Let everybody come to the end of what he does."""
+        """Let everybody finish what he does."""
         if self._crons is not None:
-            async with self.times:  # or the thread that makes one due does so, and nobody says it
+            async with self.times:  # else the thread that makes one due still does so, and nobody notes it
                 self._crons.cancel()
             await asyncio.wait([self._crons])
-            for server in self._system.servers:  # where a cron is made, what is due is looked for; else twice a minute
+            for server in self._system.servers:  # it looks for what is due when it makes a cron; else twice a minute
                 await self._make_crons([server.url], 1)
         if self.load is not None:
             await self.load.stop()
@@ -180,7 +180,7 @@ class People:
         self.users.clear()
 
     async def leave(self) -> None:
-        """Be gone, whatever happens."""
+        """Leave, whatever happens."""
         if self.load is not None:
             await self.load.__aexit__()
         for program in (*self.users, self.receiver):
@@ -197,7 +197,7 @@ class People:
                 self.words.tell("cron", cron_id=cron["cron_id"], times=0)
 
     async def _let_times_come(self) -> None:
-        """Have a time of each cron come now and then, unless one has come that it has not gone past."""
+        """Make each cron due now and then, unless it is still due from the last time."""
         try:
             for number in range(86_400):
                 await asyncio.sleep(_CRON_PAUSE)
@@ -205,7 +205,7 @@ class People:
                     async with self.times:
                         if await asyncio.to_thread(self._make_due, cron_id, number):
                             self.words.tell("cron", cron_id=cron_id, times=self.words.crons[cron_id] + 1)
-        except Exception:  # whatever is wrong: that no more times come is said
+        except Exception:  # whatever is wrong: the words say that no cron comes due any more
             self.words.tell("wrong", why=f"whoever has the times of crons come crashed: {format_exc()}")
 
     def _make_due(self, cron_id: str, number: int) -> bool:

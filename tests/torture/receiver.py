@@ -1,8 +1,8 @@
-"""Who is told of runs by webhooks, as a process that may be killed: what it has got is on the disk before it says so.
+"""The receiver of webhooks about runs, as a process that may be killed: it answers once what it got is on the disk.
 
     python -m tests.torture.receiver FILE HOST PORT
 
-A line of JSON in the file is one request. PORT 0 is any that is free; it says which it has, and serves until it is killed.
+A line of JSON in the file is one request. PORT 0 is any free one; it says which it has, and serves until it is killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class KeepingReceiver(WebhookReceiver):
         self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     async def _keep(self, connection: Connection) -> None:
-        request = self.requests.pop()  # ours, since nothing was awaited since it came
+        request = self.requests.pop()  # ours, as nothing has been awaited since it came
         line = {
             "at": time.monotonic_ns(),  # of this machine, whatever its wall clock says
             "path": request.path,
@@ -51,7 +51,7 @@ def arrivals(file: Path) -> list[dict[str, Any]]:
 
 
 async def main(arguments: Sequence[str]) -> None:
-    """Serve."""
+    """Serve until the process is killed."""
     file, host, port = arguments
     async with KeepingReceiver(Path(file), host=host, port=int(port)) as receiver:
         print(json.dumps({"port": receiver.port}), flush=True)

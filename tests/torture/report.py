@@ -12,11 +12,11 @@ from typing import Any, Final
 from tests.torture.ordeal import Result
 
 _SHOWN: Final = 10
-"""Findings that are shown; all are in the JSON."""
+"""How many findings are shown; all are in the JSON."""
 
 
 def as_json(results: Sequence[Result], seed: int, seconds: float) -> dict[str, Any]:
-    """All of it."""
+    """The whole report."""
     systems = [_system(result) for result in results]
     return {
         "seed": seed,
@@ -77,7 +77,7 @@ def _system(result: Result) -> dict[str, Any]:
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """What the screen shows."""
+    """The lines that the screen shows."""
     total = report["totals"]
     yield ""
     yield f"torture: {report['seconds']:.0f} s, seed {report['seed']}"
@@ -109,7 +109,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _kinds(total: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Kills by whose they were; those at named points together."""
+    """Kills by victim; those at named points together."""
     by_kind: Counter[str] = Counter()
     for kind, number in total["kills_by_kind"].items():
         by_kind["at a named point" if kind.startswith("at ") else kind] += number
@@ -130,5 +130,5 @@ def _findings(systems: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:
-    """The report as a file."""
+    """Write the report to a file."""
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")

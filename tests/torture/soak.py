@@ -1,8 +1,8 @@
-"""A soak: systems are used for long and left alone, and nothing may grow but what is kept: the log.
+"""A soak: systems are used for a long time and not disturbed, and nothing may grow except what is kept: the log.
 
-Memory, file descriptors, threads and tasks of each process, the size of SQLite's write-ahead log, and those tables of
-PostgreSQL that are small by their nature. Each gets a line through its samples after the warm-up (least squares), and what
-that line gains in an hour has to be within a tolerance.
+It measures memory, file descriptors, threads and tasks of each process, the size of SQLite's write-ahead log, and those
+tables of PostgreSQL that are small by their nature. It fits a line to each one's samples after the warm-up (least
+squares); what that line gains in an hour has to be within a tolerance.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ TOLERANCES: Final = {
     "WAL": 16 * _MEGABYTE,
     "table": 8 * _MEGABYTE,
 }
-"""What may be gained while it is used: in an hour, or in all the time if that is shorter."""
+"""What each may gain while it is used: in an hour, or in the whole time if that is shorter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """How something went, after the warm-up."""
+    """How a size developed after the warm-up."""
 
     what: str
     first: float
@@ -54,12 +54,12 @@ class Trend:
 
     @property
     def is_flat(self) -> bool:
-        """Whether that is within the tolerance."""
+        """Whether the gain is within the tolerance."""
         return self.gain <= self.most
 
 
 def trend_of(what: str, samples: Sequence[tuple[float, float]]) -> Trend:
-    """The trend of samples: seconds, and how much there was."""
+    """The trend of samples, each a time in seconds and how much there was."""
     warm = samples[int(len(samples) * WARM_UP) :]
     times, values = [at for at, _ in warm], [value for _, value in warm]
     span = times[-1] - times[0]
@@ -75,11 +75,11 @@ def trend_of(what: str, samples: Sequence[tuple[float, float]]) -> Trend:
 
 
 class Soak(Ordeal):
-    """An ordeal without faults, at which sizes are taken."""
+    """An ordeal without faults, during which sizes are measured."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         super().__init__(plan, folder, print)
-        os.environ[counted_tasks.VARIABLE] = str(folder)  # of all processes that are started from here
+        os.environ[counted_tasks.VARIABLE] = str(folder)  # for all processes that start from here on
         self.trends: list[Trend] = []
 
     def _system(self) -> System:
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace, seed: int, plans: Sequence[Plan]) -> int:
 
 
 def table(system: str, trends: Sequence[Trend]) -> Iterator[str]:
-    """Trends on the screen."""
+    """The trends for the screen."""
     yield f"{system:<28}{'first':>12}{'last':>12}{'gain':>12}{'at most':>12}"
     for trend in trends:
         numbers = "".join(f"{_shown(value):>12}" for value in (trend.first, trend.last, trend.gain, trend.most))

@@ -1,6 +1,6 @@
 """What is tortured: a server on an SQLite file, two servers on PostgreSQL, a fleet with its broker.
 
-Each has the same face, whose parts may be missing: a fleet alone has workers and a broker, SQLite has no server to stop.
+All have the same interface, parts of which may be missing: workers and a broker are a fleet's; SQLite has no server.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ TESTS: Final = Path(__file__).resolve().parent.parent
 CAST: Final = TESTS / "crash/server/served_cast.py"
 AGENTS: Final = ("talks", "tries", "fails", "asks", "counts", "pauses")
 LEASE: Final = 2.0
-"""Seconds for which a process that says nothing is believed to live."""
+"""Seconds for which a silent process is believed to live."""
 ATTEMPTS: Final = 50
-"""Of the agent that has more than one: no run comes to an end because its workers are killed."""
+"""Attempts of the agent that has more than one: no run comes to an end because its workers are killed."""
 _DISK: Final = "512m"
 _ENDS: Final = ("run_completed", "run_failed", "run_cancelled")
 
 
 class System:
-    """A system, from the beginning to the end of an `async with`.
+    """A system, for the length of an `async with` block.
 
     Args:
         folder: where all of it is.
-        is_plain: its processes are forked, which takes a tenth of the CPU time of a start; they are on this host, and no
-            library is loaded first, so that their clocks, disks and networks are as they are.
+        is_plain: its processes are forked, which takes a tenth of the CPU time of a start; they are on this host and
+            load no library first, so that their clocks, disks and networks stay as they are.
     """
 
     name: ClassVar[str]
@@ -57,26 +57,26 @@ class System:
         self.forkery: Forkery | None = None
         self.journal = FencedJournal(folder)
         self.url = ""
-        """The address of the database, for who looks into it."""
+        """The address of the database, for those who look into it."""
         self.postgres: PostgresServer | None = None
         self.machine: Machine | None = None
-        """What its machines are like; None where they cannot be made poor."""
+        """The state of its machines; None where they cannot be made poor."""
         self.small_disk = True
-        """Whether a database that is a file gets a small disk of its own, so that it can be full."""
+        """Whether a database that is a file gets a small disk of its own, so that the disk can be full."""
         self.disk: Path | None = None
-        """A file system of its own that holds the database; None where there can be none, or the database is a server's."""
+        """A separate file system for the database; None where there can be none, or where a server has the database."""
         self.listens_at = "127.0.0.1"
-        """Where a receiver of webhooks has to be."""
+        """The address on which a receiver of webhooks has to listen."""
         self._stack = AsyncExitStack()
 
     @property
     def servers(self) -> list[FleetProcess]:
-        """What clients ask."""
+        """The servers that clients ask."""
         raise NotImplementedError
 
     @property
     def workers(self) -> list[FleetProcess]:
-        """What executes runs, beside servers."""
+        """The processes that execute runs, apart from servers."""
         return []
 
     @property
@@ -86,18 +86,18 @@ class System:
 
     @property
     def processes(self) -> list[FleetProcess]:
-        """Those of the product."""
+        """The processes of the product."""
         return [*self.servers, *self.workers]
 
     async def prepare(self) -> None:
-        """Have what is around it."""
+        """Start what the system needs around it."""
         if self.is_plain:
             self.forkery = self._stack.enter_context(Forkery())
         elif poor_machine.why_not() is None:
             self.machine = await asyncio.to_thread(Machine, self.folder)
 
     async def start(self, receiver: str) -> None:
-        """Start it; what happens is told to a receiver at this address."""
+        """Start it; a receiver at this address is told what happens."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:
@@ -112,16 +112,16 @@ class System:
         await self._stack.aclose()
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the database, past all code of ours."""
+        """Ask the database, bypassing our code."""
         with look_into(self.url) as database:
             rows: list[tuple[Any, ...]] = database.execute(sql).fetchall()
         return rows
 
     def keep(self) -> None:
-        """Copy what would be gone with the system, for who looks into a finding."""
+        """Copy what would be gone with the system, for those who look into a finding."""
 
     def env(self) -> dict[str, str]:
-        """What processes have in their environment."""
+        """The environment variables of its processes."""
         return {
             "PYTHONPATH": os.pathsep.join(sys.path),
             "FLEET_JOURNAL": str(self.folder),
@@ -243,7 +243,7 @@ class OnPostgres(_OnPostgres, _Served):
 
 
 class OnFleet(_OnPostgres):
-    """Two servers and three workers, moved by NATS; each on a host of its own where there can be hosts."""
+    """Two servers and three workers, with NATS to move the work; each on its own host where there can be hosts."""
 
     name = "fleet"
 

@@ -1,4 +1,4 @@
-"""What the torture makes of what it has seen: each thing that is wrong is a finding, and a trend is what it is."""
+"""What the torture makes of what it has seen: each thing that is wrong becomes a finding, and a trend is what it is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Left(System):
         self.arrived = folder / "arrivals"
 
     def samples(self, *cursors: int) -> dict[str, list[Sample]]:
-        """How the subscription stood, each time long after all had arrived."""
+        """How the subscription stood, each time long after everything had arrived."""
         return {"told": [Sample(cursor, frozenset(), 10**18 + number) for number, cursor in enumerate(cursors)]}
 
 
@@ -67,7 +67,7 @@ async def left(tmp_path: Path, blockbuster: Any) -> Left:
 
 
 def arrivals(system: Left) -> list[Arrival]:
-    """What a receiver has got that was told of all ends."""
+    """What a receiver that was told of all ends has got."""
     names = ("event_id", "run_id", "thread_id", "sequence", "event_type")
     ends = [event for event in events_of(system.url) if event.event_type in ENDS]
     bodies = [{name: getattr(end, name) for name in names} | {"payload": json.loads(end.payload)} for end in ends]

@@ -1,4 +1,4 @@
-"""Looks at a system while it is used: where its subscriptions stand, and how much of everything it has."""
+"""Looks at a system while it is used: how far its subscriptions are, and how much of everything it has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVERY: Final = 0.5  # seconds
 
 
 class Watch:
-    """Samples subscriptions, until the end of an `async with`: cursors never go back, nor past what nobody has got."""
+    """Samples subscriptions until the end of an `async with`: no cursor may go back, or past what nobody has got."""
 
     def __init__(self, system: System) -> None:
         self.samples: dict[str, list[Sample]] = {}
@@ -42,13 +42,13 @@ class Watch:
 
     async def _look_again_and_again(self) -> None:
         while True:
-            with suppress(Exception):  # the database is away, in the way of its kind
+            with suppress(Exception):  # the database is away, and each kind says so in its way
                 await asyncio.to_thread(self.look)
             await asyncio.sleep(_EVERY)
 
 
 def sizes_of(system: System) -> dict[str, float]:
-    """What processes have, and how large the database is."""
+    """How much the processes have of everything, and how large the database is."""
     found: dict[str, float] = {}
     for process in system.processes:
         proc = Path(f"/proc/{process.pid}")
@@ -68,7 +68,7 @@ def _of_sqlite(system: System) -> dict[str, float]:
 
 
 def _of_postgres(system: System) -> dict[str, float]:
-    """Tables that are small by their nature, as work comes and goes: what they take more is bloat."""
+    """The tables that are small by their nature, as work comes and goes: anything more that they take is bloat."""
     found: dict[str, float] = {}
     for table in ("active_runs", "counters", "subscriptions", "workers"):
         rows: list[tuple[Any, ...]] = system.ask(f"SELECT pg_total_relation_size('{table}')")

@@ -1,7 +1,7 @@
 """What is done to a system: each fault is a class that says what it does and needs, and has `inject` and `heal`.
 
-One that a system cannot have (a broker where there is none) is not its `concern`; one that needs rights or programs that
-are missing says so, and is skipped with that reason.
+A fault that a system cannot have (of the broker where there is none) is not its `concern`; a fault that needs rights or
+programs that are missing says so, and is skipped with that reason.
 """
 
 from tests.torture.faults._fault import Fault, Kind

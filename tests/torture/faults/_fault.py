@@ -1,4 +1,4 @@
-"""The face of a fault, and how a process comes back from one."""
+"""The interface of a fault, and how a process comes back from one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.torture.systems import System
 type Kind = Literal["kill", "stop", "cut", "shortage", "time"]
 
 START_SECONDS: Final = 120.0
-_PAUSE: Final = 0.2  # seconds before something is tried again
+_PAUSE: Final = 0.2  # seconds before the next try
 
 
 @dataclass(slots=True)
@@ -23,15 +23,15 @@ class Toll:
     """What was done in all, and what came of it."""
 
     kills: Counter[str] = field(default_factory=Counter)
-    """SIGKILLs that somebody died of, by whose they were: server, worker, engine, user, receiver, or a point."""
+    """SIGKILLs that somebody died of, by the victim: server, worker, engine, user, receiver, or a point."""
     stops: int = 0
     """Immediate stops of the database."""
     cuts: int = 0
     """Networks that were cut."""
     deaths: list[str] = field(default_factory=list)
-    """Processes that ended although nobody had killed them, and may have: their memory was limited."""
+    """Processes that ended although nobody had killed them, and may do so: their memory was limited."""
     wrong: list[str] = field(default_factory=list)
-    """What was seen of processes that may not be."""
+    """What was seen of processes and must not be."""
 
 
 class Fault:
@@ -39,9 +39,9 @@ class Fault:
 
     Args:
         system: what it happens to.
-        people: who uses it.
-        chance: what decides whom, and for how long.
-        toll: where its victims are counted.
+        people: those who use it.
+        chance: decides whom it hits, and for how long.
+        toll: counts its victims.
     """
 
     name: ClassVar[str]
@@ -50,7 +50,7 @@ class Fault:
     needs: ClassVar[str] = "nothing"
     kind: ClassVar[Kind]
     weight: ClassVar[int] = 1
-    """How often it happens beside others."""
+    """How often it happens, relative to others."""
 
     def __init__(self, system: System, people: People, chance: random.Random, toll: Toll) -> None:
         self.system = system
@@ -60,7 +60,7 @@ class Fault:
 
     @property
     def concerns(self) -> bool:
-        """Whether the system has what this happens to."""
+        """Whether the system has what this fault hits."""
         return True
 
     def why_not(self) -> str | None:
@@ -68,14 +68,14 @@ class Fault:
         return None
 
     async def inject(self) -> str:
-        """Let it happen; gives what it is, with the name of whom it hits."""
+        """Let it happen; returns what it is, with the name of its victim."""
         raise NotImplementedError
 
     async def heal(self) -> None:
-        """Let it be over; whoever died lives again."""
+        """End it; whoever died is started again."""
 
     async def hold(self) -> None:
-        """How long it lasts."""
+        """Wait as long as it lasts."""
         await asyncio.sleep(self.chance.uniform(0.2, 1.5))
 
 
@@ -84,8 +84,8 @@ async def revive(process: FleetProcess, toll: Toll, **variables: str | None) -> 
 
     Args:
         process: the process.
-        toll: where it is said that it could not be had.
-        variables: of the environment of its next life.
+        toll: notes it if the process does not start.
+        variables: environment variables of its next life.
     """
     for name, value in variables.items():
         process.process.change_environment(name, value)

@@ -1,4 +1,4 @@
-"""Networks that are cut, and nobody is told: the host of a server or a worker loses its way to a service for a while."""
+"""Networks that are cut while nobody is told: a server's or worker's host loses its link to a service for a while."""
 
 from __future__ import annotations
 

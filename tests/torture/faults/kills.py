@@ -12,7 +12,7 @@ from fleet_points import NOT_SURE, points
 from tests.torture.faults._fault import Fault, revive
 
 _POINT_SECONDS: Final = 6.0
-"""After so long somebody who did not come to his point is killed where he is."""
+"""Seconds after which a process that has not reached its point is killed where it is."""
 _STEPS: Final = ("admit", "begin", "claim", "recall", "prepare", "announce", "call", "remember", "settle", "release")
 _WORKS: Final = ("start", "end", "Admit", "RequestCancel", "Settle")
 
@@ -80,7 +80,7 @@ class KillSeveral(Fault):
 
 
 class KillAtPoint(Fault):
-    """A process that is to die is started anew with the point in its environment, so it dies twice: at once, and there."""
+    """Starts its victim anew with the point in its environment, so that it dies twice: at once, and at that point."""
 
     name = "kill-at-point"
     does = "a server or worker kills itself at a named point: before or after a step of a run, or a write"

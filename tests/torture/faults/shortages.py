@@ -18,8 +18,8 @@ from tests.torture.faults._fault import Fault, revive
 from tests.torture.systems import OnSqlite
 
 _BLOCK: Final = 1 << 22
-_LITTLE_MEMORY: Final = 4 << 20  # bytes that it may have more than now
-_FEW: Final = 3  # descriptors that it may have more than now
+_LITTLE_MEMORY: Final = 4 << 20  # bytes that it may have beyond what it has now
+_FEW: Final = 3  # descriptors that it may have beyond what it has now
 _CROWD: Final = 30
 
 
@@ -124,12 +124,12 @@ class Descriptors(_Limited):
         for _ in range(_CROWD):
             try:
                 self._crowd.enter_context(socket.create_connection((host, port), timeout=1))
-            except OSError:  # the queue of those that nobody has let in is full
+            except OSError:  # the queue of connections that nobody has accepted is full
                 return
 
 
 def _limit(process: FleetProcess, what: int, most: int) -> tuple[FleetProcess, int, Any]:
-    """Let a process have no more than that."""
+    """Limit a process to this much."""
     soft, hard = resource.prlimit(process.pid, what)
     resource.prlimit(process.pid, what, (most, hard))
     return process, what, (soft, hard)

@@ -13,7 +13,7 @@ _DAY = 86_400
 
 
 class _OfTheMachine(Fault):
-    """What processes are told by the library that they load first: another time, a slower disk."""
+    """What the library that processes load first tells them: another time, a slower disk."""
 
     needs = "Linux and a C compiler (a library that processes load first)"
     kind = "time"
