@@ -1,4 +1,4 @@
-"""What all tests that kill have in common: the address of a database, of each kind, with our tables and nothing in them."""
+"""What all tests that kill share: the address of a database, of each kind, with our tables and nothing in them."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What has to hold of attempts at runs, and of what threads remember, whatever died over it; as `log_check`, from outside.
+"""What has to hold of attempts at runs, and of what threads remember, whatever died; from outside, as in `log_check`.
 
     assert_chained("sqlite:///runs.db", "runs.db")
 
@@ -28,7 +28,7 @@ class Chains:
         for run in self.runs.values():
             run["request"] = json.loads(run["request"] or "{}")
         self.said: dict[str, Row] = defaultdict(dict)
-        """The payloads of their first and last events, by what these say."""
+        """The payloads of each run's first and last event, under "start" and "end"."""
         query = "SELECT run_id, event_type, payload FROM events WHERE event_type LIKE 'run_%' ORDER BY position"
         for run_id, event_type, payload in database.execute(query).fetchall():
             self.said[run_id]["start" if event_type == "run_started" else "end"] = json.loads(payload)
@@ -37,7 +37,7 @@ class Chains:
 
 
 def assert_chained(url: str, graphs: str) -> None:
-    """Nothing is wrong with the attempts at runs and with what their threads remember."""
+    """Assert that nothing is wrong with the attempts at runs and with what their threads remember."""
     wrong = found_wrong(url, graphs)
     assert not wrong, "\n".join([f"{len(wrong)} things are wrong:", *wrong[:20]])
 
@@ -50,7 +50,7 @@ def found_wrong(url: str, graphs: str) -> list[str]:
 
 
 def attempts(chains: Chains) -> Iterator[str]:
-    """Attempts count 1, 2, 3 …, each goes on for the one before, which says so; none has two that go on for it."""
+    """Attempts count 1, 2, 3 …; each continues the one before, which says so; no attempt is continued by two."""
     for run_id, times in Counter(run["retry_of"] for run in chains.runs.values() if run["retry_of"]).items():
         if times > 1:
             yield f"run {run_id} was started anew {times} times"
@@ -87,7 +87,7 @@ def _follows(run: Row, chains: Chains) -> Iterator[str]:
 
 
 def counts(chains: Chains) -> Iterator[str]:
-    """Who succeeded at counting is counted, once; who was lost, or is about to end, may be."""
+    """A run that succeeded at counting is counted once; one that was lost, or is about to end, may be."""
     of_thread: dict[str, Counter[str]] = defaultdict(Counter)
     for run in chains.runs.values():
         if run["agent"] == "counts":
@@ -99,9 +99,9 @@ def counts(chains: Chains) -> Iterator[str]:
 
 
 def graph_threads(chains: Chains, graphs: str) -> Iterator[str]:
-    """A graph's thread has all steps of who succeeded in order, and nothing of who was rolled back.
+    """A graph's thread has all steps of a run that succeeded, in order, and nothing of a run that was rolled back.
 
-    An attempt goes on from where the one before was, and begins anew only where that one was through.
+    An attempt goes on from where the one before was, and begins anew only where that one had finished.
     """
     of_thread: dict[str, list[Row]] = defaultdict(list)
     for run in chains.runs.values():

@@ -1,4 +1,4 @@
-"""Processes to kill, databases of both kinds for them, and what looks into those."""
+"""Processes to kill, databases of both kinds for them, and what looks into those databases."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,7 +9,7 @@ from crash_children import Children
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Children]:
-    """Its imports, which are done once, take longer than most of the tests that have it fork for them."""
+    """The process that forks children. Its imports, done once, take longer than most of the tests that use it."""
     with closing(Children()) as children:
         yield children
 

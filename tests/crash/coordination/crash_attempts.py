@@ -1,4 +1,4 @@
-"""A process whose manager has an agent that never comes to an end, and one that is quick: for attempts that are lost."""
+"""A process whose manager has an agent that never ends and one that is quick, for attempts that are lost."""
 
 import asyncio
 from typing import Any
@@ -14,9 +14,9 @@ from trackside.harness.lifecycle import is_terminal
 async def lose_attempts(
     number: int, url: str, *, starts: int = 0, max_attempts: int = 1, until: str | None = None
 ) -> None:
-    """Start an endless run and so many quick ones behind it, if any; take over what others have left.
+    """Start an endless run and this many quick ones behind it, if any; take over what others have left.
 
-    `until` is the run after whose end it is enough; None: go on for ever.
+    Return once the run `until` has ended; with None, go on for ever.
     """
     voice = Voice(number)
 

@@ -1,7 +1,7 @@
 """What happens to runs between their admission and their end, each thing once, in a process that may die at any step.
 
-A life begins all scenes at once, in an order that chance decides, and closes its manager in the middle of what never
-ends by itself. A life without scenes ends what others have left, and answers the questions that are open.
+A life begins all scenes at once, in a random order, and closes its manager in the middle of what never ends by itself.
+A life without scenes ends what others have left, and answers the questions that are open.
 """
 
 import asyncio
@@ -43,20 +43,20 @@ QUESTION = "sure?"
 
 
 class Turns(TypedDict):
-    """What the graph keeps of its threads: which of its nodes have worked for which input."""
+    """What the graph keeps about its threads: which of its nodes have worked for which input."""
 
     input: str
     done: Annotated[list[str], operator.add]
 
 
 class Cast:
-    """The agents, which say when they are called. Where all is to come to an end, `waits` is False."""
+    """The agents, which say when they are called. Where everything has to come to an end, `waits` is False."""
 
     def __init__(self, voice: Voice, saver: AsyncSqliteSaver, *, waits: bool) -> None:
         self._voice = voice
         self._waits = waits
         self.waiting: dict[str, asyncio.Event] = {}
-        """Runs that wait for ever have come so far."""
+        """One event for each run that waits for ever, set when that run has begun to wait."""
         self.by_name: dict[str, Any] = {
             "quick": self.quick,
             "tells": self.tells,
@@ -162,7 +162,7 @@ class Cast:
 
 
 class Scenes:
-    """What a life does: each scene is on threads of its own, whose names begin with the life's."""
+    """What a life does: each scene uses threads of its own, whose names begin with the life's."""
 
     def __init__(self, voice: Voice, manager: RunManager, cast: Cast, log: "MoodyLog", life: str) -> None:
         self._voice = voice
@@ -186,7 +186,7 @@ class Scenes:
         )
 
     async def lasting(self) -> None:
-        """What goes on until the manager closes, and what waits behind it, or is not due by then."""
+        """Runs that go on until the manager closes, and others that wait behind them, or are not due by then."""
         first = await self._start("lasting", "lasting", max_attempts=ATTEMPTS)
         for number in range(3):
             await self._start("quick", "lasting", number, metadata=self._in_line("lasting", number))
@@ -195,7 +195,7 @@ class Scenes:
         await self._cast.arrived(first.run_id).wait()
 
     async def a_line(self) -> None:
-        """One after another."""
+        """Runs one after another."""
         agents = ["quick", "tells", "fails", "quick"]
         runs = [
             await self._start(agent, "line", number, metadata=self._in_line("line", number))
@@ -224,19 +224,19 @@ class Scenes:
         await self._end(running, await self._start("graph", "graph", {"input": "two"}))
 
     async def later(self) -> None:
-        """One that comes when it is due, and one that is taken back before."""
+        """A run that comes when it is due, and one that is cancelled before."""
         due = await self._start("quick", "due", after_seconds=0.05)
         never = await self._start("quick", "due", after_seconds=0.8)
         await never.cancel(wait=True)
         await self._end(due, never)
 
     async def twice_the_same(self) -> None:
-        """Asked for twice, there is one run."""
+        """Two requests with one key, which are one run."""
         runs = [await self.keyed(f"{self._life}-key") for _ in range(2)]
         await self._end(*runs)
 
     async def keyed(self, key: str) -> RunHandle:
-        """The run of a key, whoever started it."""
+        """Get the run of a key, whoever started it."""
         run = await self._manager.start(RunSpec("quick", key, thread_id=key, idempotency_key=key))
         self._voice.say(f"key {key} {run.run_id}")
         return run
@@ -247,27 +247,27 @@ class Scenes:
         await self._end(await self._start("asks", "answered", command={"resume": "yes"}))
 
     async def counted(self) -> None:
-        """What a thread remembers."""
+        """Runs whose thread remembers something."""
         for _ in range(3):
             await self._end(await self._start("counts", "counted"))
 
     async def spent(self) -> None:
-        """More tokens than it may use."""
+        """A run that uses more tokens than it may."""
         await self._end(await self._start("spends", "spent", max_tokens=10))
 
     async def stuck(self) -> None:
-        """One that does not stop at once."""
+        """A run that does not stop at once."""
         run = await self._start("stubborn", "stuck")
         await self._cast.arrived(run.run_id).wait()
         await run.cancel(wait=True)
         await self._end(run)
 
     async def out_of_time(self) -> None:
-        """One that takes too long."""
+        """A run that takes too long."""
         await self._end(await self._start("endless", "timeout", timeout=0.02))
 
     async def spooled(self) -> None:
-        """One whose end the store does not take when it comes."""
+        """A run whose end the store refuses at first."""
         run = await self._start("counts", "spooled")
         self._log.dislikes.add(run.run_id)
         with contextlib.suppress(NoResultHereError):
@@ -277,14 +277,14 @@ class Scenes:
         await self._end(await self._start("counts", "spooled"))
 
     async def others(self) -> None:
-        """An agent without a name, and two at once that need the same place."""
+        """An agent without a name, and two runs at once that need the same place."""
         runs = [
             await self._start(agent, f"other-{n}") for n, agent in enumerate([self._cast.unnamed, "quick", "quick"])
         ]
         await self._end(*runs)
 
     async def answer_all(self, store: Store) -> None:
-        """Every question that is open can be answered."""
+        """Check that every open question can be answered."""
         states = store.thread_states()
         for thread in await store.threads(agent="asks", limit=1_000):
             state = await states.load(thread.thread_id)
@@ -313,7 +313,7 @@ class Scenes:
 
 
 class MoodyLog:
-    """A store that does not take the ends of some runs for a while."""
+    """A store that refuses the ends of some runs for a while."""
 
     def __init__(self, store: Store, spool: Path) -> None:
         self._store = store
@@ -321,7 +321,7 @@ class MoodyLog:
         self.observer = StorageObserver(self, spool=Spool(spool))
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Append, or not."""
+        """Append the events, or refuse them."""
         if any(event.run_id in self.dislikes and is_terminal(event.event_type) for event in events):
             raise DatabaseIOError(database="it", why="it is not in the mood")
         await self._store.append(events)
@@ -377,7 +377,7 @@ async def perform(
 
 
 async def clear_up(number: int, url: str, *, graphs: str, spool: str, keys: Sequence[str] = ()) -> None:
-    """End what others have left, answer what is open, and ask again for what has a key."""
+    """End what others have left, answer what is open, and ask again for the runs that have a key."""
     voice = Voice(number)
     async with _stage(voice, url, graphs, spool, "last", waits=False) as (store, scenes):
         follower = Follower(voice, store, 0)

@@ -1,4 +1,4 @@
-"""The processes beside a test that work on a database, what they said, and how they die."""
+"""The processes that work on a database next to a test, what they said, and how they die."""
 
 import json
 import os
@@ -13,26 +13,26 @@ from typing import Any
 
 from log_check import Told
 
-PATIENCE = 60.0  # seconds that a process may take for what it has to do
+PATIENCE = 60.0  # seconds that a process may take for its task
 _SCRIPT = Path(__file__).with_name("crash_child.py")
 
 
 class Child:
-    """One process: tell it something, wait for what it says, let it die."""
+    """One process: the test tells it something, waits for what it says, and lets it die."""
 
     def __init__(self, news: Condition) -> None:
         self._news = news
         self.pid = 0
         self.exit_code: int | None = None
         self.said: Counter[str] = Counter()
-        """How many lines of each kind."""
+        """How many lines it has said of each kind."""
         self.last: dict[str, str] = {}
         """The last line of each kind."""
         self.refusals: Counter[str] = Counter()
         """The errors of the store that it met."""
 
     def hear(self, kind: str, rest: str) -> None:
-        """Take a line of what it says."""
+        """Take in a line of what it says."""
         self.said[kind] += 1
         self.last[kind] = rest
         if kind == "born":
@@ -43,20 +43,20 @@ class Child:
             self.refusals[rest.split(" ", maxsplit=1)[0]] += 1
 
     def wait_for(self, kind: str, count: int = 1, *, patience: float = PATIENCE) -> bool:
-        """Wait until it has said so much, or is dead; whether that was so soon enough."""
+        """Wait until it has said this many lines or is dead; returns whether that came in time."""
         with self._news:
             return self._news.wait_for(lambda: self.said[kind] >= count or self.exit_code is not None, patience)
 
     def signal(self, word: signal.Signals) -> None:
-        """Tell it something, if it still lives."""
+        """Send it a signal, if it still lives."""
         self.wait_for("born")
         with self._news:
             if self.exit_code is None:
-                with suppress(ProcessLookupError):  # it may be dead already, and nobody has said so yet
+                with suppress(ProcessLookupError):  # it may be dead already, and the report may not be here yet
                     os.kill(self.pid, word)
 
     def kill(self) -> bool:
-        """SIGKILL; whether that was what it died of."""
+        """Kill it by SIGKILL; returns whether it died of that."""
         self.signal(signal.SIGKILL)
         return self.wait() == -signal.SIGKILL
 
@@ -66,12 +66,12 @@ class Child:
         self.signal(signal.SIGTERM)
 
     def finish(self) -> None:
-        """Let it finish what it does; it has to be able to."""
+        """Let it finish what it does, and fail if it cannot."""
         self.let_finish()
         assert self.wait() == 0, self.last
 
     def wait(self) -> int | None:
-        """Wait for its death; its exit code, None if it is stuck."""
+        """Wait for its death; returns its exit code, or None if it is stuck."""
         self.wait_for("dead")
         return self.exit_code
 
@@ -94,7 +94,7 @@ class Children:
         self._listening.start()
 
     def make(self, kind: str, url: str, **options: Any) -> Child:
-        """A process that does this kind of work; see `crash_child`."""
+        """Make a process that does this kind of work; see `crash_child`."""
         assert self._process.stdin is not None
         with self._news:
             order = {"order": len(self._children), "kind": kind, "url": url, **options}
@@ -109,17 +109,17 @@ class Children:
             self.told = Told()
 
     def kill_all(self) -> None:
-        """End those that still live, so that nothing of them gets into what others say next."""
+        """End the processes that still live, so that nothing they say gets into what others say next."""
         for child in self._children:
             if child.exit_code is None:
                 child.kill()
 
     def close(self) -> None:
-        """End those that still live, and whoever makes them."""
+        """End the processes that still live, and the process that makes them."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait()  # and with it end all that it has made
+        self._process.wait()  # all that it has made ends with it
         self._listening.join()
         self._process.stdout.close()
 

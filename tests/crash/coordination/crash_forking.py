@@ -1,6 +1,6 @@
-"""Forks a process for each piece of work, so that the imports, which take longer than most of these live, are done once.
+"""Forks a process for each piece of work, so that the imports, which take longer than most of these live, happen once.
 
-Reads orders from its standard input, a JSON object each. Every line of what the processes say begins with the number of
+It reads orders from its standard input, a JSON object each. Every line that the processes say begins with the number of
 their order.
 """
 
@@ -21,13 +21,13 @@ PR_SET_PDEATHSIG = 1  # see prctl(2)
 
 
 def die_with_parent() -> None:
-    """Whatever ends the test, nothing of it goes on alone."""
+    """Have the kernel kill this process with its parent: whatever ends the test, nothing of it goes on alone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def live(work: Mapping[str, Work], order: dict[str, Any]) -> None:
-    """Do the work of one order in a process of its own; say how that ended."""
+    """Do the work of one order in a process of its own, and say how that ended."""
     die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     number, kind = order.pop("order"), order.pop("kind")
@@ -47,7 +47,7 @@ def live(work: Mapping[str, Work], order: dict[str, Any]) -> None:
 
 def fork_for_orders(work: Mapping[str, Work]) -> None:
     """Fork for each order until there are no more."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those between us and the ones who work
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes between us and the workers
     for line in sys.stdin:
         if os.fork() == 0:
             try:

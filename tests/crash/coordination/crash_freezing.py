@@ -1,7 +1,7 @@
 """How a process dies, and how it freezes without keeping others from a database: never in the middle of a transaction.
 
-One that is stopped in there, as by chance its writer's thread may be, holds what others wait for, on SQLite all of the
-database; nobody could take it for dead then, and a test would wait for ever.
+A process that is stopped inside a transaction, where its writer's thread may happen to be, holds what others wait for,
+on SQLite the whole database; then nobody could take it for dead, and a test would wait for ever.
 """
 
 import functools
@@ -16,12 +16,12 @@ _writing = RLock()
 
 
 def die() -> None:
-    """End this process by SIGKILL; on any thread, which shall not take another step."""
+    """End this process by SIGKILL; on any thread, which must not take another step."""
     signal.pthread_kill(get_ident(), signal.SIGKILL)
 
 
 def keep_transactions_whole() -> None:
-    """From now on, no writer of this process is inside a transaction when it freezes. Before others watch the writers."""
+    """From now on, no writer of this process freezes inside a transaction. Call it before others watch the writers."""
     commit = writer_module.Writer._commit
 
     @functools.wraps(commit)
@@ -33,6 +33,6 @@ def keep_transactions_whole() -> None:
 
 
 def freeze() -> None:
-    """Stop this process until it is told to go on; on any thread, which shall not take another step."""
+    """Stop this process until it is told to go on; on any thread, which must not take another step."""
     with _writing:
         signal.pthread_kill(get_ident(), signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Processes that append to the log and read it, without a manager: until SIGTERM, then to the end of what they do."""
+"""Processes that append to the log and read it, without a manager: until SIGTERM, when they finish what they do."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ from trackside.harness import LifecycleEventType, RunLifecycleEvent
 from trackside.harness.ids import new_id
 from trackside.harness.types import JsonObject
 
-PAUSE = 0.005  # seconds, where a reader found nothing new
+PAUSE = 0.005  # seconds to wait where a reader found nothing new
 
 
 def events_of_a_run(thread_id: str) -> list[RunLifecycleEvent]:
@@ -37,7 +37,7 @@ def events_of_a_run(thread_id: str) -> list[RunLifecycleEvent]:
 
 
 async def append_runs(number: int, url: str, *, producers: int = 6) -> None:
-    """Append runs, a few events at a time, and say which were acknowledged, and where."""
+    """Append runs, a few events at a time, and say which were acknowledged, and at which positions."""
     random.seed()
     (done,) = on_word(signal.SIGTERM)
     voice = Voice(number)
@@ -58,7 +58,7 @@ async def append_runs(number: int, url: str, *, producers: int = 6) -> None:
 
 
 async def _append_at_last(store: Store, batch: list[RunLifecycleEvent], voice: Voice) -> list[StoredEvent]:
-    """Append; as long as the store says that the same may succeed later, do the same again (I4)."""
+    """Append; while the store says that the same call may succeed later, repeat it (I4)."""
     while True:
         try:
             return await store.append(batch)
@@ -70,7 +70,7 @@ async def _append_at_last(store: Store, batch: list[RunLifecycleEvent], voice: V
 
 
 class Reader:
-    """Sees to it that positions come one after another, and those of a run in its order."""
+    """Checks that positions come one after another, and the events of a run in their order."""
 
     def __init__(self, voice: Voice) -> None:
         self._voice = voice
@@ -89,12 +89,12 @@ class Reader:
 
 
 async def follow_log(number: int, url: str) -> None:
-    """Follow the log, and say how far it was seen."""
+    """Follow the log, and say how far the reader has seen it."""
     await _read(number, url, follows=True)
 
 
 async def page_log(number: int, url: str) -> None:
-    """Read the log page by page, of any size, and say how far it was seen."""
+    """Read the log page by page, of any size, and say how far the reader has seen it."""
     await _read(number, url, follows=False)
 
 

@@ -26,7 +26,7 @@ from trackside.harness.types import MultitaskStrategy, RunStatus
 
 OPEN = 4  # runs that one caller has under way
 NOT_KNOWN = ("required observer", "could not be executed")
-"""In the error of a result that tells nothing about how the run ended in the log."""
+"""Words in the error of a result that tells nothing about how the run ended in the log."""
 
 STRATEGIES = [*[MultitaskStrategy.enqueue] * 6, *MultitaskStrategy]
 
@@ -64,7 +64,7 @@ class Agents:
         return run.interrupt(input)
 
     async def unnamed(self, input: Any, run: RunContext) -> None:
-        """What no other process can execute."""
+        """Be an agent that no other process can execute."""
         self._voice.say(f"begun {run.run_id}")
         await asyncio.sleep(random.uniform(0, 0.01))
 
@@ -83,7 +83,7 @@ class Load:
         self._delays = [*[None] * 8, *([0.005, 0.1] if delays else [])]
 
     async def call(self, caller: str, until: asyncio.Event) -> None:
-        """One caller, with a few runs at a time."""
+        """Act as one caller, with a few runs at a time."""
         under_way: list[asyncio.Task[None]] = []
         for number in count(1):
             if until.is_set():
@@ -165,7 +165,7 @@ class Load:
 
 
 class Follower:
-    """Follows the log beside the manager: each position once, in order."""
+    """Follows the log next to the manager: each position once, in order."""
 
     def __init__(self, voice: Voice, store: Store, after: int) -> None:
         self._voice = voice
@@ -174,7 +174,7 @@ class Follower:
         self.moved = asyncio.Event()
 
     async def follow(self) -> None:
-        """For ever, whatever the database does."""
+        """Follow for ever, whatever the database does."""
         while True:
             try:
                 async for stored in self._store.follow(self._last):
@@ -189,7 +189,7 @@ class Follower:
 
 
 async def until_nothing_is_active(voice: Voice, store: Store, follower: Follower) -> None:
-    """Wait until the queue is empty: the last row goes with an event."""
+    """Wait until the queue is empty: its last row goes with an event."""
     query = select(func.count()).select_from(active_runs)
     while True:
         follower.moved.clear()
@@ -219,7 +219,7 @@ async def manage_runs(
     busy: float = 5.0,
     retry_for: float = 2.0,
 ) -> None:
-    """Start runs until SIGTERM comes; then wait until nobody in any process has one. With SIGINT leave at once."""
+    """Start runs until SIGTERM; then wait until no process has one any more. With SIGINT leave at once."""
     random.seed()
     if fault is not None:
         DeadlyPoint(*fault).install()
@@ -278,11 +278,11 @@ async def _finish(
 
 
 class Told:
-    """An observer behind the one that stores: what it hears is in the log (I11)."""
+    """An observer after the one that stores: what it hears is in the log (I11)."""
 
     def __init__(self, tell: Any) -> None:
         self._tell = tell
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         await self._tell(event)

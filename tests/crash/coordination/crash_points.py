@@ -1,6 +1,6 @@
 """Named points at which a process kills itself, around the steps of the writer and the works that it writes.
 
-A point is a step and a work: at "written Admit" a process dies when it has written an admission and not committed it.
+A point is a step and a work: at "written Admit" a process dies when it has written an admission but not committed it.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,9 +19,9 @@ from trackside.harness.lifecycle import is_terminal
 STEPS = ("before", "loaded", "written", "committed", "handed back")
 WORKS = ("start", "end", "Admit", "Promote", "Withdraw", "RequestCancel", "Settle", "Register")
 RARE_WORKS = ("message", "retried end", "NoteStuck", "SaveThreadState")
-"""Those of runs that say something, are shut down, do not stop, or remember."""
+"""The works of runs that say something, are shut down, do not stop, or remember."""
 RECOVERIES = ("Reap", "Adopt")
-"""Only those that find something count, so there is no point before they have looked."""
+"""These count only when they find something, so there is no point before they have looked."""
 RETRYING = "retrying Reap"
 """A `Reap` that starts runs anew."""
 STEPS_OF_RECOVERY = ("written", "committed", "handed back")
@@ -30,7 +30,7 @@ PARTING = ("before", "written", "committed")
 
 
 class DeadlyPoint:
-    """Ends or stops this process when it has come to a point so many times."""
+    """Ends or stops this process when it has reached a point this many times."""
 
     def __init__(self, step: str, work: str, number: int, *, end: Callable[[], object] = die) -> None:
         self._step = step
@@ -38,10 +38,10 @@ class DeadlyPoint:
         self._left = number
         self._end = end
         self._found: set[str] = set()
-        """What the transaction that is being written is about."""
+        """The names of the works in the transaction that is being written."""
 
     def install(self) -> None:
-        """From now on, watch all writers of this process."""
+        """Watch all writers of this process from now on."""
         commit, hand_back, load, write = Writer._commit, Writer._hand_back, UnitOfWork.load, UnitOfWork.write
 
         def committing(writer: Writer, jobs: Sequence[Any]) -> Any:

@@ -1,6 +1,6 @@
 """Named points at which a process ends or stops itself, before and after the steps that a run takes in the harness.
 
-They stand beside those of `crash_points`, which are around what is written to the database.
+They complement those of `crash_points`, which are around what is written to the database.
 """
 
 import functools
@@ -41,7 +41,7 @@ def _is_false(outcome: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a step is taken, and which outcomes of it count; those of others have no point before them."""
+    """Where a step is taken, and which outcomes of it count; a step of which only some count has no point before it."""
 
     owner: type
     method: str
@@ -49,7 +49,7 @@ class Step:
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """When one can die in it."""
+        """The moments of the step at which a process can die."""
         return ("before", "after") if self.counts is _any else ("after",)
 
 
@@ -92,7 +92,7 @@ STEPS_OF_RUN = {
 
 
 class DeadlyStep:
-    """Ends or stops this process when a step has been taken so many times, just before or just after."""
+    """Ends or stops this process when a step has been taken this many times, just before or just after it."""
 
     def __init__(self, moment: str, step: str | Step, number: int, *, end: Callable[[], object] = die) -> None:
         self._moment = moment
@@ -101,7 +101,7 @@ class DeadlyStep:
         self._end = end
 
     def install(self) -> None:
-        """From now on, watch the step wherever it is taken in this process."""
+        """Watch the step from now on, wherever this process takes it."""
         owner, method = self._step.owner, self._step.method
         taken = getattr(owner, method)
         wrap = self._around_awaited if inspect.iscoroutinefunction(taken) else self._around_called

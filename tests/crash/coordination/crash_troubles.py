@@ -69,7 +69,7 @@ class JumpyTime(datetime, metaclass=_LikeDatetime):
 
 @asynccontextmanager
 async def have_jumpy_clocks() -> AsyncIterator[None]:
-    """The wall clock jumps by a day, forth and back, every few milliseconds."""
+    """Have the wall clock jump by a day, forth and back, every few milliseconds."""
     real, real_ns = time.time, time.time_ns
     jumpy = {
         datetime: JumpyTime,
@@ -78,7 +78,7 @@ async def have_jumpy_clocks() -> AsyncIterator[None]:
     }
     for name, module in [*sys.modules.items()]:
         if name == "time" or name.startswith("trackside"):
-            for known, right in [*vars(module).items()]:  # by what it is: it may have been imported under any name
+            for known, right in [*vars(module).items()]:  # by identity: it may have been imported under any name
                 for clock, wrong in jumpy.items():
                     if right is clock:
                         setattr(module, known, wrong)

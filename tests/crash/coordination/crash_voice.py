@@ -1,4 +1,4 @@
-"""How a process that may be killed at any moment says something: whole lines, at once."""
+"""How a process that may be killed at any moment says something: in whole lines, at once."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Voice:
-    """Says lines that begin with the number of an order, on standard output or to another descriptor."""
+    """Says lines that begin with the number of an order, on standard output or another descriptor."""
 
     def __init__(self, number: int, *, descriptor: int = 1) -> None:
         self._number = number
@@ -17,19 +17,19 @@ class Voice:
         self.say(f"born {os.getpid()}")
 
     def say(self, line: str) -> None:
-        """One small write to a pipe happens whole or not at all, also when the process is killed."""
+        """Write a line: one small write to a pipe happens whole or not at all, even when the process is killed."""
         try:
             os.write(self._descriptor, f"{self._number} {line}\n".encode())
-        except BrokenPipeError:  # whoever listened is gone: nobody would ever end this process
+        except BrokenPipeError:  # the listener is gone: nobody would ever end this process
             os._exit(1)
 
     def wrong(self, what: str) -> None:
-        """Something that must never be."""
+        """Say that something happened that must never happen."""
         self.say(f"wrong {what}")
 
 
 def on_word(*words: signal.Signals) -> list[asyncio.Event]:
-    """An event for each of these signals."""
+    """Return an event for each of these signals."""
     loop = asyncio.get_running_loop()
     events = [asyncio.Event() for _ in words]
     for word, event in zip(words, events, strict=True):
@@ -38,5 +38,5 @@ def on_word(*words: signal.Signals) -> list[asyncio.Event]:
 
 
 def digest_of(payload: Any) -> str:
-    """What a process says of a payload instead of all of it."""
+    """The digest that a process says in place of a whole payload."""
     return sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]

@@ -28,7 +28,7 @@ async def haunt(
 ) -> None:
     """Start a run whose thread remembers which attempt it was, or take over what others have left of it.
 
-    With `waits` its first attempt never ends. At `stop_at` the process stops itself, or when SIGUSR1 tells it to.
+    With `waits` its first attempt never ends. The process stops itself at `stop_at`, or when SIGUSR1 tells it to.
     """
     voice = Voice(number)
     keep_transactions_whole()
@@ -57,15 +57,15 @@ async def haunt(
 
 
 class Talk(TypedDict):
-    """What the graph keeps of its threads: all that was said to it."""
+    """What the graph keeps about its threads: all that was said to it."""
 
     said: Annotated[list[str], operator.add]
 
 
 async def talk(number: int, url: str, *, says: str, unsays: bool = False) -> None:
-    """Say something to a graph, on a thread where others have left off, and what that thread remembers by then.
+    """Say something to a graph on a thread where others have left off, and tell what that thread remembers by then.
 
-    With `unsays` it is taken back, and the process stops itself as all of the thread is about to be removed for that.
+    With `unsays` the run is rolled back, and the process stops itself just before that removes all of the thread.
     """
     voice = Voice(number)
     keep_transactions_whole()
@@ -116,7 +116,7 @@ async def managing(voice: Voice, store: Store, agents: Mapping[str, Any]) -> Asy
 
 
 async def until_others_have_ended(voice: Voice, store: Store) -> None:
-    """Take over what others have left, to its end."""
+    """Take over what others have left, and see it to its end."""
     follower = Follower(voice, store, 0)
     following = asyncio.create_task(follower.follow(), name="follower")
     await until_nothing_is_active(voice, store, follower)

@@ -2,7 +2,7 @@
 
     assert_whole("sqlite:///runs.db", told)
 
-`told` is what processes have said before they died: it has to be in the log, and true.
+`told` is what processes said before they died: it has to be in the log, and true.
 """
 
 import json
@@ -22,10 +22,10 @@ ENDS = {"run_completed": "success", "run_failed": "error", "run_cancelled": "can
 OTHER_ENDS = {("run_completed", "interrupted"), ("run_failed", "timeout")}
 FINAL = {*ENDS.values(), "interrupted", "timeout"}
 POSSIBLE = [{"idle"}, {"busy"}, {"interrupted"}, {"error"}, {"idle", "interrupted"}]
-"""What a thread was, and what is said that it was: a question that is still open may count, although it was idle since."""
+"""A thread's status, and what a change says it was: a question still open may count, although it was idle since."""
 
 STATUSES_OF_STATE = {"claimed": {"running"}, "ended": FINAL}
-"""What a run may be in the log, by its state in the queue; pending in any other."""
+"""What a run may be in the log, by its state in the queue; in any other state it is pending."""
 
 USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
 TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
@@ -41,7 +41,7 @@ class Told:
     events: dict[str, str] = field(default_factory=dict)
     """Digests of the payloads of events that were acknowledged, by id."""
     positions: dict[str, int] = field(default_factory=dict)
-    """Where acknowledged events are, as far as it was said."""
+    """The positions of acknowledged events, as far as processes said them."""
     admitted: list[str] = field(default_factory=list)
     """Runs that were let in."""
     begun: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Rows:
 
 
 def look_into(url: str) -> closing[Any]:
-    """The database at this address, for `with`; both kinds have `execute(…).fetchall()`."""
+    """Open the database at this address, for `with`; both kinds have `execute(…).fetchall()`."""
     if url.startswith("sqlite"):
         return closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None))
     return closing(RawConnection(url))
@@ -109,13 +109,13 @@ def end_of_log(url: str) -> int:
 
 
 def assert_whole(url: str, told: Told | None = None, *, at_rest: bool = True) -> None:
-    """Nothing is wrong with a database; `at_rest`: every run should have ended."""
+    """Assert that nothing is wrong with a database; `at_rest`: every run should have ended."""
     with look_into(url) as database:
         if url.startswith("sqlite"):
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert database.execute("PRAGMA foreign_key_check").fetchall() == []
             database.execute("BEGIN")
-        else:  # a server may commit still what somebody who was killed has sent
+        else:  # a server may still commit what a killed process has sent
             database.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         wrong = found_wrong(database, told, at_rest=at_rest)
     assert not wrong, "\n".join([f"{len(wrong)} things are wrong:", *wrong[:20]])
@@ -130,7 +130,7 @@ def found_wrong(
         database: a connection, as `look_into` gives it.
         told: what processes have said.
         at_rest: whether every run should have ended.
-        cleared: positions that may be gone, with threads that somebody has removed.
+        cleared: positions that may be gone, along with threads that somebody has removed.
     """
     rows = Rows(database)
     checks = [
@@ -153,7 +153,7 @@ def found_wrong(
 
 
 def positions(rows: Rows, cleared: Collection[int] = ()) -> Iterator[str]:
-    """I2: 1, 2, 3 … up to the counter, but for those that may be gone."""
+    """I2: 1, 2, 3 … up to the counter, except for those that may be gone."""
     found = {event["position"] for event in rows.events}
     gaps = {*range(1, max(found, default=0) + 1)} - found - {*cleared}
     if gaps or len(found) < len(rows.events):
@@ -224,7 +224,7 @@ def _folded(events: Sequence[Row]) -> Row:
 
 
 def thread_rows(rows: Rows) -> Iterator[str]:
-    """The row of a thread is what its events say, and each change of its status says from what."""
+    """The row of a thread is what its events say, and each change of its status says what it was before."""
     held = {active["thread_id"] for active in rows.active if active["holds"]}
     for thread_id in {run["thread_id"] for run in rows.runs.values()} - rows.threads.keys():
         yield f"thread {thread_id} has runs and no row"
@@ -245,7 +245,7 @@ def thread_rows(rows: Rows) -> Iterator[str]:
 
 
 def _around(rows: Rows, event: Row) -> str:
-    """What happened on the thread of an event before it."""
+    """What happened on the thread of an event around it."""
     known = rows.of_thread[event["thread_id"]]
     place = known.index(event)
     names = ("position", "run_id", "event_type", "payload")
@@ -253,7 +253,7 @@ def _around(rows: Rows, event: Row) -> str:
 
 
 def turns(rows: Rows) -> Iterator[str]:
-    """One run at a time on a thread; those that one caller started one after another run in that order."""
+    """One run at a time on a thread; runs that one caller started one after another run in that order."""
     for thread_id, events in rows.of_thread.items():
         running = None
         last: dict[str, int] = {}
@@ -273,7 +273,7 @@ def turns(rows: Rows) -> Iterator[str]:
 
 
 def queue(rows: Rows) -> Iterator[str]:
-    """The queue agrees with the log: one holder for each thread that somebody waits for, nobody who has ended."""
+    """The queue agrees with the log: one holder for each thread for which a run waits, and no run that has ended."""
     holders = Counter(active["thread_id"] for active in rows.active if active["holds"])
     for thread_id, count in holders.items():
         if count > 1:
@@ -292,7 +292,7 @@ def queue(rows: Rows) -> Iterator[str]:
 
 
 def references(rows: Rows) -> Iterator[str]:
-    """Labels, usage and idempotency keys are of runs that are there; labels say what the metadata say."""
+    """Labels, usage and idempotency keys belong to runs that exist; labels say what the metadata say."""
     labels: dict[str, set[tuple[str, Any]]] = defaultdict(set)
     for row in rows.labels:
         labels[row["run_id"]].add((row["key"], row["value"]))
@@ -327,14 +327,14 @@ def _add(sums: _Sums, key: tuple[Any, ...], amounts: Sequence[int]) -> None:
 
 
 def _compared(what: str, found: _Sums, expected: _Sums) -> Iterator[str]:
-    """A row of nothing but zeros, as runs that were removed leave it, is none."""
+    """Compare sums: a row of nothing but zeros, as removed runs leave it, counts as none."""
     found = {key: amounts for key, amounts in found.items() if any(amounts)}
     for key in {key for key, _ in found.items() ^ expected.items()}:
         yield f"the {what} of {key} are {found.get(key)}, and the runs come to {expected.get(key)}"
 
 
 def run_sums(rows: Rows) -> Iterator[str]:
-    """The sums over runs are what the runs come to."""
+    """The sums over runs are what the runs add up to."""
     expected: _Sums = {}
     for run in rows.runs.values():
         if run["ended_at"] is not None:
@@ -345,7 +345,7 @@ def run_sums(rows: Rows) -> Iterator[str]:
 
 
 def duration_sums(rows: Rows) -> Iterator[str]:
-    """The counts of durations are what the runs come to: each power of two has 32 bins."""
+    """The counts of durations are what the runs add up to: each power of two has 32 bins."""
     expected: _Sums = {}
     for run in rows.runs.values():
         if (duration := run["duration_seconds"]) is not None:
@@ -358,7 +358,7 @@ def duration_sums(rows: Rows) -> Iterator[str]:
 
 
 def usage_sums(rows: Rows) -> Iterator[str]:
-    """The sums over usage are what the runs come to."""
+    """The sums over usage are what the runs add up to."""
     expected: _Sums = {}
     for row in rows.usage:
         for place in _places(rows.runs[row["run_id"]]):

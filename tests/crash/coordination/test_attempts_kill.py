@@ -27,7 +27,7 @@ def test_each_process_that_is_killed_costs_one_attempt(url: str, children: Child
 
     assert_whole(url, children.told)
     lost = [("endless", attempt, "error", "worker_lost") for attempt in range(1, ATTEMPTS + 1)]
-    # The second attempt came before those that waited, which used the time until the third.
+    # The second attempt came before the waiting runs, which used the time until the third.
     assert told_of(url) == [*lost[:2], *[("quick", 1, "success", None)] * QUICK, lost[2]]
     with look_into(url) as database:
         query = "SELECT run_id, retry_of FROM runs WHERE agent = 'endless' ORDER BY attempt"

@@ -29,7 +29,7 @@ SPOILERS = {
 
 @pytest.fixture(scope="module")
 def path(nursery: Children, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database in which all has happened, and in which somebody has cleared up."""
+    """A database in which everything has happened, and in which a process has cleared up."""
     folder = tmp_path_factory.mktemp("chains")
     path = folder / "runs.db"
     nursery.begin_anew()

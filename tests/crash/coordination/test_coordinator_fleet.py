@@ -1,4 +1,4 @@
-"""Several processes on one database, of which some are killed, and some stopped until others take them for dead."""
+"""Several processes on one database, some of which are killed, and some stopped until others take them for dead."""
 
 import random
 import signal
@@ -18,7 +18,7 @@ def hire(url: str, children: Children, chance: random.Random) -> Child:
 
 
 def lose_some(url: str, children: Children, *, rounds: int, seed: int) -> None:
-    """Lose one process after another, and hire others in their place; in the end, let all finish."""
+    """Lose one process after another, and start others in their place; in the end, let all finish."""
     chance = random.Random(seed)
     children.make("manage", url, callers=0).wait()
     fleet = [hire(url, children, chance) for _ in range(FLEET)]
@@ -30,14 +30,14 @@ def lose_some(url: str, children: Children, *, rounds: int, seed: int) -> None:
             fleet.append(hire(url, children, chance))
         else:
             lost.signal(signal.SIGSTOP)
-            lost.wait_for("dead", patience=2 * LEASE)  # it cannot: this is how long it says nothing
+            lost.wait_for("dead", patience=2 * LEASE)  # it cannot die: this is how long it stays silent
             lost.signal(signal.SIGCONT)
             fleet.append(lost)
     fleet = [child for child in fleet if child.exit_code is None] + [children.make("manage", url, callers=0)]
     for child in fleet:
         child.let_finish()
     assert {child.wait() for child in fleet} <= {0, -signal.SIGKILL}, [child.last for child in fleet]
-    if any(child.exit_code for child in fleet):  # it came to its fault only now
+    if any(child.exit_code for child in fleet):  # it reached its fault only now
         assert children.make("manage", url, callers=0).wait() == 0
     assert_whole(url, children.told)
 

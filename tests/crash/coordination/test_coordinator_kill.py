@@ -18,29 +18,29 @@ POINTS = [*product(STEPS, WORKS), *product(STEPS_OF_RECOVERY, RECOVERIES), *prod
 
 
 def settle(url: str, children: Children) -> None:
-    """Let one more process end what is left."""
+    """Have one more process end what is left."""
     assert children.make("manage", url, callers=0).wait() == 0, "somebody waits for ever"
     assert_whole(url, children.told)
 
 
 def die_at_random(child: Child, moments: random.Random, *, after: Sequence[int] = (0, 1, 20, 100, 200)) -> None:
-    """Let a process say so many events, one of these numbers, and die."""
+    """Let a process say one of these numbers of events, and die."""
     child.wait_for("event", moments.choice(after))
     child.wait_for("dead", patience=moments.uniform(0, 0.03))  # it never ends by itself: this is how long it may go on
     assert child.kill()
 
 
 def die_at(point: tuple[str, str], url: str, children: Children, moments: random.Random) -> None:
-    """Let processes work until one has come to the point so many times, or else once, and died there."""
+    """Let processes work until one has reached the point so many times, or else once, and died there."""
     number = 1 if point[1] in {"Leave", "Register", *RECOVERIES} else moments.choice([1, 2, 5])
     died = comes_to(point, number, url, children, moments) or comes_to(point, 1, url, children, moments)
     assert died, f"nobody came to the point {point}"
 
 
 def comes_to(point: tuple[str, str], number: int, url: str, children: Children, moments: random.Random) -> bool:
-    """Let a process work that dies when it has come to the point so many times; whether it did."""
+    """Let a process work that dies when it has reached the point this many times; returns whether it did."""
     step, work = point
-    if work in RECOVERIES:  # of somebody who had something to do
+    if work in RECOVERIES:  # needs a dead process that had something to do
         die_at_random(children.make("manage", url, after=end_of_log(url)), moments, after=[100, 200])
     child = children.make("manage", url, after=end_of_log(url), fault=[step, work, number])
     if work == "Leave":
@@ -64,7 +64,7 @@ def kill_again_and_again(url: str, children: Children, points: list[tuple[str, s
 
 
 def points_to_die_at(count: int, seed: int) -> list[tuple[str, str] | None]:
-    """Each named one as often as others, and every third at random."""
+    """Each named one as often as the others, and every third at random."""
     chosen = random.Random(seed)
     named = cycle(chosen.sample(POINTS, len(POINTS)))
     return [next(named) if number % 3 else None for number in range(count)]

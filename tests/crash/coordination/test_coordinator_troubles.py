@@ -19,7 +19,7 @@ def url(tmp_path: Path) -> str:
 
 
 def notices(child: Child, refused: int, spool: Path | None) -> bool:
-    """Whether a caller is refused something, or the end of a run is spooled; callers that wait for that do no more."""
+    """Whether a caller is refused something, or a run's end is spooled; callers that wait for that do nothing more."""
     return any(
         child.wait_for("refused", refused + 4, patience=0.2)
         or (spool is not None and spool.is_dir() and any(spool.iterdir()))
@@ -28,7 +28,7 @@ def notices(child: Child, refused: int, spool: Path | None) -> bool:
 
 
 def make_trouble(url: str, child: Child, children: Children, spool: Path | None = None) -> None:
-    """Let a process meet its trouble in the middle of its work, for as long as it takes to be noticed."""
+    """Let a process meet its trouble in the middle of its work, until the trouble shows."""
     go_on(child)
     refused = child.said["refused"]
     child.signal(signal.SIGUSR1)
@@ -38,7 +38,7 @@ def make_trouble(url: str, child: Child, children: Children, spool: Path | None 
     child.signal(signal.SIGUSR2)
 
 
-@pytest.mark.long  # now and then, and more often under coverage, the process stalls for longer than anybody waits here
+@pytest.mark.long  # now and then, and more often under coverage, the process stalls for longer than the test waits
 @pytest.mark.parametrize(
     ("trouble", "errors"),
     [
@@ -66,7 +66,7 @@ def test_without_a_spool_the_next_process_ends_what_could_not_be_stored(url: str
     child = children.make("manage", url, trouble="full disk", callers=4, busy=0.1, retry_for=0.1)
     make_trouble(url, child, children)
 
-    child.signal(signal.SIGINT)  # the threads of what could not be stored stay held as long as it lives
+    child.signal(signal.SIGINT)  # while it lives, the threads of what could not be stored stay held
 
     assert child.wait() == 0
     assert children.make("manage", url, callers=0).wait() == 0

@@ -9,8 +9,8 @@ READERS = ["follow", "page"] * 2
 
 
 def write_and_read(url: str, children: Children, seconds: float) -> int:
-    """Let them all work for so long; how many events there are in the end."""
-    children.make("append", url, producers=0).finish()  # there are tables before everybody comes
+    """Let them all work for this many seconds; returns how many events there are in the end."""
+    children.make("append", url, producers=0).finish()  # makes the tables before everybody comes
     readers = [children.make(kind, url) for kind in READERS]
     writers = [children.make("append", url, producers=4) for _ in range(WRITERS)]
     for child in (*readers, *writers):
@@ -22,7 +22,7 @@ def write_and_read(url: str, children: Children, seconds: float) -> int:
         reader.finish()
     assert_whole(url, children.told)
     assert [reader.last["seen"] for reader in readers] == [str(end_of_log(url))] * len(readers)
-    assert len(children.told.positions) == end_of_log(url)  # all was acknowledged, and nothing else is there
+    assert len(children.told.positions) == end_of_log(url)  # everything was acknowledged, and there is nothing else
     return end_of_log(url)
 
 

@@ -47,14 +47,14 @@ def url(server: PostgresServer, postgres_names: Iterator[str]) -> str:
 
 @pytest.fixture
 def managers(url: str, children: Children, tmp_path: Path) -> list[Child]:
-    """Two processes with managers; what they cannot store they keep on the disk of this machine."""
+    """Two processes with managers; what they cannot store they keep on this machine's disk."""
     children.make("manage", url, callers=0).wait()
     options = {"callers": 4, "spool": str(tmp_path / "spool"), "lease": 5.0}
     return [children.make("manage", url, **options) for _ in range(MANAGERS)]
 
 
 def go_on(url: str, managers: list[Child], events: int = 30) -> None:
-    """Wait until each of them has stored so many events more."""
+    """Wait until each of them has stored this many more events."""
     for child in managers:
         has_gone_on = child.wait_for("event", child.said["event"] + events, patience=30) and child.exit_code is None
         assert has_gone_on, "\n".join(map(str, [*child.last.items(), *queue_in(url)]))
@@ -125,7 +125,7 @@ def test_a_driver_that_lost_count_of_what_a_broken_connection_did_has_lost_it() 
     assert isinstance(database.translate(confused), ConnectionLostError)
 
 
-@pytest.mark.long  # where others want the processor, too, the processes need longer than anybody waits here
+@pytest.mark.long  # where others want the processor, too, the processes need longer than the test waits
 @pytest.mark.parametrize("table", ["counters", "events"])
 def test_a_lock_that_somebody_holds_for_too_long(table: str, url: str, children: Children, tmp_path: Path) -> None:
     children.make("manage", url, callers=0).wait()

@@ -1,4 +1,4 @@
-"""SIGKILL at each named step of a run, from its admission to its end: the next process ends all of it, and truly (I1–I7)."""
+"""SIGKILL at each named step of a run, from its admission to its end: the next process truly ends all of it (I1–I7)."""
 
 import random
 import signal
@@ -15,10 +15,10 @@ from crash_steps import STEPS_OF_RUN
 from log_check import assert_whole
 
 AFTER_A_DEATH = {*RECOVERIES, RETRYING, "adopt"}
-"""Where one only comes when another has left something."""
+"""Steps that a process reaches only when another has left something."""
 ONCE = {"Register", "Leave", "flush", "close the manager", "close the coordinator"}
 KILLS_OF_ONE_DATABASE = 6
-SAMPLE = {"sqlite": 12, "postgresql": 4}  # of the points, by kind of database
+SAMPLE = {"sqlite": 12, "postgresql": 4}  # how many of the points, by kind of database
 
 POINTS = [
     *[(moment, name) for name, step in STEPS_OF_RUN.items() for moment in step.moments],
@@ -30,7 +30,7 @@ POINTS = [
 
 @dataclass
 class Theatre:
-    """A database, a folder for its spool, LangGraph's file, and those who perform on them."""
+    """A database, a folder for its spool, LangGraph's file, and the processes that perform on them."""
 
     url: str
     folder: Path
@@ -45,7 +45,7 @@ class Theatre:
         return self.children.make(kind, self.url, graphs=self.graphs, spool=str(self.folder / "spool"), **options)
 
     def perform(self, moment: str, step: str, number: int) -> bool:
-        """One life; whether it ended at that point, and not by itself."""
+        """Play one life; returns whether it ended at that point, and not by itself."""
         code = self.make("perform", seed=self.chance.randrange(2**32), fault=[moment, step, number]).wait()
         assert code in {0, -signal.SIGKILL}, f"a life that should die {moment} {step} came to {code}"
         return code != 0
@@ -82,7 +82,7 @@ def some_chance() -> random.Random:
 def kill_at_all(
     points: Sequence[tuple[str, str]], url: str, children: Children, folder: Path, chance: random.Random
 ) -> None:
-    """Let lives end at these points: on one server, or on one file after another."""
+    """Let lives end at these points, all on one server, or on one file after another."""
     theatre = Theatre(url, folder, children, chance)
     for number, (moment, step) in enumerate(points):
         if number % KILLS_OF_ONE_DATABASE == 0 and url.startswith("sqlite"):

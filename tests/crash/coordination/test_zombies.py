@@ -24,7 +24,7 @@ CASES = [
 
 
 def outlive(zombie: Child, children: Children, kind: str, url: str, **options: Any) -> Child:
-    """Let another process come to the end of what it does, and only then the first one go on, to its end."""
+    """Let another process finish what it does, and only then the first one go on, to its end."""
     assert zombie.wait_for("begun")
     other = children.make(kind, url, **options)
     assert other.wait() == 0

@@ -1,7 +1,7 @@
 """Starts the runs of crons: `cron_child.py URL STEP`, or a child for each `URL STEP` of standard input.
 
-At the step it kills itself: "before start", "after start", which is before the cron goes on, or "after replace". At "once"
-it starts what is due, and ends; at "on" it goes on until its standard input ends.
+At the step it kills itself: "before start", "after start", which is before the cron goes on, or "after replace". At
+"once" it starts what is due, and ends; at "on" it goes on until its standard input ends.
 """
 
 import asyncio

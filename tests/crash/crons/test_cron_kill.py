@@ -1,4 +1,4 @@
-"""Crons and several processes: each run is started once, whoever starts it, and whoever is killed while he does."""
+"""Crons and several processes: each run is started once, whoever starts it, and whoever is killed while doing so."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ SCRIPT = Path(__file__).with_name("cron_child.py")
 
 
 class Starter(Forker):
-    """The process beside us that starts runs."""
+    """The process next to this one that starts runs."""
 
     def __init__(self) -> None:
         super().__init__(SCRIPT)
 
     def live(self, url: str, step: str) -> int:
-        """One life, to its end or to a step; its exit code."""
+        """Play one life, to its end or to a step; returns its exit code."""
         for _ in self.life(f"{url} {step}"):
             pass
         return self.exit_code
@@ -78,7 +78,7 @@ async def keep_cron(store: Store, due: datetime) -> Cron:
 
 
 async def runs_of(store: Store) -> Counter[str]:
-    """How many runs of each cron there were, by the log, which keeps also those whose thread is gone."""
+    """How many runs of each cron there were, by the log, which also keeps those whose thread is gone."""
     started = await store.events(types="run_started", limit=10_000)
     return Counter(str(stored.event.payload["metadata"]["cron_id"]) for stored in started)
 
