@@ -24,7 +24,7 @@ CROWD: Final = Path(fleet_agents.__file__).with_name("crowd.py")
 PROCESSES: Final = 4
 PATIENCE: Final = 300.0  # seconds; some hundred workers share a few cores here
 MOST_CONNECTIONS: Final = 6
-"""That a process has to PostgreSQL; docs/fleet.md says so."""
+"""Connections that a process has to PostgreSQL; docs/fleet.md says so."""
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ class Crowd:
         return told[0], told[1]
 
     async def until_all_are_back(self, count: int) -> int:
-        """Wait until the engine serves all, and the database knows all of them; the bytes of their memory."""
+        """Wait until the engine serves all, and the database knows all of them; returns the bytes of their memory."""
 
         async def look() -> int | None:
             served, memory = await self.ask()
@@ -67,7 +67,7 @@ class Crowd:
 
 @asynccontextmanager
 async def crowd_of(fleet: Fleet, count: int) -> AsyncIterator[Crowd]:
-    """So many workers, which begin at once."""
+    """Run this many workers, which begin at once."""
     engine = "postgres" if fleet.nats is None else fleet.nats.url
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "FLEET_JOURNAL": str(fleet.folder)}
     processes: list[Process] = []
@@ -94,7 +94,7 @@ async def crowd_of(fleet: Fleet, count: int) -> AsyncIterator[Crowd]:
 
 
 async def let_in(fleet: Fleet, words: Words, count: int, **work: Any) -> list[Asked]:
-    """So many runs, each on a thread of its own."""
+    """Start this many runs, each on a thread of its own."""
     asked: list[Asked] = []
     for first in range(0, count, 100):
         places = [(str(uuid.uuid4()), uuid.uuid4().hex) for _ in range(first, min(first + 100, count))]
@@ -113,7 +113,7 @@ async def let_in(fleet: Fleet, words: Words, count: int, **work: Any) -> list[As
 
 
 def holders(fleet: Fleet) -> list[tuple[str, int]]:
-    """Of each duty how many have it by the database's clock."""
+    """How many holders each duty has by the database's clock."""
     now = "extract(epoch FROM clock_timestamp())"
     return [*fleet.ask(f"SELECT name, count(*) FROM duties WHERE lease_until > {now} GROUP BY name ORDER BY name")]
 
@@ -122,7 +122,7 @@ def holders(fleet: Fleet) -> list[tuple[str, int]]:
 async def test_many_workers_are_back_after_a_restart_of_the_broker_and_of_the_database(
     engine: str, count: int, large_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    """All at once each time; each run is executed once, one has each duty, and nobody grows."""
+    """All return at once each time; each run is executed once, each duty has one holder, and no process grows."""
     words = Words()
     async with AsyncExitStack() as stack:
         fleet = Fleet(tmp_path, large_postgres, engine=engine, servers=1, workers=0)
@@ -142,7 +142,7 @@ async def test_many_workers_are_back_after_a_restart_of_the_broker_and_of_the_da
         await let_in(fleet, words, 2 * count)
         await fleet.until_rest()
         connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trackside'"
-        most = MOST_CONNECTIONS * (count + 1)  # at rest: what was closed is one until its backend has seen that
+        most = MOST_CONNECTIONS * (count + 1)  # at rest: a closed connection counts until its backend has noticed
         connections = await fleet.until(
             lambda: n if (n := fleet.ask(connected)[0][0]) <= most else None, "all are at rest"
         )

@@ -32,7 +32,7 @@ type OpenFleet = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def open_postgres() -> Iterator[PostgresServer]:
-    """A database server that lets in who comes from another host."""
+    """A database server that lets in clients from other hosts."""
     with PostgresServer(fsync=False, settings={"max_connections": "200"}, guests=NETWORK) as server:
         yield server
 
@@ -49,7 +49,7 @@ async def spread_fleet(open_postgres: PostgresServer, tmp_path: Path) -> AsyncIt
 
 
 async def started(fleet: Fleet, agent: str, words: Words, *, at: int = 0, **work: Any) -> Asked:
-    """A run that was let in by one of the servers."""
+    """Start a run, which one of the servers lets in."""
     thread_id, token = str(uuid.uuid4()), uuid.uuid4().hex
     run = await fleet.clients[at].runs.create(
         thread_id,
@@ -64,7 +64,7 @@ async def started(fleet: Fleet, agent: str, words: Words, *, at: int = 0, **work
 
 
 def backends(fleet: Fleet, address: str) -> int:
-    """How many connections the database believes to have from an address."""
+    """How many connections the database believes it has from an address."""
     [(count,)] = fleet.ask(f"SELECT count(*) FROM pg_stat_activity WHERE client_addr = '{address}'")
     return int(count)
 
@@ -76,7 +76,7 @@ async def is_ready(process: FleetProcess) -> bool:
 
 
 async def has_broker(process: FleetProcess) -> bool:
-    """Whether a server says that it has the broker, too."""
+    """Whether a server says that it also has the broker."""
     async with httpx.AsyncClient(timeout=60) as http:
         said: dict[str, Any] = (await http.get(f"{process.url}/health/ready")).json()
     return not said["degraded"]
@@ -85,7 +85,7 @@ async def has_broker(process: FleetProcess) -> bool:
 async def test_a_worker_cut_off_from_the_database_loses_its_run_and_takes_others_again(
     engine: str, spread_fleet: OpenFleet
 ) -> None:
-    """What it does meanwhile is refused; it finds that out when the net is back, and stops."""
+    """What it does meanwhile is refused; it finds that out when the network is back, and stops."""
     fleet, words = await spread_fleet(engine=engine, servers=1), Words()
     asked = await started(fleet, "tries", words, parts=10, gate="never")
     cut_off = await fleet.executor_of(asked.run_id)
@@ -94,7 +94,7 @@ async def test_a_worker_cut_off_from_the_database_loses_its_run_and_takes_others
     following = await next_attempt(fleet, asked, words)
     assert (await answered(fleet, following))["attempt"] == 2
     assert await fleet.executor_of(following.run_id) is not cut_off
-    # The database lets go of connections of which it hears nothing, and so does the worker.
+    # The database drops connections of which it hears nothing, and so does the worker.
     address = host.address(DATABASE)
     await fleet.until(lambda: not backends(fleet, address), "the database has let go of the connections")
     host.mend(DATABASE)
@@ -115,7 +115,7 @@ async def test_a_worker_cut_off_from_the_database_loses_its_run_and_takes_others
 
 @pytest.mark.long
 async def test_a_worker_and_a_server_cut_off_from_the_broker_go_on_by_looks(spread_fleet: OpenFleet) -> None:
-    """Stops arrive late, runs are found, and who follows gets the true end; all is as before when the net is back."""
+    """Stops arrive late, runs are found, and followers get the true end; all is as before when the network is back."""
     fleet, words = await spread_fleet(engine="nats", servers=2, workers=1, lease=10.0), Words()
     long, doomed = [await started(fleet, "talks", words, parts=10, gate=gate) for gate in ("go", "never")]
     followers = [Follower(long.thread_id, long.run_id) for _ in fleet.servers]
@@ -150,7 +150,7 @@ async def test_a_worker_and_a_server_cut_off_from_the_broker_go_on_by_looks(spre
 async def test_a_server_cut_off_from_the_database_says_so_and_answers_again(
     engine: str, spread_fleet: OpenFleet
 ) -> None:
-    """What is asked of it meanwhile fails in bounded time, and what it was asked for before is answered in the end."""
+    """What it is asked meanwhile fails in bounded time, and what it was asked before is answered in the end."""
     fleet, words = await spread_fleet(engine=engine, servers=2, workers=1, lease=10.0), Words()
     asked = await started(fleet, "talks", words, parts=10, gate="go", at=0)
     await fleet.until_entered(asked.run_id)

@@ -192,7 +192,7 @@ async def test_what_is_lost_is_counted(plant: Callable[[Kept], None], kept: Kept
 
 
 async def test_a_worker_that_was_taken_for_dead_may_come_too_late(kept: Kept) -> None:
-    """It is refused by the fence, and that is no double, if its run was ended by others."""
+    """The fence refuses it, and that is no double if others had ended its run."""
     kept.change("UPDATE runs SET error_type = 'worker_lost', status = 'error' WHERE run_id = 'one'")
     kept.rewrite(lambda entries: entries.insert(6, {**entries.pop(3), "what": "refused"}))
     counts, wrong = await asyncio.to_thread(kept.look)
@@ -278,7 +278,7 @@ os.waitpid(child, 0)
 
 
 def written_by(program: str, folder: Path) -> list[Entry]:
-    """What a program of its own writes into the journal of a folder."""
+    """What a separate program writes into the journal of a folder."""
     begin = f"import sys; sys.path[:] = {sys.path}\nfrom pathlib import Path\nfrom fenced_journal import FencedJournal"
     program = f"{begin}\njournal = FencedJournal(Path({str(folder)!r}))\n{program}"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

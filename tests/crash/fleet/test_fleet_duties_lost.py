@@ -1,4 +1,4 @@
-"""What is done once for all of a fleet, when whoever does it is killed or stands still at that moment: each thing once."""
+"""What one process does for a whole fleet, when it is killed or stands still at that moment: each thing once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ type OpenFleet = Callable[..., Any]
 
 
 def holder_of(fleet: Fleet, duty: str) -> FleetProcess | None:
-    """Who has a duty now."""
+    """The process that has a duty now."""
     found = fleet.ask(f"SELECT w.name FROM duties d JOIN workers w ON w.worker_id = d.holder WHERE d.name = '{duty}'")
     pid = int(found[0][0].rpartition(":")[2]) if found else None
     return next((process for process in fleet.processes if process.pid == pid), None)
 
 
 async def until_held(fleet: Fleet, duty: str, *, but: FleetProcess | None = None) -> FleetProcess:
-    """Wait until somebody has a duty, other than this one."""
+    """Wait until a process other than `but` has a duty."""
 
     def look() -> FleetProcess | None:
         found = holder_of(fleet, duty)
@@ -53,7 +53,7 @@ async def test_delayed_runs_start_once_though_the_scheduler_is_killed_as_they_ar
     await scheduler.kill()
     for asked in [*words.asked.values()]:
         answer = await answered(fleet, asked, at=at)
-        if "__error__" in answer:  # the scheduler was a worker, and had it
+        if "__error__" in answer:  # the scheduler was a worker, and had this run
             answer = await answered(fleet, await next_attempt(fleet, asked, words), at=at)
         assert answer["token"] == asked.token
     counts = await fleet.check(words)
@@ -62,14 +62,14 @@ async def test_delayed_runs_start_once_though_the_scheduler_is_killed_as_they_ar
 
 @pytest.mark.long
 async def test_a_cron_starts_once_at_a_time_though_schedulers_are_killed(engine: str, open_fleet: OpenFleet) -> None:
-    """Every minute, and each time the scheduler dies just before."""
+    """It starts every minute, and each time the scheduler dies just before."""
     fleet, words = await open_fleet(engine=engine, workers=1), Words()
-    # Of no thread, so that it is not the scheduler's death as a worker that is looked at.
+    # On no thread, so that the test does not look at the scheduler's death as a worker.
     await fleet.clients[0].crons.create("talks", schedule="* * * * *", input={"token": "tick", "parts": 1})
     for _ in range(2):
         ticks = len(fleet.ask("SELECT run_id FROM runs"))
         scheduler = await until_held(fleet, "scheduler")
-        await asyncio.sleep(60 - time.time() % 60)  # which is when it is due
+        await asyncio.sleep(60 - time.time() % 60)  # when it is due
         await scheduler.kill()
         await fleet.until(lambda ticks=ticks: len(fleet.ask("SELECT run_id FROM runs")) > ticks, "it ticks", seconds=30)
         await scheduler.start()

@@ -50,12 +50,12 @@ async def test_ten_thousand_runs_at_once_all_end_in_bounded_memory(engine: str, 
 async def test_no_thread_is_stuck_though_a_run_could_be_told_nowhere(
     engine: str, open_fleet: OpenFleet, tmp_path: Path
 ) -> None:
-    """The database is away as a run ends, and the disk of the spool takes nothing: the run is lost, and its thread free."""
-    (full := tmp_path / "full").touch()  # where nothing can be made, as on a disk without room
+    """The database is away as a run ends, and the spool's disk takes nothing: the run is lost, its thread is free."""
+    (full := tmp_path / "full").touch()  # where nothing can be made, as on a full disk
     fleet, words = await open_fleet(engine=engine, env={"TRACKSIDE_DATABASE_SPOOL": str(full / "spool")}), Words()
     asked = await started(
         fleet, "tries", words, parts=2, gate="go", breaks=True
-    )  # so its thread has nothing to remember
+    )  # so that its thread has nothing to remember
     asked.may_be_cancelled = True
     worker = await fleet.executor_of(asked.run_id)
     await asyncio.to_thread(fleet.postgres.stop, "immediate")

@@ -1,4 +1,4 @@
-"""Workers that leave, stand still, or are of another version: what they had goes on, and what they say late is not taken."""
+"""Workers that leave, stand still, or differ in version: what they had goes on, and what they say late is not taken."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fleet_check import LOST, Words
 type OpenFleet = Callable[..., Any]
 SPOOL = "TRACKSIDE_DATABASE_SPOOL"
 UNHURRIED = {"TRACKSIDE_WORKER_DRAIN": "1h"}
-"""Of workers that leave when their runs have ended, however long a busy machine takes for that."""
+"""For workers that leave when their runs have ended, however long a busy machine takes for that."""
 
 
 def spooled(folder: Path) -> str:
@@ -28,13 +28,13 @@ def spooled(folder: Path) -> str:
 async def test_the_end_of_a_run_is_kept_as_its_worker_leaves_in_a_hurry_without_a_database(
     engine: str, open_fleet: OpenFleet, tmp_path: Path
 ) -> None:
-    """I14: told to leave twice while the database is away, it leaves when the ends of its runs are in the spool."""
+    """I14: told to leave twice while the database is away, it leaves once the ends of its runs are in the spool."""
     spool = tmp_path / "spool"
     fleet, words = await open_fleet(engine=engine, servers=1, workers=1, env={SPOOL: str(spool)}), Words()
     asked = await started(fleet, "talks", words, parts=3, gate="never")
     asked.may_be_cancelled = True
     worker = await fleet.executor_of(asked.run_id)
-    await fleet.servers[0].kill()  # so that nobody ends the run before what is spooled is told
+    await fleet.servers[0].kill()  # so that nobody ends the run before the spooled end is told
     await asyncio.to_thread(fleet.postgres.stop, "immediate")
     try:
         worker.process.signal(signal.SIGTERM)
@@ -44,7 +44,7 @@ async def test_the_end_of_a_run_is_kept_as_its_worker_leaves_in_a_hurry_without_
         assert "run_cancelled" in spooled(spool), worker.log
     finally:
         await asyncio.to_thread(fleet.postgres.start)
-    await worker.start()  # which tells first what is in the spool
+    await worker.start()  # first it tells what is in the spool
     await fleet.servers[0].start()
     after = await started(fleet, "talks", words, parts=1, thread_id=asked.thread_id)
     assert (await answered(fleet, after, at=0))["token"] == after.token
@@ -56,7 +56,7 @@ async def test_the_end_of_a_run_is_kept_as_its_worker_leaves_in_a_hurry_without_
 
 
 async def test_a_worker_that_stood_still_stops_its_agents_and_works_on(engine: str, open_fleet: OpenFleet) -> None:
-    """Its runs were executed elsewhere meanwhile: it notices, also when they say nothing, and has their places again."""
+    """Its runs were executed elsewhere meanwhile: it notices, even if they say nothing, and has their places again."""
     fleet, words = await open_fleet(engine=engine, workers=1, lease=1.0, concurrency=1), Words()
     asked = await started(fleet, "tries", words, parts=2, gate="never")
     worker = await fleet.executor_of(asked.run_id)
@@ -85,8 +85,8 @@ async def drained(fleet: Fleet, worker: FleetProcess) -> None:
 
 
 async def test_a_worker_is_drained_while_runs_wait(engine: str, open_fleet: OpenFleet) -> None:
-    """It finishes what it has, though a signal would give it no time, and what waited is executed by who comes after it."""
-    # Nobody is to be taken for lost who is only slow.
+    """It finishes what it has, though a signal would give it no time, and its successor executes what waited."""
+    # No process that is only slow may be taken for lost.
     env = {**UNHURRIED, "TRACKSIDE_WORKER_DRAIN": "0"}
     fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=1, lease=60.0, env=env), Words()
     first = await started(fleet, "talks", words, parts=2, gate="go")
@@ -133,7 +133,7 @@ async def test_runs_of_a_version_wait_for_its_workers_as_long_as_there_are_any(
     held = await started(fleet, "talks", words, parts=2, gate="go")
     assert await fleet.executor_of(held.run_id) is one
     waiting = [await started(fleet, "talks", words, parts=1) for _ in range(3)]
-    await two.restart()  # looks for what it could take
+    await two.restart()  # it looks for what it could take
     assert {entry.run_id for entry in fleet.journal.entries()} == {held.run_id}
     fleet.open("go")
     for asked in (held, *waiting):
@@ -150,7 +150,7 @@ async def test_runs_of_a_version_wait_for_its_workers_as_long_as_there_are_any(
 async def test_a_worker_of_an_older_schema_claims_nothing_more_and_ends_with_what_it_has(
     engine: str, isolation: str, open_fleet: OpenFleet
 ) -> None:
-    """Nobody waits for that end: its runs have all the time that they need, whatever a signal would leave them."""
+    """Nobody waits for that end: its runs have all the time they need, whatever a signal would leave them."""
     env = {"TRACKSIDE_WORKER_DRAIN": "0s", "TRACKSIDE_WORKER_ISOLATION": isolation}
     fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, env=env), Words()
     held = await started(fleet, "talks", words, parts=2, gate="go")

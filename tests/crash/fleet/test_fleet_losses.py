@@ -24,7 +24,7 @@ async def test_who_follows_a_run_whose_worker_is_killed_is_told_so_on_every_serv
 ) -> None:
     fleet, words = await open_fleet(engine=engine), Words()
     asked = await started(fleet, "talks", words, parts=10, gate="never")
-    asked.may_be_cancelled = True  # it will be lost, and nothing goes on for it
+    asked.may_be_cancelled = True  # it will be lost, and no attempt goes on for it
     followers = [Follower(asked.thread_id, asked.run_id) for _ in fleet.servers]
     following = [
         asyncio.create_task(one.follow_at(client)) for one, client in zip(followers, fleet.clients, strict=True)
@@ -60,7 +60,7 @@ async def test_the_next_attempt_of_a_run_whose_worker_is_killed_runs_on_another(
 
 
 async def test_a_server_that_is_killed_takes_no_answer_with_it(engine: str, open_fleet: OpenFleet) -> None:
-    """Who waited asks another one; who followed goes on there behind what he has."""
+    """A client that waited asks another server; a client that followed goes on there after what he has."""
     fleet, words = await open_fleet(engine=engine), Words()
     asked = await started(fleet, "talks", words, parts=60, gate="go")
     urls = [server.url for server in fleet.servers]

@@ -34,7 +34,7 @@ AGENTS = {
     "starts": "starts",
     "blocks_behind": "blocks_behind",
 }
-"""What agents are called, and which function each is."""
+"""The names of the agents, and the function of each."""
 ENV = {
     "TRACKSIDE_WORKER_ISOLATION": "process",
     "TRACKSIDE_WORKER_MEMORY_LIMIT": "350MB",
@@ -79,14 +79,14 @@ async def answered(fleet: Fleet, asked: Asked) -> Any:
 
 
 async def failure(fleet: Fleet, asked: Asked) -> tuple[str, str]:
-    """As what a run has failed, and what is said of that."""
+    """The error type of a failed run, and its message."""
     asked.may_be_cancelled = True
     said = (await answered(fleet, asked))["__error__"]
     return said["error"], said["message"]
 
 
 async def cancelled(fleet: Fleet, asked: Asked, action: Any = "interrupt") -> dict[str, Any]:
-    """What the database says of a run that somebody has cancelled, and how it said to do it."""
+    """Cancel a run with this action; returns what the database says of its end."""
     asked.may_be_cancelled = True
     await fleet.clients[0].runs.cancel(asked.thread_id, asked.run_id, wait=True, action=action)
     return end_of(fleet, asked.run_id)
@@ -273,7 +273,7 @@ async def test_processes_end_with_a_supervisor_that_is_killed_and_their_runs_go_
 
 
 def is_there(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
+    """Whether there is such a process that has not ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
     except FileNotFoundError:

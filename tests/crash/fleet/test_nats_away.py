@@ -1,4 +1,4 @@
-"""NATS is gone, for a while or for good: runs go on, it is said that they do worse, and everybody gets his answer."""
+"""NATS is gone, for a while or for good: runs go on, processes say that they do worse, and all get their answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ type = "metrics"
 
 
 async def health(process: FleetProcess) -> tuple[int, Any]:
-    """What it says to who asks how it is: a server, or a worker at the port that it has for that alone."""
+    """What a process answers to a health check: a server, or a worker at the port that it has for that alone."""
     path = "health/ready" if process.name.startswith("server") else "ready"
     async with httpx.AsyncClient(timeout=20) as http:
         answer = await http.get(f"{process.url}/{path}")
@@ -60,7 +60,7 @@ async def until_said(fleet: Fleet, *, degraded: bool) -> None:
 
 
 async def waited(fleet: Fleet, words: Words, *, at: int, token: str) -> None:
-    """Have a run on no thread, which ends with its run, in one request."""
+    """Start a run on no thread, so that its thread ends with it, and wait for it in one request."""
     named: list[str] = []
     answer: Any = await fleet.clients[at].runs.wait(
         None, "talks", input={"token": token, "parts": 2}, on_run_created=lambda run: named.append(run["run_id"])
@@ -72,7 +72,7 @@ async def waited(fleet: Fleet, words: Words, *, at: int, token: str) -> None:
 
 
 async def test_who_waits_for_a_run_without_a_thread_gets_its_result_without_nats(open_fleet: OpenFleet) -> None:
-    """What such a run gave back goes with its thread: the server that is asked has to read it nevertheless."""
+    """The result of such a run is removed with its thread: the server that is asked has to read it nevertheless."""
     fleet, words = await open_fleet(engine="nats", settings=METRICS, workers=1), Words()
     before = await started(fleet, "talks", words, parts=2, gate="go", thread_id=None)
     waiting = asyncio.create_task(answered(fleet, before, at=1))
@@ -89,11 +89,11 @@ async def test_who_waits_for_a_run_without_a_thread_gets_its_result_without_nats
 
 
 async def be_away(fleet: Fleet, seconds: float) -> None:
-    """Let clients go on while NATS is away for so long."""
+    """Let clients go on while NATS is away for this long."""
     async with FleetClients([server.url for server in fleet.servers]) as clients:
         await fleet.until(lambda: clients.done.total() >= 3, "clients are served")
         await fleet.kill_nats()
-        await asyncio.sleep(seconds)  # which is what the test is about: a while
+        await asyncio.sleep(seconds)  # the test is about just that: a while
         await until_said(fleet, degraded=True)
         served = clients.done.total()
         await fleet.until(lambda: clients.done.total() >= served + 5, "clients are served without NATS")

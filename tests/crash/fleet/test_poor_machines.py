@@ -27,7 +27,7 @@ type OpenFleet = Callable[..., Any]
 
 
 async def started(fleet: Fleet, words: Words, *, at: int = 0, token: str | None = None, **more: Any) -> Asked:
-    """A run that was let in by one of the servers."""
+    """Start a run, which one of the servers lets in."""
     thread_id, token = str(uuid.uuid4()), token or uuid.uuid4().hex
     run = await fleet.clients[at].runs.create(
         thread_id,
@@ -43,7 +43,7 @@ async def started(fleet: Fleet, words: Words, *, at: int = 0, token: str | None 
 
 
 async def answered(fleet: Fleet, asked: Asked, *, at: int = 0) -> None:
-    """Have the right answer of a run from a server."""
+    """Get the right answer of a run from a server."""
     asked.answer = await fleet.clients[at].runs.join(asked.thread_id, asked.run_id)
     asked.is_answered = True
     assert asked.answer["token"] == asked.token
@@ -86,7 +86,7 @@ class TinyNats(NatsServer):
 
 
 class TinyFleet(Fleet):
-    """Has such a broker."""
+    """A fleet with such a broker."""
 
     @override
     def _make_nats(self) -> NatsServer:
@@ -102,7 +102,7 @@ async def degraded(fleet: Fleet) -> str:
 
 
 async def test_a_broker_without_room_delays_runs_and_loses_none(fleet_postgres: PostgresServer, tmp_path: Path) -> None:
-    """It is said in words, and when there is room again all is as before."""
+    """The server says so in words, and when there is room again all is as before."""
     words = Words()
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(TinyFleet(tmp_path, fleet_postgres, servers=1, workers=0))
