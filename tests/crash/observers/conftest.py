@@ -18,7 +18,7 @@ from webhook_receiver import NEW
 def children() -> Iterator[Children]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOOK_SECRET", NEW)
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # with what pytest has added
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # including what pytest has added
         with closing(Children(Path(__file__).with_name("delivery_child.py"))) as children:
             yield children
 

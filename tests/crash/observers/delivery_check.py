@@ -33,24 +33,24 @@ class Sample(NamedTuple):
     cursor: int
     parked: frozenset[int]
     by: int
-    """What it has passed had arrived at this time: that of the kill, if it was fed by the process that was killed."""
+    """The time by which all that it has passed had arrived: that of the kill, if the killed process fed it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a subscription is to deliver, and how."""
+    """What a subscription has to deliver, and how."""
 
     types: frozenset[str] | None = None
-    """None is all of them."""
+    """None means all types."""
     in_order: bool = False
-    """Whether the events of a run come in their order, at first."""
+    """Whether the events of a run arrive in order, at first."""
     once: bool = False
     """Whether the receiver keeps nothing twice."""
     may_park: Callable[[str], bool] = lambda event_id: False
-    """Whether an event, by its id, is refused by the receiver for good."""
+    """Whether the receiver refuses an event for good, by the event's id."""
 
     def wants(self, event: Event) -> bool:
-        """Whether an event is to be delivered."""
+        """Whether the subscription has to deliver an event."""
         return self.types is None or event.event_type in self.types
 
 
@@ -76,14 +76,14 @@ class Counts:
 
 
 def events_of(url: str) -> list[Event]:
-    """The log."""
+    """The events of the log."""
     with look_into(url) as database:
         rows = database.execute(f"SELECT {_COLUMNS} FROM events ORDER BY position").fetchall()
     return [Event(*row) for row in rows]
 
 
 def samples_in(url: str, *, dead: str | None, died_at: int, now: Callable[[], int]) -> dict[str, Sample]:
-    """How all subscriptions stand; `dead` is the name of the consumer that died, and when."""
+    """How all subscriptions stand; `dead` is the name of the consumer that died, at `died_at`."""
     with look_into(url) as database:
         rows = database.execute(
             "SELECT s.name, s.cursor, s.consumer, p.position "
@@ -177,7 +177,7 @@ def _duplicates(promise: Promise, outcome: Outcome) -> Iterator[str]:
 
 
 def _disorder(wanted: Sequence[Event], outcome: Outcome) -> Iterator[str]:
-    """First deliveries of the events of a run that did not come in their order."""
+    """First deliveries of a run's events that did not come in order."""
     by_id = {event.event_id: event for event in wanted}
     runs: dict[str, list[int]] = {}
     for event_id in dict.fromkeys(arrival.event_id for arrival in outcome.arrivals):
@@ -196,7 +196,7 @@ def _passed(wanted: Sequence[Event], outcome: Outcome) -> Iterator[str]:
     samples = [*outcome.samples]
     if any(later.cursor < earlier.cursor for earlier, later in pairwise(samples)):
         yield f"the cursor went back: {[sample.cursor for sample in samples]}"
-    # What one sample says of an event, those after it would only say again.
+    # What one sample says of an event, later samples would only repeat.
     upcoming = iter(wanted)
     event = next(upcoming, None)
     for sample in samples:

@@ -1,4 +1,4 @@
-"""Makes processes that run agents, and others that are the command `trackside`, to be killed: see `crash_forking`."""
+"""Makes processes to kill, which run agents or are the command `trackside`: see `crash_forking`."""
 
 import asyncio
 import contextlib
@@ -29,11 +29,11 @@ from trackside.harness.errors import NoResultHereError
 
 CALLERS = 4
 LONGEST_PAUSE = 0.4
-"""Seconds between two runs of one caller at most: there is to be something to deliver at any moment, and not a flood."""
+"""Seconds at most between two runs of one caller: there has to be something to deliver at any moment, but no flood."""
 
 
 def command(number: int, *, url: str, folder: str, arguments: list[str], fate: str | None = None) -> None:
-    """Be the command `trackside` in a folder with a `trackside.toml`, to its end, or until this fate is met."""
+    """Be the command `trackside` in a folder with a `trackside.toml`, to its end, or until it meets this fate."""
     voice = Voice(number, descriptor=os.dup(1))
     os.chdir(folder)
     printed = Path(f"printed-{number}")
@@ -59,7 +59,7 @@ async def fails(input: Any, run: RunContext) -> None:
 
 
 async def run_agents(number: int, *, url: str) -> None:
-    """Run agents one after another, a few at a time, until killed, or told to let them end."""
+    """Run agents one after another, a few at a time, until killed, or until told to let them end."""
     random.seed()
     voice = Voice(number)
     (done,) = on_word(signal.SIGTERM)

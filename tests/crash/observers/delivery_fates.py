@@ -1,4 +1,4 @@
-"""Moments at which a process that delivers kills itself, by name: "before park 2" is when it is to park for the second time.
+"""Moments at which a process that delivers kills itself, by name: at "before park 2", just before its second `park`.
 
 A moment is around what a consumer does, around a call of an observer, or around a transaction of the writer.
 """
@@ -58,7 +58,7 @@ _LONGEST_CALL = 0.004
 
 
 def meet_fate(fate: str, voice: Voice) -> None:
-    """From now on, die when this moment has come so often as it says."""
+    """From now on, die when this moment has come as often as the fate says."""
     moment, number = fate.rsplit(" ", 1)
     word, step = moment.split(" ", 1)
     if step in _STEPS or moment == WHILE_OFFERING:

@@ -1,4 +1,4 @@
-"""Two processes that deliver and one that runs agents, on one database; they are killed, and others come in their places."""
+"""Two processes that deliver and one that runs agents, on one database; they are killed, and others replace them."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ PROMISES: Mapping[str, Promise] = {
 }
 ENDPOINTS = ("ends", "posted", "posted in order")
 LONGEST_LIFE = 3.0
-"""Seconds after which somebody is killed who delivers nothing, be it because its receivers are away."""
+"""Seconds after which a process that delivers nothing is killed, even if only because its receivers are away."""
 A_WHILE = 40
-"""How many events arrive at the endpoints before something happens to a broker, and while one does nothing."""
+"""How many events arrive at the endpoints before something happens to a broker, and while a broker does nothing."""
 LONGEST_REST = 120.0
-"""Seconds that one process alone may take for what is left to be delivered."""
+"""Seconds that one process alone may take to deliver what is left."""
 WAYS = ("at random", "at random", "taken", "answered")
-"""How a process that delivers is killed from outside, unless it has a fate: at any moment, or by one of its receivers."""
+"""How a process that delivers is killed from outside, if it has no fate: at any moment, or by one of its receivers."""
 
 _WEBHOOK = """
 type = "webhook"
@@ -91,7 +91,7 @@ longest_pause = 0.2
 
 
 class Brokers:
-    """One server of each kind, with places of their own for each test."""
+    """One server of each kind, with separate places for each test."""
 
     def __init__(self, nats: NatsServer, valkey: ValkeyServer) -> None:
         self.nats = nats
@@ -99,19 +99,19 @@ class Brokers:
         self._numbers = iter(range(1_000))
 
     def place(self) -> str:
-        """A name for streams that nobody has."""
+        """A name for streams that nobody else has."""
         return f"runs-{next(self._numbers)}"
 
 
 class Fleet:
-    """The processes on one database, and those whom they tell.
+    """The processes on one database, and the receivers that they tell.
 
     Args:
-        url: the database.
-        folder: where `trackside.toml` is to be, and what the processes say.
+        url: the address of the database.
+        folder: for `trackside.toml`, and for what the processes say.
         children: makes the processes.
         brokers: where events are published.
-        seed: of every choice.
+        seed: decides every choice.
     """
 
     def __init__(self, url: str, folder: Path, children: Children, brokers: Brokers, *, seed: int) -> None:
@@ -127,18 +127,18 @@ class Fleet:
         self._place = brokers.place()
         self._chance = Random(seed)
         self._crew: dict[Child, str | None] = {}
-        """Who delivers, and their fates."""
+        """The processes that deliver, and their fates."""
         self._agents: Child | None = None
         self._troubles = self._endless_troubles()
         self._samples: dict[str, list[Sample]] = {name: [] for name in PROMISES}
 
     @property
     def deaths(self) -> int:
-        """How many of those who delivered were killed."""
+        """How many of the processes that delivered were killed."""
         return self.kills.total() - self.kills["agents"]
 
     def begin(self) -> None:
-        """Have agents run, and their events delivered. The endpoints have to listen."""
+        """Have agents run, and their events delivered. The endpoints have to listen already."""
         hooks = {
             name.replace(" ", "_"): _WEBHOOK.format(url=endpoint.receiver.url)
             for name, endpoint in self.endpoints.items()
@@ -151,9 +151,9 @@ class Fleet:
         self._hire(None)
 
     def lose(self, deaths: int, *, lives: Sequence[int]) -> None:
-        """Have so many of those who deliver killed, and others in their places; now and then agents and brokers, too.
+        """Have this many of the processes that deliver killed and replaced; now and then agents and brokers, too.
 
-        Between two kills from outside one of these numbers of events arrives at the endpoints.
+        Between two kills from outside, one of these numbers of events arrives at the endpoints.
         """
         until = self.deaths + deaths
         while self.deaths < until:
@@ -163,13 +163,13 @@ class Fleet:
                 trouble()
 
     def _endless_troubles(self) -> Iterator[Callable[[], object] | None]:
-        """What else happens when somebody was killed, one after the other."""
+        """What else happens after each kill, in turn."""
         nats, valkey = (partial(self._restart, broker) for broker in (self._brokers.nats, self._brokers.valkey))
         return cycle([self._run_agents, nats, None, valkey, None])
 
     def _restart(self, broker: KeptServer) -> None:
-        """Stop a broker as it should be, or in the middle of what it was sent and has not looked at; start it again."""
-        self._wait_with(next(iter(self._crew)), self._arrived + A_WHILE)  # somebody is to be connected to it
+        """Stop a broker properly, or with messages that it was sent and has not looked at; start it again."""
+        self._wait_with(next(iter(self._crew)), self._arrived + A_WHILE)  # somebody has to be connected to it
         if self._chance.random() < 0.3:
             broker.restart("TERM")
         else:
@@ -179,7 +179,7 @@ class Fleet:
         self.restarts += 1
 
     def end(self) -> None:
-        """Let the agents end, and one process alone deliver the rest."""
+        """Let the agents end, and have one process alone deliver the rest."""
         assert self._agents is not None
         self._agents.finish()
         for child in self._crew:
@@ -189,7 +189,7 @@ class Fleet:
         self._sample(None, time_ns())
 
     def check(self) -> dict[str, Counts]:
-        """See that everything is as it was promised; the numbers.
+        """Check that everything is as promised; returns the numbers.
 
         Raises:
             AssertionError: it is not.
@@ -219,7 +219,7 @@ class Fleet:
         return frozenset(json.loads(line)["position"] for line in shown.split("\n") if line)
 
     def _command(self, *arguments: str, codes: Collection[str] = ("0",)) -> str:
-        """What this command prints, which ends with one of these exit codes."""
+        """What this command prints; it ends with one of these exit codes."""
         child = self._children.make("command", self.url, folder=str(self._folder), arguments=arguments)
         child.wait_for("dead", patience=LONGEST_REST)
         printed = (self._folder / child.last["prints"]).read_text()
@@ -227,7 +227,7 @@ class Fleet:
         return printed
 
     def _run_agents(self) -> None:
-        """Have somebody run agents, after whoever does so is killed."""
+        """Have a process run agents, after killing the one that does."""
         if self._agents is not None:
             self.kills["agents"] += self._agents.kill()
         self._agents = self._children.make("agents", self.url)
@@ -240,7 +240,7 @@ class Fleet:
         self._crew[child] = fate
 
     def _kill_one(self, arrived: int) -> None:
-        """Wait for somebody's fate, or kill somebody who has something to deliver, once so much has arrived."""
+        """Wait for a process to meet its fate, or kill one that has something to deliver, once so much has arrived."""
         victim = self._chance.choice(self._busy() or [*self._crew])
         self._wait_with(victim, arrived)
         if victim.exit_code is None:
@@ -251,7 +251,7 @@ class Fleet:
         return sum(len(endpoint.arrivals) for endpoint in self.endpoints.values())
 
     def _wait_with(self, victim: Child, arrived: int) -> None:
-        """Wait until so much has arrived, or one of those who deliver has met its fate; not for ever."""
+        """Wait until so much has arrived, or the victim has met its fate; not for ever."""
         until = monotonic() + LONGEST_LIFE
         while victim.exit_code is None and self._arrived < arrived and monotonic() < until:
             victim.wait_for("dead", patience=0.02)
@@ -276,13 +276,13 @@ class Fleet:
         victim.wait()
 
     def _busy(self) -> list[Child]:
-        """Who has a subscription."""
+        """The processes that have a subscription."""
         with look_into(self.url) as database:
             holders = {row[0] for row in database.execute("SELECT consumer FROM subscriptions").fetchall()}
         return [child for child in self._crew if _consumer(child) in holders]
 
     def _bury(self, *, replace: bool = True) -> None:
-        """See how the subscriptions of the dead stand, have their leases end, and others come in their places."""
+        """Sample how the subscriptions of the dead stand, have their leases end, and put others in their places."""
         for child in [child for child in self._crew if child.exit_code is not None]:
             assert child.exit_code == -signal.SIGKILL, (child.exit_code, child.last)
             fate = self._crew.pop(child)
@@ -297,7 +297,7 @@ class Fleet:
         if "killed" in child.last:
             at, way = child.last["killed"].split(" ", 1)
             return int(at), way
-        # What another thread than the event loop's kills does not tell when; it is known soon enough.
+        # A process killed by a thread other than the event loop's does not say when; the test learns it soon enough.
         return int(child.last.get("dying", time_ns())), str(fate)
 
     def _sample(self, dead: Child | None, died_at: int) -> None:
@@ -306,11 +306,11 @@ class Fleet:
             self._samples[name].append(sample)
 
     def _end_leases(self, dead: Child) -> None:
-        """As if the time of its leases were up, which is half a minute."""
+        """Act as if the time of its leases, half a minute, were up."""
         first, second = ("?", "?") if self.url.startswith("sqlite") else ("$1", "$2")
         update = f"UPDATE subscriptions SET lease_until = 0 WHERE consumer = {first} AND name = {second}"
         with look_into(self.url) as database:
-            for name in PROMISES:  # one lock at a time: those who live take theirs in an order of their own
+            for name in PROMISES:  # one lock at a time: the living take theirs in their own order
                 database.execute(update, (_consumer(dead), name))
 
 

@@ -1,4 +1,4 @@
-"""Those who are told: HTTP endpoints that misbehave, and brokers; what arrived there, and when, without any of our code."""
+"""The receivers: HTTP endpoints that misbehave, and brokers; what arrived there, and when, without any of our code."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ import nats
 from redis.asyncio import Redis
 from webhook_receiver import NEW, Connection, WebhookReceiver, reset, status
 
-AT_ONCE = 500  # messages that are asked for
+AT_ONCE = 500  # messages to ask for
 FAILS, IS_AWAY, IS_SLOW = 0.02, 0.006, 0.05
 """How likely an endpoint fails in each way. It is rarely away: then it is left alone for a while, with all that waits."""
 
@@ -38,8 +38,8 @@ def is_refused(event_id: str) -> bool:
 class Endpoint:
     """Takes most of what is posted to it, at once or slowly, and now and then fails in one of the usual ways.
 
-    It refuses a few events for good: half of them with 413, the others with 500 each time. All others get at most one 500,
-    so that they are not to be parked.
+    It refuses a few events for good: half of them with 413, the others with 500 each time. All others get at most one
+    500, so that they need not be parked.
     """
 
     def __init__(self, chance: Random) -> None:
@@ -49,13 +49,13 @@ class Endpoint:
         self.attempts: Counter[str] = Counter()
         self.unsigned = 0
         self.to_kill: tuple[int, str] | None = None
-        """A process to kill when the next event was taken, and whether that is before it is "taken" or when "answered"."""
+        """A process to kill at the next event: when it is "taken", before the endpoint says so, or when "answered"."""
         self.killed_at: int | None = None
         self._chance = chance
         self._failed: set[str] = set()
 
     async def _answer(self, connection: Connection) -> None:
-        request = self.receiver.requests.pop()  # ours, since nothing was awaited since it came
+        request = self.receiver.requests.pop()  # ours, as nothing has been awaited since it came
         event_id = request.headers["webhook-id"]
         self.attempts[event_id] += 1
         self.unsigned += request.verified != (True,)
@@ -118,7 +118,7 @@ class Endpoints:
 
 
 async def arrivals_in_jetstream(url: str, stream: str) -> list[Arrival]:
-    """What a stream keeps, in its order."""
+    """The messages that a stream keeps, in its order."""
     async with await nats.connect(url) as client:
         jetstream = client.jetstream()
         state = (await jetstream.stream_info(stream)).state
@@ -138,7 +138,7 @@ async def _in_order(get: Callable[[int], Coroutine[Any, Any, Any]], last: int) -
 
 
 async def arrivals_in_valkey(url: str, key: str) -> list[Arrival]:
-    """What a stream keeps, in its order."""
+    """The entries that a stream keeps, in its order."""
     async with Redis.from_url(url, protocol=2) as client:
         entries = await client.xrange(key)
     return [
@@ -148,7 +148,7 @@ async def arrivals_in_valkey(url: str, key: str) -> list[Arrival]:
 
 
 def event_in(body: bytes) -> dict[str, Any]:
-    """The event that a body tells of, whether it was posted or published."""
+    """The event in a body, whether it was posted or published."""
     said = json.loads(body)
     event: dict[str, Any] = said.get("data", said)
     return event

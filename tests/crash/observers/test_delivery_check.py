@@ -1,4 +1,4 @@
-"""The check of deliveries finds each thing that may be wrong: in a record that is right, one thing is changed."""
+"""The check of deliveries finds each thing that may be wrong: each case changes one thing in a record that is right."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from delivery_receivers import Arrival
 
 
 def event_at(position: int, kind: str = "human_message") -> Event:
-    """Two runs take turns: odd positions and even ones."""
+    """An event of one of two runs that take turns: odd positions and even ones."""
     sequence = (position + 1) // 2
     return Event(position, f"e{position}", f"run-{position % 2}", "thread", sequence, kind, '{"message": "ä"}')
 

@@ -1,6 +1,6 @@
-"""SIGKILL of those who deliver to webhooks and brokers: every event arrives, or is parked where it is refused for good.
+"""SIGKILL of processes that deliver to webhooks and brokers: every event arrives, or is parked if refused for good.
 
-What arrives twice has the same bytes, what is to be in order is so at first, and no cursor passes what has not arrived.
+What arrives twice has the same bytes, what has to be ordered is so at first, and no cursor passes what has not arrived.
 """
 
 import random
@@ -18,7 +18,7 @@ LONG_LIVES = (1, 30, 300, 1_000)
 def deliver_over(
     url: str, folder: Path, children: Children, brokers: Brokers, *, deaths: int, lives: tuple[int, ...]
 ) -> None:
-    """Deliver while so many processes are killed, and see what came of it."""
+    """Deliver while this many processes are killed, and check what came of it."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     fleet = Fleet(url, folder, children, brokers, seed=seed)

@@ -1,7 +1,7 @@
-"""The agents of a server that is killed: those of fleets, and graphs. What they do is in the journal of its folder.
+"""The agents of a server that gets killed: those of fleets, and graphs. The journal of its folder has what they do.
 
-`SERVED_DIES` in the environment names a moment at which the process kills itself: `before settle 5`, as `crash_steps` has
-them, or `committed end 5`, as `crash_points` has them.
+`SERVED_DIES` in the environment names a moment at which the process kills itself: `before settle 5`, as in
+`crash_steps`, or `committed end 5`, as in `crash_points`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["asks", "counts", "fails", "pauses", "talks", "tries"]
 
 
 class Turns(TypedDict):
-    """What the graphs keep of their threads."""
+    """What the graphs keep about their threads."""
 
     token: str
     tokens: Annotated[list[str], operator.add]
 
 
 def _work(run: RunContext) -> None:
-    """Say that a run is executed, in a step that is done at once."""
+    """Say that a run is executed, in a step that ends at once."""
     with executing(run):
         pass
 
@@ -51,7 +51,7 @@ async def _rest(state: Turns) -> dict[str, Any]:
 def _ask(state: Turns) -> dict[str, Any]:
     answer, run = interrupt("sure?"), current_run()
     assert run is not None
-    _work(run)  # only now: the one that asks has worked in the node before
+    _work(run)  # only now: the asking run has worked in the node before
     return {"tokens": [f"answer {answer}"]}
 
 

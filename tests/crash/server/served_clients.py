@@ -1,7 +1,7 @@
 """What the clients of a server do, a turn each: they ask until they know, and note what they were told.
 
-A client that was cut off asks again as the SDK does: at the `Location` that he has, else with the same request, under its
-`Idempotency-Key`; and of the next server, if there are several.
+A client that was cut off asks again as the SDK does: at the `Location` if he has one, else with the same request, under
+its `Idempotency-Key`; he asks the next server, if there are several.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ type Turn = Callable[[Client], Awaitable[None]]
 
 
 class Client:
-    """One client of the kind that its turns are.
+    """One client, of the kind that its turns are.
 
     Args:
         balanced: how he asks.
         words: where he notes what he is told.
-        chance: what decides.
-        hook: where the ends of some of his runs are told.
-        shared: threads that others use as well.
+        chance: decides what he does.
+        hook: the address that is told the ends of some of his runs.
+        shared: threads that other clients use as well.
     """
 
     KINDS: ClassVar[Mapping[str, Turn]]
@@ -57,17 +57,17 @@ class Client:
         await self._waited(new_id(), agent, work, token=work["token"], if_not_exists="create")
 
     async def wait_stateless(self) -> None:
-        """Do so with a run on a thread that nobody keeps."""
+        """Do the same with a run on a thread that nobody keeps."""
         work = self._work()
-        with unless_gone():  # the server was killed after the end of the run, and before it was told
+        with unless_gone():  # the server was killed after the run's end, before it was told
             await self._waited(None, "talks", work, token=work["token"])
 
     async def follow_resumable(self) -> None:
-        """Follow a run whose output is kept for who comes back."""
+        """Follow a run whose output is kept for clients that come back."""
         await self._followed(stream_resumable=True)
 
     async def follow(self) -> None:
-        """Follow one whose output is not."""
+        """Follow a run whose output is not kept."""
         await self._followed(stream_resumable=False)
 
     async def background(self) -> None:
@@ -107,7 +107,7 @@ class Client:
                 await self._balanced.surely(lambda client, run_id=run_id: client.runs.join(thread_id, run_id))  # type: ignore[misc]
 
     async def cancel(self) -> None:
-        """Change one's mind."""
+        """Start a run and change one's mind."""
         run = await self._start(new_id(), "talks", self._work(100), may_be_cancelled=True)
         place = run["thread_id"], run["run_id"]
         action: Any = self._chance.choice(["interrupt", "rollback"])
@@ -118,14 +118,14 @@ class Client:
             await self._balanced.surely(lambda client: client.runs.join(*place))
 
     async def answer(self) -> None:
-        """A run that asks, and one that brings the answer."""
+        """Start a run that asks, and one that brings the answer."""
         agent, thread_id = self._chance.choice(["asks", "pauses"]), new_id()
         _, asked = await self._waited(thread_id, agent, {"token": "question"}, if_not_exists="create")
         if "__interrupt__" in (asked or {}):  # else the server was killed before it asked
             await self._waited(thread_id, agent, None, token="surely", command={"resume": "surely"})
 
     async def count(self) -> None:
-        """Several runs of a graph on one thread, whose values grow by each that succeeds."""
+        """Start several runs of a graph on one thread, whose values grow with each that succeeds."""
         thread_id, acknowledged = new_id(), list[str]()
         for _ in range(3):
             token = uuid.uuid4().hex
@@ -169,7 +169,7 @@ class Client:
             self._complain(f"item {key} was put as {value}, and is {found}")
 
     async def bare(self) -> None:
-        """A client without a library, who hangs up at any byte of the answer, or leaves his request unfinished."""
+        """Be a client without a library, who hangs up at any byte of the answer, or leaves his request unfinished."""
         body = json.dumps({"assistant_id": "talks", "input": self._work(), "stream_mode": "custom"}).encode()
         path = self._chance.choice(["/runs", "/runs/wait", "/runs/stream"])
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -204,7 +204,7 @@ class Client:
         may_be_cancelled: bool = False,
         **more: Any,
     ) -> dict[str, Any]:
-        """A run in the background, which is one run however often the request is made."""
+        """Start a background run, which is one run however often the request is made."""
         key = {"Idempotency-Key": uuid.uuid4().hex}
         hook = self._hook if webhook else None
         options = {"if_not_exists": None if thread_id is None else "create", "headers": key, "webhook": hook, **more}
@@ -216,7 +216,7 @@ class Client:
         stateless = thread_id is None and more.get("on_completion") != "keep"
         facts = {"stateless": stateless, "webhook": webhook, "may_be_cancelled": may_be_cancelled}
         self._told(run["run_id"], agent, run["thread_id"], **facts)
-        if webhook:  # as one does who has not got the answer
+        if webhook:  # as a client that got no answer does
             again = await self._balanced.surely(ask)
             self._words.tell("again", first=run["run_id"], second=again["run_id"])
         return run
@@ -229,7 +229,7 @@ class Client:
     async def _waited(
         self, thread_id: str | None, agent: str, input: Any, *, token: str = "", **more: Any
     ) -> tuple[str, Any]:
-        """Start a run and wait for it in one request; its id, and what was told."""
+        """Start a run and wait for it in one request; returns its id, and what was told."""
         key, named = {"Idempotency-Key": uuid.uuid4().hex}, set[str]()
 
         def note(run: Any) -> None:
@@ -269,7 +269,7 @@ class Client:
             self._complain(f"who followed run {run_id} was not told its end")
 
     async def _remove(self, thread_id: str, positions: Sequence[int] = ()) -> None:
-        """Remove a thread, at these positions of which there are events."""
+        """Remove a thread that has events at these positions."""
         self._words.tell("delete", thread_id=thread_id, positions=[*positions])
         with suppress(NotFoundError):  # it was removed, and the answer was lost
             await self._balanced.surely(lambda client: client.threads.delete(thread_id))
@@ -304,7 +304,7 @@ Client.KINDS = {
 
 @contextmanager
 def unless_gone(may_be: bool = True) -> Iterator[None]:
-    """Where a run may be gone before anybody asks, that it is not found is an answer; `may_be` says whether it may."""
+    """Where a run may be gone before anybody asks, "not found" is an answer; `may_be` says whether it may."""
     try:
         yield
     except GONE as exc:
@@ -313,5 +313,5 @@ def unless_gone(may_be: bool = True) -> Iterator[None]:
 
 
 def new_id() -> str:
-    """Of a thread."""
+    """A new id for a thread."""
     return str(uuid.uuid4())

@@ -45,14 +45,14 @@ class Lives:
     """What happens to one database and its servers.
 
     Args:
-        url: of the database.
+        url: the address of the database.
         folder: where the servers run.
-        seed: of all that chance decides.
+        seed: decides all that is left to chance.
         forkery: forks the servers.
         others: servers beside the one that is killed.
-        clients: of each kind.
-        waits_for_leases: whether webhooks are told again only when the lease of who told them last is over, half a minute
-            after his death; else that time is taken to have gone by.
+        clients: how many there are of each kind.
+        waits_for_leases: whether webhooks are told again only when the lease of the process that told them last is
+            over, half a minute after its death; otherwise that time counts as over.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class Lives:
         self._waits_for_leases = waits_for_leases
         self._times = 0
         self.seen: list[tuple[Words, list[Any]]] = []
-        """What was checked in the end, by each load: its words, and the bodies of all webhooks."""
+        """What was checked in the end, one entry for each load: its words, and the bodies of all webhooks."""
 
     async def go_through(self, moments: Sequence[str] = (), *, trouble: Trouble | None = None) -> list[Load]:
-        """Start the server, have it used and killed once for each of the moments, and see what is left in the end.
+        """Start the server, have it used and killed once for each of the moments, and check what is left in the end.
 
-        `trouble` happens to it between, which it has to live through.
+        `trouble` happens to it in between, and it has to survive that.
         """
         async with WebhookReceiver() as receiver:
             try:
@@ -133,7 +133,7 @@ class Lives:
         return moments[lived] if lived < len(moments) else BY_CHANCE
 
     async def _die(self, moment: str) -> None:
-        """Let the server be killed: by itself, when it has come to that moment, or after a while in any case."""
+        """Let the server be killed: by itself at that moment, or after a while in any case."""
         await asyncio.sleep(self._chance.uniform(0.3, 1.5) if moment == BY_CHANCE else 0)
         how = moment
         try:
@@ -164,7 +164,7 @@ class Lives:
         return [cron["cron_id"] for cron in made]
 
     def _make_due(self, crons: dict[str, int]) -> None:
-        """Let a time of each cron come, unless one has come that it has not gone past."""
+        """Make each cron due, unless it is still due from the last time."""
         self._times += 1
         with look_into(self.url) as database:
             coming = dict(database.execute("SELECT cron_id, next_run_at FROM crons").fetchall())
@@ -178,7 +178,7 @@ class Lives:
                 database.execute("UPDATE subscriptions SET lease_until = 0 WHERE lease_until > 0")
 
     async def _rest(self) -> None:
-        """Wait until all that was let in has ended, and all that is to be told is told."""
+        """Wait until all that was let in has ended, and all that has to be told is told."""
         async with asyncio.timeout(REST_SECONDS):
             while await asyncio.to_thread(self._is_busy):
                 await asyncio.sleep(0.1)
@@ -192,7 +192,7 @@ class Lives:
         return bool(active or due or any(cursor < last for (cursor,) in cursors))
 
     async def _go_on_with_graphs(self, loads: Sequence[Load]) -> None:
-        """Threads of graphs remember all that was acknowledged, and go on from there."""
+        """Check that graphs' threads remember all that was acknowledged, and go on from there."""
         for load in loads:
             words = load.words
             async with get_client(url=load.urls[0], api_key=None) as client:

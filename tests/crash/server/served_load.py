@@ -1,4 +1,4 @@
-"""Clients of servers that are killed again and again: LangGraph's SDK and bare sockets, each of whom tries until he knows.
+"""Clients of servers that are killed again and again: LangGraph's SDK and bare sockets, each trying until he knows.
 
 What they were told is in `words`. What each kind of client does is in `served_clients`.
 """
@@ -25,17 +25,17 @@ SHARED: Final = 3  # threads on which everybody starts runs
 
 
 class Load:
-    """All clients: `async with Load(urls, hook) as load`; `stop` lets them come to their ends.
+    """All clients: `async with Load(urls, hook) as load`; `stop` lets them finish.
 
     Args:
-        urls: of the servers, of which a client asks the next one when his is gone.
-        hook: where the ends of some runs are told.
-        seed: of what they do.
-        clients: of each kind.
-        words: where what they are told is noted.
+        urls: the addresses of the servers; a client whose server is gone asks the next one.
+        hook: the address that is told the ends of some runs.
+        seed: decides what they do.
+        clients: how many there are of each kind.
+        words: notes what they are told.
         patience: seconds after which a client that is told nothing says so.
-        pause: seconds between two things that one of them does, on average.
-        make: a client; for those who have more kinds of them.
+        pause: seconds between two actions of one of them, on average.
+        make: makes a client; for tests that have more kinds of them.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Load:
         await self._stack.aclose()
 
     async def until_all_were_here(self) -> None:
-        """Wait until every client has got to his end once, and an item is there."""
+        """Wait until a client of every kind has finished a turn, and an item is there."""
         async with asyncio.timeout(PATIENCE):
             while self._make.KINDS.keys() - self.done.keys() or not any(self.words.items.values()):
                 await asyncio.sleep(PAUSE)
 
     async def stop(self) -> None:
-        """Let every client come to the end of what he does."""
+        """Let every client finish what he does."""
         self._stopping.set()
         _, hanging = await asyncio.wait(self._tasks, timeout=self._patience)
         for task in hanging:
@@ -104,7 +104,7 @@ class Load:
             except (APIStatusError, httpx.HTTPStatusError) as exc:
                 self.words.tell("wrong", why=f"a client that {kind} was refused: {exc!r} {_body_of(exc)}")
                 await asyncio.sleep(PAUSE)
-            except Exception:  # whatever is wrong with him or with his answer: he is not silently gone
+            except Exception:  # whatever is wrong with him or with his answer: he does not vanish silently
                 self.words.tell("wrong", why=f"a client that {kind} crashed: {format_exc()}")
                 await asyncio.sleep(PAUSE)
             if self._pause:

@@ -1,4 +1,4 @@
-"""The checks of these tests notice each thing that they are for: in what is right, one thing is changed."""
+"""The checks of these tests notice each thing that they are for: each case changes one thing in what is right."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SPOILERS = {
 
 
 class Seen:
-    """What is left of a server that was killed, and what others have seen of it; to be spoiled, if that is its `folder`."""
+    """What a killed server has left, and what others have seen of it; a test may spoil it in a `folder` of its own."""
 
     def __init__(self, folder: Path, words: Words, bodies: list[Any]) -> None:
         self.folder = folder
@@ -60,14 +60,14 @@ class Seen:
         return look_over(url, FencedJournal(self.folder), self.words, self.bodies)[1]
 
     def change(self, sql: str) -> int:
-        """Change the database behind everybody's back; how many rows."""
+        """Change the database behind everybody's back; returns how many rows."""
         with closing(sqlite3.connect(self.folder / "runs.db", isolation_level=None)) as database:
             database.execute("DROP INDEX IF EXISTS uq_events_one_end")
             return database.execute(sql).rowcount
 
     @property
     def talked(self) -> str:
-        """A run of a thread that is kept, which somebody waited for and got the right answer of."""
+        """A run of a thread that is kept, for which a client waited and got the right answer."""
         asked = [one for one in self.words.asked.values() if one.agent == "talks" and one.thread_id is not None]
         return next(
             one.run_id for one in asked if one.token and one.is_answered and one.token in json.dumps(one.answer)

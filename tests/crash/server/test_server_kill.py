@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 type LiveThrough = Callable[..., Awaitable[Lives]]
-"""A server lives and is killed at each of the moments; what is left is right."""
+"""Lets a server live and be killed at each of the moments; what is left is right."""
 
 MOMENTS = [
     "after admit 20",
@@ -31,7 +31,7 @@ MOMENTS = [
     "before push the next 10",
     "committed RequestCancel 2",
 ]
-"""What clients have in flight then is admitted and not answered, ended and not told, told and not released …"""
+"""Then clients have runs in flight that are admitted and not answered, ended and not told, told and not released …"""
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def descriptors(server: TracksideServer) -> int:
 
 
 def sockets(server: TracksideServer) -> int:
-    """Of the descriptors those that clients have; a file of the database is opened when it is needed, and kept."""
+    """How many descriptors are clients'; a file of the database is opened when it is needed, and stays open."""
     found = 0
     for descriptor in Path(f"/proc/{server.pid}/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -93,7 +93,7 @@ def threads(server: TracksideServer) -> int:
 
 
 def until(holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Wait until that is so: what another process gives back is seen only by looking."""
+    """Wait until this holds: only looking shows what another process gives back."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -102,7 +102,7 @@ def until(holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
 
 @contextmanager
 def connected(server: TracksideServer, number: int, request: bytes = b"") -> Iterator[list[socket.socket]]:
-    """Clients on bare sockets, that have asked for something and read nothing yet."""
+    """Clients on bare sockets that have asked for something and read nothing yet."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number + 500), hard))
     try:
@@ -120,7 +120,7 @@ def asks(server: TracksideServer, body: dict[str, Any], path: str = "/runs/wait"
 
 
 def run_many(server: TracksideServer, agent: str, number: int) -> None:
-    """Runs of each kind: waited for and followed, with a thread of their own and without."""
+    """Start runs of each kind: waited for and followed, with a thread of their own and without."""
 
     def run() -> None:
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
@@ -140,7 +140,7 @@ def run_many(server: TracksideServer, agent: str, number: int) -> None:
 
 @pytest.mark.parametrize("agent", ["echo", "graph"])
 def test_ten_thousand_runs_leave_nothing(agent: str, server: TracksideServer) -> None:
-    run_many(server, agent, 3_000)  # until what is kept of runs that have ended is full
+    run_many(server, agent, 3_000)  # until what is kept of ended runs is full
     before = server.memory(), descriptors(server), threads(server)
     run_many(server, agent, 7_000)
     after = server.memory(), descriptors(server), threads(server)
@@ -159,7 +159,7 @@ def test_clients_that_vanish_leave_nothing_and_the_others_get_the_end(server: Tr
     with connected(server, 500, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()) as clients:
         until(lambda: descriptors(server) >= before + 500)
         for number, client in enumerate(clients[:350]):
-            if number % 2:  # without a word that it goes
+            if number % 2:  # without saying that it goes
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
         until(lambda: descriptors(server) < before + 170)

@@ -29,7 +29,7 @@ PATIENCE = 60.0
 
 
 async def until_ready(server: TracksideServer, status: int) -> Any:
-    """Wait until the server says of itself that it is ready, or is not; what it says."""
+    """Wait until the server says that it is ready, or that it is not; returns what it says."""
     async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client, asyncio.timeout(PATIENCE):
         while (answer := await client.get("/health/ready")).status_code != status:
             await asyncio.sleep(0.2)
@@ -37,7 +37,7 @@ async def until_ready(server: TracksideServer, status: int) -> Any:
 
 
 async def until_more(load: Load, turns: int = 20) -> None:
-    """Wait until clients have got to their ends so many times more."""
+    """Wait until clients have finished this many more turns."""
     wanted = load.done.total() + turns
     async with asyncio.timeout(PATIENCE):
         while load.done.total() < wanted:
@@ -46,7 +46,7 @@ async def until_more(load: Load, turns: int = 20) -> None:
 
 @asynccontextmanager
 async def limited(server: TracksideServer, what: int, most: int) -> AsyncIterator[None]:
-    """Have the server's process limited for a while."""
+    """Limit the server's process for a while."""
     _, hard = resource.prlimit(server.pid, what)
     before = resource.prlimit(server.pid, what, (most, hard))
     try:
@@ -99,7 +99,7 @@ async def test_descriptors_that_clients_without_a_word_have_used_up(lives: Lives
         used = len([*Path(f"/proc/{server.pid}/fd").iterdir()])
         async with limited(server, resource.RLIMIT_NOFILE, used + 20):
             with crowd(server, 60):
-                await asyncio.sleep(1)  # connections that it cannot take are no event that anybody could wait for
+                await asyncio.sleep(1)  # no event says that it cannot take connections
         await until_ready(server, 200)
         await until_more(load)
 

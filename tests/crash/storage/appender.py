@@ -1,7 +1,7 @@
 """Appends runs as fast as it can until it is killed, and says which events were acknowledged.
 
-Reads paths of databases from its standard input. For each it forks a child that appends, and goes on to the next when
-that child is dead: the imports, which take longer than the child lives, are done once.
+It reads paths of databases from its standard input. For each it forks a child that appends, and goes on to the next
+when that child is dead: the imports, which take longer than the child lives, are done once.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The other side of `obeying`: orders to a process beside us, what its children say, and their deaths."""
+"""The other side of `obeying`: orders to a process next to this one, what its children say, and their deaths."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ class Forker:
     """A process that forks a child for each order.
 
     Args:
-        script: what it runs, which calls `obey`; of this folder, or a whole path.
+        script: the script that it runs, which calls `obey`; its name in this folder, or a whole path.
     """
 
     def __init__(self, script: str | Path) -> None:
@@ -31,10 +31,10 @@ class Forker:
         self._orders, self._said = self._process.stdin, self._process.stdout
         self._child = 0
         self.exit_code = 0
-        """Of the child that died last."""
+        """The exit code of the child that died last."""
 
     def life(self, order: str) -> Iterator[tuple[str, str]]:
-        """What a child says, each time a word and the rest, to its end. That there is one comes as "child"."""
+        """What a child says to its end, each time a word and the rest. The word "child" says that there is one."""
         self._orders.write(f"{order}\n")
         for line in self._said:
             word, _, rest = line.strip().partition(" ")
@@ -48,7 +48,7 @@ class Forker:
         raise AssertionError("the process ended by itself")
 
     def killed_life(self, order: str, after: int, delay: float) -> list[tuple[str, str]]:
-        """What a child has said that is killed, or kills itself: by us `delay` seconds after it has said so much."""
+        """What a child that is killed said: by itself, or by us `delay` seconds after it has said `after` lines."""
         said = []
         for word, rest in self.life(order):
             if word != "child":

@@ -1,7 +1,7 @@
 """Runs a graph as often as it can until it is killed, and says which runs have ended.
 
-Reads addresses of databases from its standard input. For each it forks a child that runs, and goes on to the next when that
-child is dead: the imports, which take longer than the child lives, are done once.
+It reads addresses of databases from its standard input. For each it forks a child that runs, and goes on to the next
+when that child is dead: the imports, which take longer than the child lives, are done once.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class State(TypedDict):
 
 
 def counting() -> Any:
-    """A graph of two steps that counts what its thread has, and keeps something that changes seldom."""
+    """A graph of two steps that counts what its thread has, and keeps something that seldom changes."""
 
     async def count(state: State) -> State:
         number = len(state["notes"])

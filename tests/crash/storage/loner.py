@@ -1,6 +1,6 @@
-"""Runs an agent with `run_agent`, which no coordinator knows of, until the agent kills its process.
+"""Runs an agent with `run_agent`, which no coordinator knows about, until the agent kills its process.
 
-Reads addresses of databases from its standard input. For each it forks a child, and goes on when that is dead.
+It reads addresses of databases from its standard input. For each it forks a child, and goes on when that is dead.
 """
 
 import os

@@ -12,12 +12,12 @@ from typing import Any
 
 
 def say(line: str) -> None:
-    # One small write to a pipe happens whole or not at all, also when the process is killed.
+    # One small write to a pipe happens whole or not at all, even when the process is killed.
     os.write(1, f"{line}\n".encode())
 
 
 def obey(work: Callable[[str], Coroutine[Any, Any, None]]) -> None:
-    """Do the work of each line in a child of its own; go on to the next when that is dead."""
+    """Do the work of each line in a child of its own; go on to the next when that child is dead."""
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -1,4 +1,4 @@
-"""Prunes a database, beside four who append, until it is done or killed. Says when it begins and when it is done."""
+"""Prunes a database next to four that append, until it is done or killed. Says when it begins and when it is done."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ def a_run(number: int, start: datetime) -> list[RunLifecycleEvent]:
 
 async def append(store: Store, number: int) -> None:
     while True:
-        opening_and_closing = batched(a_run(number, datetime.now(UTC)), 2)  # together each, as the harness has them
+        opening_and_closing = batched(a_run(number, datetime.now(UTC)), 2)  # in pairs, as the harness has them
         for events in opening_and_closing:
             await store.append(events)
 

@@ -1,7 +1,7 @@
 """Spools the rests of runs and delivers them until it is killed, by somebody else or by itself at a given moment.
 
-Reads orders from its standard input. For each it forks a child that works, and goes on to the next when that child is
-dead: the imports, which take longer than the child lives, are done once.
+It reads orders from its standard input. For each it forks a child that works, and goes on to the next when that child
+is dead: the imports, which take longer than the child lives, are done once.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ def die() -> NoReturn:
 
 
 class DeadlyLog:
-    """A store behind which the process dies when it has taken the rests of so many runs."""
+    """A store whose process dies once it has taken the rests of this many runs."""
 
     def __init__(self, store: Store, takes: int) -> None:
         self._store = store

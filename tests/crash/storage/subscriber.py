@@ -1,7 +1,7 @@
 """Consumes a subscription until it dies at a named step, and says what it has handled.
 
-Reads `URL NUMBER ORDER STEP` from its standard input. For each line it forks a child that feeds an observer from the
-subscription "mail" in this order and kills itself at the step when it comes to it for that time; at the step "end" it never
+It reads `URL NUMBER ORDER STEP` from its standard input. For each line it forks a child that feeds an observer from the
+subscription "mail" in this order and kills itself when it comes to the step for that time; at the step "end" it never
 does, and ends when nothing is left. Every fifth event cannot be handled, and is parked.
 """
 
@@ -60,7 +60,7 @@ async def consume(url: str, order: str, fate: Fate) -> None:
             fate.at("failing")
             raise ValueError(f"{next(number)} times nothing")
         fate.at("handling")
-        for _ in range(event.sequence % 4 if order == "none" else 0):  # later ones overtake it
+        for _ in range(event.sequence % 4 if order == "none" else 0):  # later events overtake it
             await asyncio.sleep(0)
         say(f"handled {event.sequence} {event.event_id}")
         fate.at("handled")

@@ -1,6 +1,6 @@
 """Removes a thread and sweeps until it kills itself at a place.
 
-Reads `URL PLACE` from its standard input. For each line it forks a child, and goes on to the next when that is dead.
+It reads `URL PLACE` from its standard input. For each line it forks a child, and goes on to the next when that is dead.
 """
 
 import os
@@ -25,7 +25,7 @@ async def agent(input: Any) -> Any:
 
 
 async def remove_one(store: Store) -> None:
-    """Have runs in three threads, one of which ends with its run, and remove one of the others."""
+    """Have runs on three threads, one of which ends with its run, and remove one of the others."""
     observer = ObserverBinding(StorageObserver(store), required=True)
     states = store.thread_states()
     own = store.coordinator()

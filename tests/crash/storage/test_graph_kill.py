@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: a run of which anybody was told has left its checkpoints, and every checkpoint is whole."""
+"""SIGKILL at any moment: a run that anybody was told of has left its checkpoints, and every checkpoint is whole."""
 
 import random
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from trackside.app.storage import Store
 
 
 class Grapher(Forker):
-    """The process beside us that runs graphs, and what it said."""
+    """The process next to this one that runs graphs, and what it said."""
 
     def __init__(self) -> None:
         super().__init__("grapher.py")
 
     def run_and_die(self, url: str, acknowledged: int, delay: float) -> dict[str, str]:
-        """Let it run; kill it `delay` seconds after so many runs have ended. Threads by the ids of these."""
+        """Let it run; kill it `delay` seconds after so many runs have ended. Returns their threads by their ids."""
         return {run_id: thread_id for thread_id, run_id in self.killed_life(url, acknowledged, delay)}
 
 
@@ -33,7 +33,7 @@ async def assert_whole(url: str, acknowledged: dict[str, str]) -> None:
     places = set()
     parents = set()
     async with Store.open(url) as store:
-        async for found in store.checkpointer().alist(None):  # one that lacked a value could not be read
+        async for found in store.checkpointer().alist(None):  # one without a value could not be read
             newest.setdefault(found.metadata.get("run_id"), found)
             places.add(str(found.config))
             parents.add(str(found.parent_config or found.config))
@@ -47,7 +47,7 @@ async def assert_whole(url: str, acknowledged: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.long)])
 async def test_killed_again_and_again(grapher: Grapher, url: str, blockbuster: Any, kills: int) -> None:
-    blockbuster.deactivate()  # this waits for the other process
+    blockbuster.deactivate()  # the test waits for the other process
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)

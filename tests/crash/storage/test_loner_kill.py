@@ -1,4 +1,4 @@
-"""A script is killed in the middle of `run_agent`: nobody ends its run by himself, and who cancels it gets rid of it."""
+"""A script is killed in the middle of `run_agent`: nobody ends its run unasked; whoever cancels it gets rid of it."""
 
 from __future__ import annotations
 

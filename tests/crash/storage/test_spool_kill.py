@@ -20,7 +20,7 @@ KILLS = 20
 
 
 class Spooler(Forker):
-    """The process beside us that spools and delivers, and what it said."""
+    """The process next to this one that spools and delivers, and what it said."""
 
     place: dict[str, str]
 
@@ -30,10 +30,10 @@ class Spooler(Forker):
     def work_and_die(
         self, *, spools: int = 0, dies_after: int = 0, kill_after: int = sys.maxsize, delay: float = 0.0
     ) -> set[str]:
-        """The runs whose rests it has said are spooled.
+        """Let it work and die; returns the runs whose rests it has said are spooled.
 
-        It dies by itself when it has spooled so many, or when the log has taken so many; or it is killed `delay` seconds
-        after it has spooled so many.
+        It dies by itself when it has spooled `spools` runs, or when the log has taken `dies_after`; or it is killed
+        `delay` seconds after it has spooled `kill_after`.
         """
         order = json.dumps(self.place | {"spools": spools, "dies_after": dies_after})
         return {run_id for _, run_id in self.killed_life(order, kill_after, delay)}
@@ -41,7 +41,7 @@ class Spooler(Forker):
 
 @pytest.fixture(autouse=True)
 def unblocked(blockbuster: BlockBuster) -> None:
-    """These tests wait for another process."""
+    """Let these tests block: they wait for another process."""
     blockbuster.deactivate()
 
 
@@ -68,7 +68,7 @@ def spooler(one_spooler: Spooler, url: str, folder: Path) -> Spooler:
 
 
 async def deliver_and_check(url: str, folder: Path, spooled: set[str]) -> DeliveryReport:
-    """Deliver what the dead left; see that all that was acknowledged is in the log."""
+    """Deliver what the dead left; check that all that was acknowledged is in the log."""
     async with Store.open(url) as store:
         spool = Spool(folder)
         report = await spool.deliver(store)

@@ -70,13 +70,13 @@ WRONG = {
 
 
 class Appender(Forker):
-    """The process beside us that appends, and what it said."""
+    """The process next to this one that appends, and what it said."""
 
     def __init__(self) -> None:
         super().__init__("appender.py")
 
     def append_and_die(self, url: str, acknowledged: int, delay: float) -> dict[str, int]:
-        """Let it append; kill it `delay` seconds after so many acknowledgements. Position by id of the acknowledged."""
+        """Let it append; kill it `delay` seconds after so many acknowledgements. Returns their positions by id."""
         return {event_id: int(position) for position, event_id in self.killed_life(url, acknowledged, delay)}
 
 
@@ -109,7 +109,7 @@ def test_killed_fifty_times(appender: Appender, tmp_path: Path) -> None:
             # Some die while they open or make the database, most in the middle of the work.
             at_least = moments.choice([0, 1, 20, 100, 300])
             acknowledged |= appender.append_and_die(f"sqlite:///{path}", at_least, moments.uniform(0, 0.05))
-            assert len(acknowledged) >= before + at_least  # it goes on where the one before was killed
+            assert len(acknowledged) >= before + at_least  # it goes on where the killed one stopped
             if acknowledged:
                 assert_whole(path, acknowledged)
 

@@ -37,7 +37,7 @@ STEPS = [
 
 
 STEPS_SIDE_BY_SIDE = ["handled", "after park", "before acknowledge", "after acknowledge"]
-# What PostgreSQL might do otherwise than SQLite is keep, or not, what a transaction has written.
+# PostgreSQL can differ from SQLite only in keeping, or not keeping, what a transaction has written.
 ON_POSTGRES = {("log", "after park"), ("log", "before acknowledge"), ("none", "after acknowledge")}
 LIVES = [("log", step) for step in STEPS] + [("none", step) for step in STEPS_SIDE_BY_SIDE]
 CASES = [
@@ -48,7 +48,7 @@ CASES = [
 
 
 class EndLeases(Work):
-    """As if the time of all leases were up."""
+    """Act as if the time of all leases were up."""
 
     @property
     def size(self) -> int:
@@ -59,13 +59,13 @@ class EndLeases(Work):
 
 
 class Consumer(Forker):
-    """The process beside us that consumes, and what it said."""
+    """The process next to this one that consumes, and what it said."""
 
     def __init__(self) -> None:
         super().__init__("subscriber.py")
 
     def live(self, url: str, step: str, number: int = 1, *, order: str = "log") -> tuple[list[tuple[int, str]], int]:
-        """One life of a consumer, to the end or to a step: position and id of what it handled, and its exit code."""
+        """Play a consumer's life to its end or to a step; returns what it handled (position, id) and its exit code."""
         handled = []
         for word, rest in self.life(f"{url} {number} {order} {step}"):
             if word == "handled":
@@ -89,7 +89,7 @@ def in_store[T](url: str, do: Callable[[Store], Awaitable[T]]) -> T:
 
 
 def make_log(url: str, **subscription: Any) -> dict[int, str]:
-    """A run of so many events, and a subscription; the ids of the events by position, which is their sequence, too."""
+    """Log a run of `EVENTS` events, and subscribe; returns their ids by position, which is their sequence, too."""
 
     async def make(store: Store) -> dict[int, str]:
         kinds = ["run_started", *["human_message"] * (EVENTS - 1)]
@@ -102,7 +102,7 @@ def make_log(url: str, **subscription: Any) -> dict[int, str]:
 
 
 def after_a_death(url: str, handled: set[int]) -> tuple[int, set[int]]:
-    """Cursor and parked positions, after a check that nothing was passed; then anybody may take over."""
+    """Check that nothing was passed, and let anybody take over; returns cursor and parked positions."""
 
     async def look(store: Store) -> tuple[int, set[int]]:
         standing = await store.subscriptions.get("mail")
@@ -147,7 +147,7 @@ def test_killed_between_from_now_and_the_first_read(consumer: Consumer, url: str
     said, _ = consumer.live(url, "end")
 
     assert code == -signal.SIGKILL
-    # Positions are one ahead of sequences, by which the consumer names what it has handled.
+    # Positions are one ahead of the sequence numbers by which the consumer names what it has handled.
     assert [position for position, _ in said] == [n for n in range(1, EVENTS + 1) if n % 5]
     assert ids.keys() == {*range(2, EVENTS + 2)}
 
@@ -173,7 +173,7 @@ for place in places:
         asyncio.run(main(url))
 signal.pause()
 """
-LOOKS_EVERY = 0.05  # seconds; it takes one until the lease of who was killed is over
+LOOKS_EVERY = 0.05  # seconds; the lease of the killed process takes one to end
 
 
 def test_of_three_processes_one_consumes_and_when_it_dies_another_does(url: str, tmp_path: Path) -> None:
