@@ -17,6 +17,7 @@ from trackside.app.vitals import (
     EngineVitals,
     FeedStats,
     QueueStats,
+    Vitals,
     WorkerStats,
     WriterStats,
 )
@@ -206,6 +207,65 @@ def replace_time(event: Any, when: datetime) -> Any:
     return replace(event, occurred_at=when)
 
 
+def numbered() -> Vitals:
+    """Vitals in which no two numbers are the same, so that none is taken for another."""
+    manager = replace(
+        RunManager({}).stats(), stuck=1, stuck_total=2, loop_blocks_total=3, missed_kept_total=4, missed_lost_total=5
+    )
+    buffer = BufferStats(
+        accepted=11,
+        delivered=12,
+        failed=13,
+        dropped={},
+        pending=14,
+        pending_bytes=15,
+        oldest_at=datetime.now(UTC) + timedelta(hours=1),  # by the clock of whoever announced it
+        left_behind=16,
+        consumer_deaths=17,
+        deferred=18,
+        reread_total=19,
+    )
+    writer = WriterStats(
+        batches_total=21, works_total=22, events_total=23, seconds_total=24.0, failures_total=25, pending=26
+    )
+    feed = FeedStats(
+        subscription="mail",
+        active=True,
+        paused=False,
+        read_total=31,
+        handled_total=32,
+        parked_total=33,
+        returned_total=34,
+        failed_calls_total=35,
+        pending=36,
+        behind_seconds=37.0,
+    )
+    engine = EngineStats(
+        announced_total=41,
+        announce_failures_total=42,
+        offers_total=43,
+        redelivered_total=44,
+        stops_sent_total=45,
+        stops_heard_total=46,
+        messages_said_total=47,
+        messages_heard_total=48,
+        messages_refused_total=49,
+        messages_unreadable_total=50,
+        reconnects_total=51,
+    )
+    worker = WorkerStats(
+        places=61, running=62, taken_total=63, found_total=64, missed_total=65, foreign_total=66, lost_total=67
+    )
+    pool = replace(POOL, ready=71, waiting=72, delayed=73, running=74, workers=75, places=76, free=77)
+    app = WatchedApp(manager, {"mail": buffer}, writer, [feed], spooled=6)
+    return replace(
+        app.vitals(),
+        engine=lambda: EngineVitals("nats", stats=engine),
+        worker=lambda: worker,
+        queue=lambda: QueueStats([pool]),
+    )
+
+
 SHOWN: dict[tuple[str, ...], float] = {
     ("runs_stuck",): 1,
     ("stuck_runs_total",): 2,
@@ -262,66 +322,11 @@ SHOWN: dict[tuple[str, ...], float] = {
     ("queue_places", "gpu"): 76,
     ("queue_oldest_ready_seconds", "gpu"): 0,
 }
-"""What is shown of `test_each_number_is_shown_under_its_own_name`'s numbers: by name and labels."""
+"""What is shown of the `numbered` vitals, by name and labels."""
 
 
 async def test_each_number_is_shown_under_its_own_name(metrics: MetricsObserver) -> None:
-    """No two of them are the same, so that none is taken for another."""
-    manager = replace(
-        RunManager({}).stats(), stuck=1, stuck_total=2, loop_blocks_total=3, missed_kept_total=4, missed_lost_total=5
-    )
-    buffer = BufferStats(
-        accepted=11,
-        delivered=12,
-        failed=13,
-        dropped={},
-        pending=14,
-        pending_bytes=15,
-        oldest_at=datetime.now(UTC) + timedelta(hours=1),  # by the clock of whoever announced it
-        left_behind=16,
-        consumer_deaths=17,
-        deferred=18,
-        reread_total=19,
-    )
-    writer = WriterStats(
-        batches_total=21, works_total=22, events_total=23, seconds_total=24.0, failures_total=25, pending=26
-    )
-    feed = FeedStats(
-        subscription="mail",
-        active=True,
-        paused=False,
-        read_total=31,
-        handled_total=32,
-        parked_total=33,
-        returned_total=34,
-        failed_calls_total=35,
-        pending=36,
-        behind_seconds=37.0,
-    )
-    engine = EngineStats(
-        announced_total=41,
-        announce_failures_total=42,
-        offers_total=43,
-        redelivered_total=44,
-        stops_sent_total=45,
-        stops_heard_total=46,
-        messages_said_total=47,
-        messages_heard_total=48,
-        messages_refused_total=49,
-        messages_unreadable_total=50,
-        reconnects_total=51,
-    )
-    worker = WorkerStats(
-        places=61, running=62, taken_total=63, found_total=64, missed_total=65, foreign_total=66, lost_total=67
-    )
-    pool = replace(POOL, ready=71, waiting=72, delayed=73, running=74, workers=75, places=76, free=77)
-    app = WatchedApp(manager, {"mail": buffer}, writer, [feed], spooled=6)
-    fleet = {
-        "engine": lambda: EngineVitals("nats", stats=engine),
-        "worker": lambda: worker,
-        "queue": lambda: QueueStats([pool]),
-    }
-    metrics.watch(replace(app.vitals(), **fleet))
+    metrics.watch(numbered())
 
     values = shown(metrics)
     prefixes = ("runs_stuck", "stuck_", "loop_", "missed_", "spooled_", "observer_", "storage_", "subscription_")
