@@ -1,4 +1,4 @@
-"""A small language model on this machine, behind the HTTP interface of OpenAI: SmolLM2-135M-Instruct on llama.cpp.
+"""A small language model on this machine, behind OpenAI's HTTP interface: SmolLM2-135M-Instruct on llama.cpp.
 
 `./scripts/demo --model` installs it into `.tools/model` and uses it through `local_model`. For anything else:
 
@@ -45,7 +45,7 @@ async def local_model(installed: Path = INSTALLED) -> AsyncGenerator[str]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us: we stop it when we have finished with it
+        start_new_session=True,  # Ctrl-C is for this process, which stops the child when it has finished with it
     )
     assert child.stdin is not None
     assert child.stdout is not None
@@ -80,7 +80,7 @@ async def _tail(stream: asyncio.StreamReader) -> str:
 
 
 def serve(installed: Path) -> None:
-    """Be the server: say the address, then go on until standard input ends."""
+    """Be the server: print the address, then serve until standard input ends."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # llama.cpp prints where it likes
     sys.path.insert(0, str(installed))

@@ -1,4 +1,4 @@
-"""Stops a build on a Python that is too old: an old pip looks for that last, after every release of every dependency."""
+"""Stops a build on a Python that is too old: an old pip checks that last, after every release of every dependency."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
 class NewEnough(MetadataHookInterface):
-    """Asks for what `requires-python` says before anything else is fetched."""
+    """Checks `requires-python` before anything else is fetched."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Change nothing.

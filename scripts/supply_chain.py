@@ -27,7 +27,7 @@ SBOM: Final = ROOT / "dist/trackside-sbom.cdx.json"
 PAGE: Final = ROOT / "docs/explain/supply-chain.md"
 
 UNKNOWN_CODE: Final = 3
-"""The exit code that says: nothing is known to be wrong, and not everything is known."""
+"""The exit code for: nothing is known to be wrong, but not everything is known."""
 
 PERMISSIVE: Final = frozenset(
     {
@@ -42,7 +42,7 @@ OTHERWISE: Final[Mapping[str, str]] = {
     "psycopg-binary": "as psycopg",
     "psycopg-pool": "as psycopg",
 }
-"""Packages whose licence asks for more than to be named, and why they may be there all the same."""
+"""Packages whose licence asks for more than attribution, and why they may be here all the same."""
 
 _IN_OTHER_WORDS: Final[Mapping[str, str]] = {
     "3-Clause BSD License": "BSD-3-Clause",
@@ -61,7 +61,7 @@ _TABLE: Final = re.compile(r"(?<=<!-- licences -->\n).*?(?=<!-- end of licences 
 
 
 class State(StrEnum):
-    """What came of a check."""
+    """The outcome of a check."""
 
     ok = "ok"
     failed = "FAILED"
@@ -70,7 +70,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What came of a check, in a sentence, and each thing that is wrong."""
+    """A check's outcome in one sentence, and each thing that is wrong."""
 
     state: State
     said: str
@@ -79,7 +79,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """One package of a lock."""
+    """One package in a lock."""
 
     name: str
     version: str
@@ -87,7 +87,7 @@ class Pinned:
 
 
 def pinned_in(lock: Path) -> Iterator[Pinned | str]:
-    """The packages of a lock in its order; what is no package that is pinned to a version comes as the text it is."""
+    """The packages of a lock in its order; whatever is not a package pinned to a version comes as its text."""
     text = re.sub(r"^\s*#.*$", "", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for entry in re.sub(r"\\\n", " ", text).splitlines():
         requirement, _, rest = entry.partition(" --hash")
@@ -100,7 +100,7 @@ def pinned_in(lock: Path) -> Iterator[Pinned | str]:
 
 
 def check_hashes(locks: Sequence[Path]) -> Checked:
-    """See that each package of each lock is one version, of which the hashes are known."""
+    """Check that each lock pins each package to one version whose hashes are known."""
     wrong: list[str] = []
     packages = 0
     for lock in locks:
@@ -117,7 +117,7 @@ def check_hashes(locks: Sequence[Path]) -> Checked:
 
 
 def shipped() -> Mapping[str, Distribution]:
-    """The packages that users get with Trackside and all of its extras together, by name."""
+    """The packages that users get with Trackside and all its extras together, by name."""
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, str]] = set()
     left = deque([("trackside", extra) for extra in ("", "all", "fleet")])
@@ -139,7 +139,7 @@ def shipped() -> Mapping[str, Distribution]:
 
 
 def licence_of(package: Distribution) -> str:
-    """The licence of a package as an expression of SPDX; what it says itself where that is none."""
+    """A package's licence as an SPDX expression; its own words where that is not possible."""
     said = package.metadata
     classifiers = [
         one.removeprefix(_CLASSIFIER) for one in said.get_all("Classifier") or () if one.startswith(_CLASSIFIER)
@@ -166,7 +166,7 @@ def _unknown_in(expression: str) -> bool:
 
 
 def is_permissive(expression: str) -> bool:
-    """Whether one may do with it what its licence says without more than naming it."""
+    """Whether the licence asks for nothing more than attribution."""
     if _unknown_in(expression):
         return False
     spdx = _spdx()
@@ -176,12 +176,12 @@ def is_permissive(expression: str) -> bool:
 
 
 def check_licences(packages: Mapping[str, str], page: Path, *, write: bool) -> Checked:
-    """See that licences are permissive, or that it is said why another one may be, and that the page has them as they are.
+    """Check that licences are permissive or their exceptions explained, and that the page lists them as they are.
 
     Args:
         packages: licences, by package.
-        page: what has the table.
-        write: whether to bring the table up to date, rather than to complain.
+        page: the page with the table.
+        write: whether to update the table rather than complain.
     """
     wrong = [
         f"{name} is under {licence}"
@@ -213,7 +213,7 @@ def table_of(packages: Mapping[str, str]) -> str:
 
 
 def check_vulnerabilities(lock: Path, osv_url: str | None) -> Checked:
-    """Ask whether vulnerabilities of the pinned versions are known, with pip-audit.
+    """Ask pip-audit whether vulnerabilities of the pinned versions are known.
 
     Args:
         lock: the lock.
@@ -234,7 +234,7 @@ def check_vulnerabilities(lock: Path, osv_url: str | None) -> Checked:
 
 
 def judged(asked: Sequence[Mapping[str, Any]]) -> Checked:
-    """What follows from the answers of pip-audit, one for each package."""
+    """What pip-audit's answers, one for each package, add up to."""
     known = [
         f"{one['name']} {one['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'no version yet'}"
         for one in asked
@@ -279,7 +279,7 @@ def _shown(path: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check everything, and say what came of it; the exit code."""
+    """Check everything, and print the outcome; gives the exit code."""
     parser = argparse.ArgumentParser(prog="./scripts/audit", description=__doc__)
     parser.add_argument("--offline", action="store_true", help="do not ask for vulnerabilities")
     parser.add_argument("--osv-url", help="ask a server with the API of OSV instead of PyPI")
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def exit_code(states: Collection[State]) -> int:
-    """What to tell the shell: what nobody knows is not taken for good."""
+    """The exit code for these states: what nobody knows does not count as good."""
     return 1 if State.failed in states else UNKNOWN_CODE if State.unknown in states else 0
 
 

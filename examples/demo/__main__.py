@@ -1,4 +1,4 @@
-"""Starts a demo. Its imports take seconds, in which Ctrl-C ends it as later, too."""
+"""Starts a demo. Its imports take seconds; Ctrl-C ends it during them just as it does later."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The agents of the demo that go by rules inside, in a model's place."""
+"""The demo's agents that follow rules in place of a model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from demo.scenario import EXPENSES, SUPPORT
 def agents_by_rules() -> Generator[dict[str, Any]]:
     """The support desk and the expense checker, by name.
 
-    They use no model, whatever the environment names: what their tools are to do is approved of in advance, by nobody who
-    looks.
+    They use no model, whatever the environment names: what their tools do is approved in advance, and nobody looks at
+    it first.
     """
     with agent.override(model=Checking()), classifier.override(model=Classifying()):
         yield {SUPPORT: build_desk(Shop(), RuleModel), EXPENSES: agent}

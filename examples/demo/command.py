@@ -29,14 +29,14 @@ from trackside.app.wiring import open_app
 
 DATABASE = "sqlite:///trackside-demo.db"
 DEADLINE_WITH_MODEL = 3.0
-"""Seconds for the run that is to time out: a deep question to a model takes minutes."""
+"""Seconds that the run meant to time out gets: a deep question to a model takes minutes."""
 
 _MODEL_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was typed."""
+    """What the user typed."""
 
     questions: tuple[str, ...]
     docs: str | None
@@ -48,7 +48,7 @@ class Options:
 def read_options(arguments: Sequence[str]) -> Options:
     """The options in a command line.
 
-    Raises:
+    UsageError: the options make no sense; the message says why.
         UsageError: they make no sense; the message says why.
     """
     parser = Parser(
@@ -75,7 +75,7 @@ def read_options(arguments: Sequence[str]) -> Options:
 
 
 async def run_demo(options: Options, console: OutputConsole) -> None:
-    """The whole demo.
+    """Run the whole demo.
 
     Raises:
         DocumentError: the documents cannot be read.
@@ -89,7 +89,7 @@ async def run_demo(options: Options, console: OutputConsole) -> None:
     if options.database == DATABASE:
         _remove_last_demo()
     settings = load_settings(flags={"database.url": options.database})
-    from demo.by_rules import agents_by_rules  # takes seconds: first see that what was typed can be done
+    from demo.by_rules import agents_by_rules  # takes seconds: first check that the command line can be carried out
 
     async with AsyncExitStack() as stack:
         thinker = await _thinker(options, stack)
@@ -109,7 +109,7 @@ async def run_demo(options: Options, console: OutputConsole) -> None:
 
 
 async def _thinker(options: Options, stack: AsyncExitStack) -> Thinker:
-    """Whoever thinks: the local model if asked for, else the one that the environment names, else the documents alone."""
+    """The local model if asked for, else the model that the environment names, else the documents alone."""
     if options.offline:
         return Extractive()
     if options.model:
@@ -121,7 +121,7 @@ async def _thinker(options: Options, stack: AsyncExitStack) -> Thinker:
 
 
 def questions_about(library: Library) -> tuple[str, ...]:
-    """Questions that a folder has something to say about: after the headings under which it says most."""
+    """Questions that a folder can say something about, made from the headings under which it says most."""
     sections = sorted(
         (section for document in library.documents for section in document.sections if terms(section.heading)),
         key=lambda section: -len(section.sentences),
@@ -153,7 +153,7 @@ def _introduce(console: Console, library: Library, reading: float, options: Opti
 
 
 def _remove_last_demo() -> None:
-    """Start with an empty database; only the demo's own is ever taken away."""
+    """Start with an empty database; this only ever removes the demo's own."""
     for suffix in ("", "-wal", "-shm"):
         Path(DATABASE.removeprefix("sqlite:///") + suffix).unlink(missing_ok=True)
 

@@ -16,11 +16,11 @@ from trackside import TracksideError
 
 
 class UsageError(Exception):
-    """What was typed makes no sense."""
+    """The command line makes no sense."""
 
 
 class DemoError(Exception):
-    """Something that the demo needs has gone."""
+    """Something that the demo needs is gone."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""What the database has kept of the demo: answers, the runs, the totals, and where to look further."""
+"""What the database kept of the demo: answers, the runs, the totals, and where to look further."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PAGE = 1_000
 async def print_answers(
     console: Console, store: Store, outcomes: Sequence[Outcome], answers: Mapping[str, Json]
 ) -> None:
-    """Show each question with its answer, or with what went wrong; how long it took is what the database says."""
+    """Show each question with its answer, or with what went wrong; the durations come from the database."""
     console.rule("Answers", style="dim")
     for outcome in outcomes:
         run = await store.run(outcome.result.run_id)
@@ -77,7 +77,7 @@ async def print_runs(console: Console, store: Store, since: datetime) -> None:
 
 
 async def print_totals(console: Console, store: Store, since: datetime) -> None:
-    """Show what the runs come to: events by type, runs by status, tokens by model and by caller."""
+    """Show what the runs add up to: events by type, runs by status, tokens by model and by caller."""
     stats = await store.stats(since)
     events = Counter(stored.event.event_type for stored in await _events(store, since))
     rows = Table.grid(padding=(0, 2, 0, 0))
@@ -121,7 +121,7 @@ async def _asked(store: Store, run: StoredRun) -> str:
 
 
 def _structured(output: Json) -> RenderableType:
-    """An output that is no text: what it lists as tables, the rest line by line."""
+    """Render an output that is not text: the lists in it as tables, the rest line by line."""
     shown: list[RenderableType] = []
     for name, value in output.items():
         if not isinstance(value, list):

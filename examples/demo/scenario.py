@@ -1,7 +1,7 @@
-"""What the demo runs: questions that are answered, three agents that wait for a human, and three runs that do not end well.
+"""What the demo runs: questions that are answered, three agents that wait for a human, and three runs that end badly.
 
 Nothing here says how a run ends. The deadline is too short for the work, the cancel comes while documents are read, the
-document really is unreadable, and what asks a human really waits for the answer.
+document really is unreadable, and an agent that asks a human really waits for the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trackside.app.wiring import App
 from trackside.harness.types import JsonObject
 
 RESEARCH, SUPPORT, EXPENSES = "research", "support", "expenses"
-"""The agents: a LangGraph graph, one of the OpenAI Agents SDK, one of Pydantic AI."""
+"""The agents: a LangGraph graph, an OpenAI Agents SDK agent, and a Pydantic AI agent."""
 
 QUESTIONS = (
     "How do I test asynchronous code and find blocking calls?",
@@ -38,18 +38,18 @@ LANES = {
     "support": "a customer is handed over, and a refund waits for a human (OpenAI Agents SDK)",
     "expenses": "a report with two exceptions, of which a human grants one (Pydantic AI)",
 }
-"""What happens on each thread, by the name it is shown by."""
+"""What happens on each thread, by the name under which it is shown."""
 
 DEEP_QUESTION = "How are timeouts, retries and cancellation handled?"
 WIDE_QUESTION = "Which libraries are fast, and how was that measured?"
 COMPLAINT = "My desk lamp, order 1003, came broken. Can I have my money back?"
 CLAIM = "Taxi 38.50 EUR, hotel in Rome 240 USD, dinner 96 EUR"
 EXCEPTIONS = {"hotel in Rome": True, "dinner": {"approved": False, "message": "Not for one person."}}
-"""What the human says to each expense that is above the limit."""
+"""What the human says to each expense that is above its limit."""
 
 
 class Watcher(Protocol):
-    """Whoever shows what happens."""
+    """Shows what happens."""
 
     async def watch(self, run: RunHandle) -> None:
         """Show the live output of a run until it ends."""
@@ -58,7 +58,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A question, and the end of the run that was to answer it."""
+    """A question, and the end of the run that was meant to answer it."""
 
     question: str
     result: RunResult
@@ -73,7 +73,7 @@ class Scenario:
     deadline: float
 
     async def play(self, app: App, watcher: Watcher) -> list[Outcome]:
-        """Run everything, five threads at once; gives what became of the questions that were to be answered."""
+        """Run everything, five threads at once; gives the outcomes of the questions that were meant to be answered."""
         approved = self.questions[-1]
         plain = self.questions[:-1] or self.questions
         async with asyncio.TaskGroup() as group:
@@ -86,22 +86,22 @@ class Scenario:
         return [*answers.result(), approval.result(), support.result(), expenses.result()]
 
     async def _answer(self, stage: _Stage, questions: Sequence[str]) -> list[Outcome]:
-        """All questions at once on one thread: each waits for the one before it."""
+        """Ask all questions at once on one thread: each waits for the one before it."""
         thread_id = str(uuid4())
         runs = [await stage.start("answers", question, self._context(), thread_id) for question in questions]
         return [Outcome(question, await run.result()) for question, run in zip(questions, runs, strict=True)]
 
     async def _approve(self, stage: _Stage, question: str) -> Outcome:
-        """The agent asks whether its plan is right; here the demo is the human."""
+        """Have the agent ask whether its plan is right; the demo plays the human."""
         spec = RunSpec(RESEARCH, said(question), context=self._context(approve=True))
         return Outcome(question, await stage.see_through("approval", spec, lambda _: "yes"))
 
     async def _refund(self, stage: _Stage) -> Outcome:
-        """The front desk hands over to the agent for refunds, whose tool needs an approval."""
+        """Have the front desk hand over to the refund agent, whose tool needs an approval."""
         return Outcome(COMPLAINT, await stage.see_through("support", RunSpec(SUPPORT, said(COMPLAINT)), lambda _: True))
 
     async def _check_expenses(self, stage: _Stage) -> Outcome:
-        """Two expenses are above the limits: two questions at once, each of which gets an answer of its own."""
+        """Claim two expenses that are above the limits: two questions at once, each of which gets its own answer."""
 
         def decide(questions: Sequence[JsonObject]) -> JsonObject:
             return {asked["id"]: EXCEPTIONS[asked["value"]["arguments"]["what"]] for asked in questions}
@@ -109,7 +109,7 @@ class Scenario:
         return Outcome(CLAIM, await stage.see_through("expenses", RunSpec(EXPENSES, said(CLAIM)), decide))
 
     async def _get_into_trouble(self, stage: _Stage) -> None:
-        """Too little time; stopped while at work; a document that cannot be read."""
+        """Give a run too little time, stop one while it works, and have one find a document that cannot be read."""
         late = await stage.start("trouble", DEEP_QUESTION, {"deep": True}, timeout=self.deadline)
         await late.result()
         stopped = await stage.start("trouble", WIDE_QUESTION, {"deep": True}, late.thread_id)
@@ -127,15 +127,15 @@ class Scenario:
 
 
 def deadline_after(reading: float) -> float:
-    """Seconds that are too few for a deep question, which reads everything again, on a machine that read it in `reading`.
+    """Seconds too few for a deep question, which reads everything again, on a machine that read it all in `reading`.
 
-    Not more than a little, as the first reading may have had to wait for a disk.
+    It is always short, because the first reading may have had to wait for a disk.
     """
     return round(min(max(reading / 4, 0.02), 0.2), 2)
 
 
 def said(text: str) -> JsonObject:
-    """The input in which a human says something; all three frameworks take it."""
+    """The input with which a human says something; all three frameworks take it."""
     return {"messages": [{"type": "human", "content": text}]}
 
 
@@ -156,12 +156,12 @@ class _Stage:
         *,
         timeout: float | None = None,
     ) -> RunHandle:
-        """Ask the research agent a question, on a new thread if there is none."""
+        """Ask the research agent a question, on a new thread if none is given."""
         spec = RunSpec(RESEARCH, said(question), thread_id=thread_id, context=context, timeout=timeout)
         return await self.follow(lane, spec)
 
     async def see_through(self, lane: str, spec: RunSpec, answer: Callable[[Sequence[JsonObject]], Any]) -> RunResult:
-        """Run what waits for a human, who finds its questions in the database, and then goes on with the answer."""
+        """Run something that waits for a human, find its questions in the database, and go on with the answer."""
         run = await self.follow(lane, spec)
         result = await run.result()
         if result.status is not RunStatus.interrupted:
@@ -182,7 +182,7 @@ class _Stage:
 
 @contextmanager
 def unreadable_folder() -> Generator[Path]:
-    """A folder with two READMEs in it, one of which was saved as UTF-16, as some editors still do."""
+    """A folder with two READMEs, one of which was saved as UTF-16, as some editors still do."""
     with tempfile.TemporaryDirectory(prefix="trackside-demo-") as name:
         for package, encoding in (("rich", "utf-8"), ("alembic", "utf-16")):
             Path(name, f"{package}.md").write_text(readme_of(distribution(package)), encoding=encoding)

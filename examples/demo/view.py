@@ -1,6 +1,6 @@
-"""Shows several threads at once: a row for each event, and below them, on a terminal, what each thread is doing now.
+"""Shows several threads at once: a row for each event, and below, on a terminal, what each thread is doing now.
 
-An observer like any other: the harness calls `on_event`, and the view knows nothing of agents or databases.
+It is an observer like any other: the harness calls `on_event`, and the view knows nothing of agents or databases.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from trackside.harness.lifecycle import is_terminal
 from trackside.harness.types import Json
 
 LANE = "demo"
-"""The key in a run's metadata that says in which lane to show it."""
+"""The key in a run's metadata that says in which lane to show the run."""
 
 _WRITING_CHARS = 40
-"""How much of the end of a text is shown while it is written."""
+"""How much of a text's end is shown while it is being written."""
 
 _LANE_STYLES = ("cyan", "yellow", "magenta", "green", "blue")
 
 
 @dataclass(slots=True)
 class _Lane:
-    """One thread on the screen: `doing` is what its run is at, `writing` the text that streams out of it."""
+    """One thread on the screen: `doing` is what its run is doing, `writing` the text that it streams."""
 
     name: str
     style: str
@@ -48,14 +48,14 @@ class _Lane:
 
 
 class LiveView:
-    """Shows the runs that have `LANE` in their metadata. Its live lines exist while it is used as a context manager."""
+    """Shows the runs that have `LANE` in their metadata. Its live lines exist only inside its `with` block."""
 
     def __init__(self, console: OutputConsole) -> None:
         self._console = console
         self._lanes: dict[str, _Lane] = {}  # by thread
         self._ended: set[str] = set()
         self.answers: dict[str, Json] = {}
-        """What each run came to, by run: the agent's last message, or its output where that is no message."""
+        """The answer of each run, by run: the agent's last message, or the run's output if that is not a message."""
         self._began: datetime | None = None
         self._spinner = Spinner("dots")
         self._live = LiveLines(console, self._footer) if console.is_live else None
@@ -91,7 +91,7 @@ class LiveView:
             if part.mode == "values" and (answer := last_answer(part.data) or part.data.get("output")):
                 self.answers[run.run_id] = answer
             if lane is None or run.run_id in self._ended:
-                continue  # events come by another way than output, so the end may have been shown already
+                continue  # events and output come by different ways, so the end may have been shown already
             if part.mode == "custom":
                 lane.doing = one_line(str(part.data))
                 self._print(None, lane, NOTE, lane.doing)
@@ -127,7 +127,7 @@ class LiveView:
 
 
 def _calls_in(piece: Piece) -> list[str]:
-    """The tools that an agent calls in a piece of a message, as `→ look_up({"number": "1003"})`."""
+    """The tool calls in a piece of an agent's message, as `→ look_up({"number": "1003"})`."""
     return [line for line in piece.text.splitlines() if line.startswith("→ ")]
 
 

@@ -1,8 +1,8 @@
 """The agent as `trackside` loads it: `examples/expenses/agent.py:agent`.
 
-It sorts the expenses in a text, converts them to euros, and has a human approve what is above the company's limits. A second
-agent says what an expense is for. With `OPENAI_API_KEY` or `OPENAI_BASE_URL` a model thinks (`OPENAI_MODEL` says which);
-else the rules in `offline` do.
+It sorts the expenses in a text, converts them to euros, and has a human approve what is above the company's limits. A
+second agent says what an expense is for. With `OPENAI_API_KEY` or `OPENAI_BASE_URL` set, a model thinks (`OPENAI_MODEL`
+names it); otherwise the rules in `offline` do.
 """
 
 from __future__ import annotations

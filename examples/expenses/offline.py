@@ -1,4 +1,4 @@
-"""Models without a network: they do by rules what a language model would do by reading."""
+"""Models without a network: they do by rule what a language model would do by reading."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Expense:
 
 
 class Classifying(FunctionModel):
-    """Says by its words what an expense is for."""
+    """Tells from the words what an expense is for."""
 
     def __init__(self) -> None:
         super().__init__(_classify, model_name="offline-classifier")
@@ -89,7 +89,7 @@ def _expenses(text: str) -> list[_Expense]:
 
 
 class _Done:
-    """What the tools have brought since the human spoke, by what it was asked for."""
+    """What the tools have returned since the human spoke, by what they were asked about."""
 
     def __init__(self, messages: Sequence[ModelMessage]) -> None:
         calls = {
@@ -108,11 +108,11 @@ class _Done:
 
     @property
     def failed(self) -> ToolReturnPart | None:
-        """A call that has to be made otherwise, which rules cannot."""
+        """A call that would have to be made differently, which rules cannot do."""
         return next((result for result in self._results.values() if result.outcome == "retried"), None)
 
     def missing(self, expense: _Expense) -> list[ToolCallPart]:
-        """The calls that come next for an expense; none if it is settled."""
+        """The next calls for an expense; none if it is settled."""
         needed = []
         if ("classify", expense.what) not in self._results:
             needed.append(ToolCallPart("classify", {"what": expense.what}))

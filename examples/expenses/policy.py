@@ -1,4 +1,4 @@
-"""What the company pays for without asking, and what its reports say."""
+"""What the company pays without asking, and what its reports contain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMITS = {
     Category.meals: Decimal(60),
     Category.other: Decimal(25),
 }
-"""Euros for one expense, above which a human has to approve."""
+"""The euros of one expense above which a human has to approve it."""
 
 
 class Rule(BaseModel):

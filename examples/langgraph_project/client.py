@@ -1,4 +1,4 @@
-"""A visit to the library, through LangGraph's Python client. All it knows of the server is its address.
+"""A visit to the library through LangGraph's Python client, which knows nothing of the server but its address.
 
 python client.py http://127.0.0.1:2024
 """
@@ -33,7 +33,7 @@ async def talk(client: LangGraphClient, thread_id: str, **asked: Any) -> None:
 
 
 async def say(client: LangGraphClient, thread_id: str, text: str) -> None:
-    """Say something, and answer what a librarian is asked."""
+    """Say something, and answer for the librarian when one is asked."""
     print("you:", text)
     await talk(client, thread_id, input={"messages": [{"role": "user", "content": text}]})
     state = await client.threads.get_state(thread_id)

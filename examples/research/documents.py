@@ -20,15 +20,15 @@ _PACKAGE = "package:"
 
 
 class DocumentError(Exception):
-    """Something that should be read cannot be."""
+    """A document that should be read cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """One text, without its markup.
 
-    `name` is what a citation calls it, `location` is what `open_document` opens it by, `subject` is what it is about in
-    a few words.
+    `name` is what a citation calls it, `location` is what `open_document` opens it by, `subject` says in a few words what
+    it is about.
     """
 
     name: str
@@ -48,10 +48,10 @@ def installed_packages() -> Iterator[Document]:
 
 
 def folder(path: Path) -> Iterator[Document]:
-    """Every document in a folder and those below it, hidden ones aside, by path.
+    """Every document in a folder and the folders below it, except hidden ones, by path.
 
     Raises:
-        DocumentError: there is no such folder, there is nothing in it to read, or a document is not UTF-8 text.
+        DocumentError: the folder does not exist, holds nothing to read, or has a document that is not UTF-8 text.
     """
     if not path.is_dir():
         raise DocumentError(f"{path} is not a folder: name one with {', '.join(SUFFIXES)} files in it")
@@ -63,7 +63,7 @@ def folder(path: Path) -> Iterator[Document]:
 
 
 def open_document(location: str, name: str) -> Document:
-    """The document at a location that another one said it has.
+    """The document at the location that an earlier `Document` gave.
 
     Raises:
         DocumentError: it is not there any more, or is not UTF-8 text.
@@ -109,7 +109,7 @@ def _of_package(package: Distribution) -> Document:
 
 
 def readme_of(package: Distribution) -> str:
-    """A package's long description: the body of its metadata, or, in old ones, a field whose lines are indented."""
+    """A package's long description: the body of its metadata or, in old ones, a field whose lines are indented."""
     body = package.metadata.get_payload()  # type: ignore[attr-defined]  # it is an email.message.Message
     if isinstance(body, str) and body.strip():
         return body

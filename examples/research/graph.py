@@ -37,7 +37,7 @@ DOCUMENTS_PER_ROUND = 4
 MAX_ROUNDS = 40
 
 _RELEVANT = 0.5
-"""Unless it goes deep, the agent reads no document with less than this share of the best one's score."""
+"""Unless it goes deep, the agent reads no document that has less than this share of the best one's score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class ResearchState(Asked):
 def build_graph(
     defaults: Research | None = None, *, thinker: Thinker | None = None
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """The agent. `defaults` hold where a run has no context of its own; `thinker` is otherwise up to the environment."""
+    """Build the agent. `defaults` hold for runs that bring no context; the environment picks a missing `thinker`."""
     steps = _Steps(defaults or Research(), thinker or thinker_from_environment())
     builder = StateGraph(ResearchState, context_schema=Research, input_schema=Asked)
     builder.add_node("plan", steps.plan)
@@ -106,7 +106,7 @@ class _Steps:
             "plan": queries,
             "follow_ups": [],
             "read": [],
-            "findings": Overwrite([]),  # those of the thread's last question
+            "findings": Overwrite([]),  # drop those of the thread's last question
             "sources": [],
         }
         return Command(update=update, goto="approve" if self.how(runtime).approve else "search")
@@ -158,15 +158,15 @@ class _Steps:
         return {"messages": [answer.message], "sources": answer.sources}
 
     def how(self, runtime: Runtime[Research]) -> Research:
-        """What the run asks for, else what the graph was built with."""
-        return cast("Research | None", runtime.context) or self.defaults  # a run need not bring any
+        """What the run asks for, or else what the graph was built with."""
+        return cast("Research | None", runtime.context) or self.defaults  # a run need not bring a context
 
 
 def question_in(messages: Sequence[AnyMessage]) -> str:
     """What the human asked last.
 
     Raises:
-        ValueError: nobody asked anything that could be searched for.
+        ValueError: nobody asked anything that can be searched for.
     """
     asked = next((message.text.strip() for message in reversed(messages) if isinstance(message, HumanMessage)), "")
     if not terms(asked):
@@ -175,7 +175,7 @@ def question_in(messages: Sequence[AnyMessage]) -> str:
 
 
 def plan_after(answer: Any, plan: list[str]) -> list[str]:
-    """The plan that a human's answer leaves: as it was, none, another list of queries, or one more query."""
+    """The plan that a human's answer leaves: the same plan, none, another list of queries, or one more query."""
     match answer:
         case True:
             return plan
@@ -194,7 +194,7 @@ ANSWERS = "yes, no, or a query to search for as well"
 
 
 def follow_up(searched: Sequence[str], findings: Sequence[Finding]) -> str:
-    """What the documents read so far speak of most and nobody has searched for yet, as a query; empty if nothing.
+    """What the documents read so far mention most and nobody has searched for yet, as a query; empty if nothing.
 
     Pseudo-relevance feedback, as in RM3 (Abdul-Jaleel et al., TREC 2004), on the words of the quotes alone.
     """
@@ -211,7 +211,7 @@ def follow_up(searched: Sequence[str], findings: Sequence[Finding]) -> str:
 
 
 def open_library(docs: str | None) -> Library:
-    """What there is to search: a folder as it is now, or the installed packages, which are read once.
+    """What there is to search: a folder as it is now, or the installed packages, which are read only once.
 
     Raises:
         DocumentError: the folder, or a document in it, cannot be read.
@@ -222,7 +222,7 @@ def open_library(docs: str | None) -> Library:
         return _packages()
 
 
-_READING = Lock()  # two runs at once need not both read everything
+_READING = Lock()  # two runs at the same time need not both read everything
 
 
 @cache

@@ -24,15 +24,15 @@ _STOP_WORDS = """
     would you your
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
-"""Words that say how something is asked, not what about."""
+"""Words that say how something is asked, not what it is about."""
 
 PASSAGE_SENTENCES = 6
-"""Longer sections are cut into passages of this many sentences: BM25 compares like with like."""
+"""Longer sections are cut into passages of this many sentences, so that BM25 compares like with like."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document that seems to know something; `score` is 1.0 for what fits every query best."""
+    """A document that seems relevant; `score` is 1.0 for one that fits every query best."""
 
     document: Document
     score: float
@@ -50,7 +50,7 @@ class Ranking:
             self._bm25.index(tokens, show_progress=False)
 
     def scores(self, query: str) -> np.ndarray:
-        """How well each text fits; the best has 1.0, all have 0.0 if no word of the query occurs anywhere."""
+        """How well each text fits; the best has 1.0, and all have 0.0 if no word of the query occurs anywhere."""
         wanted = terms(query)
         if self._bm25 is None or not any(term in self._bm25.vocab_dict for term in wanted):
             return np.zeros(self._size)
@@ -59,7 +59,7 @@ class Ranking:
 
 
 class Library:
-    """A set of documents, searchable."""
+    """A searchable set of documents."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
         self.documents = tuple(documents)
@@ -82,7 +82,7 @@ class Library:
     ) -> list[Hit]:
         """The documents that fit the queries best, best first, except those at the locations in `without`.
 
-        Their scores say how well they fit `judged_by`, if that is something else.
+        The scores say how well they fit `judged_by`, if that is given.
         """
         fits = self._fits(queries)
         scores = self._fits(judged_by) if judged_by else fits
@@ -91,7 +91,7 @@ class Library:
         return [Hit(self.documents[at], float(scores[at])) for at in islice(new, limit)]
 
     def _fits(self, queries: Sequence[str]) -> np.ndarray:
-        """How well each document fits: as well as its best passage, on average over the queries.
+        """How well each document fits: as well as its best passage, averaged over the queries.
 
         Adding up normalised scores is CombSUM (Fox and Shaw, "Combination of multiple searches", TREC 1994).
         """
@@ -113,12 +113,12 @@ _WORD = re.compile(r"[^\W_]+(?:\.\d+)*")
 
 @lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
-    # A stemmer keeps its place in the word it works on, so threads cannot share one.
+    # A stemmer holds the state of the word it works on, so threads cannot share one.
     return str(snowballstemmer.stemmer("english").stemWord(word))
 
 
 def _passages(document: Document) -> Iterable[str]:
-    """What is searched: a document's sections in pieces, each with its heading and with what the document is about."""
+    """What is searched: a document's sections in pieces, each with its heading and the document's subject."""
     if not document.sections:
         yield document.subject
     for section in document.sections:

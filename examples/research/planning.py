@@ -1,4 +1,4 @@
-"""Makes searchable queries of a question, without a model: by its punctuation, its conjunctions and its key words."""
+"""Turns a question into queries without a model: by its punctuation, its conjunctions and its key words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORD = re.compile(r"[^\W_][\w'’.+#-]*[^\W_]|[^\W_]")
 def queries_of(question: str, *, limit: int = MAX_QUERIES) -> list[str]:
     """The question's key words, and those of each of its clauses if it has several, without repeats.
 
-    A clause that names too little to be searched for ("… and retry it") takes the key words of the one before along:
+    A clause that names too little to search for ("… and retry it") also takes the key words of the one before:
 
         >>> queries_of("How do I set a timeout in httpx, and retry?")
         ['set timeout httpx retry', 'set timeout httpx']
@@ -39,7 +39,7 @@ def key_words(text: str) -> list[str]:
 
 
 def distinct(queries: Sequence[str]) -> list[str]:
-    """The queries that ask for something, without those that ask for the same as one before."""
+    """The queries that ask for something, without those that repeat an earlier one."""
     seen: set[frozenset[str]] = set()
     kept = []
     for query in queries:

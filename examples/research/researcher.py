@@ -21,7 +21,7 @@ MAX_QUOTES = 3
 MAX_EXAMPLE_LINES = 12
 
 _RELEVANT = 0.5
-"""A sentence with less than this share of the best one's score is not brought back."""
+"""Sentences with less than this share of the best one's score are not brought back."""
 
 
 class Assignment(TypedDict):
@@ -72,7 +72,7 @@ def build_researcher(thinker: Thinker) -> CompiledStateGraph[Any, None, Any, Any
 
 
 def examine(document: Document, queries: list[str], *, score: float = 1.0) -> Finding:
-    """The sentences of a document that fit the queries best, in its own order, and the code that goes with them."""
+    """The sentences of a document that fit the queries best, in document order, and the code that goes with them."""
     sections = document.sections
     places = [(section, sentence) for section in sections for sentence in section.sentences]
     if not places:

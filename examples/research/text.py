@@ -1,4 +1,4 @@
-"""Takes a document's markup away: what is left is sections of plain sentences and, apart from them, code.
+"""Removes a document's markup: what is left is sections of plain sentences and, apart from them, code.
 
 Sentences are the document's own words in its own order, so that what is quoted can be found there.
 """
@@ -22,7 +22,7 @@ MAX_CHARS = 400
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What stands under one heading."""
+    """What is under one heading."""
 
     heading: str
     sentences: tuple[str, ...] = ()
@@ -31,14 +31,14 @@ class Section:
 
 @dataclass(slots=True)
 class _Draft:
-    """The sections that were read so far, and the one that is being read."""
+    """The sections read so far, and the one being read."""
 
     sections: list[Section] = field(default_factory=list)
     heading: str = ""
     sentences: list[str] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
     history: int | None = None
-    """The level of the heading above release notes while these are passed over: they say what changed, not what is."""
+    """The level of the heading above release notes while they are skipped: they say what changed, not what is."""
 
     def add(self, paragraph: str) -> None:
         self.sentences += sentences_of(paragraph)
@@ -106,7 +106,7 @@ _MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
 def _inline(tokens: Iterable[Token]) -> str:
-    """The text of a line: without images (badges, mostly), HTML tags and emphasis; code keeps its backticks."""
+    """The text of a line without images (badges, mostly), HTML tags and emphasis; code keeps its backticks."""
     parts = []
     for token in tokens:
         if token.type == "text":
@@ -121,8 +121,8 @@ def _inline(tokens: Iterable[Token]) -> str:
 def read_prose(text: str) -> list[Section]:
     """The sections of plain text or of the reStructuredText that READMEs are written in.
 
-    Blocks are told apart as a reader does it: a line of punctuation underlines a heading, what is indented belongs to
-    what stands above it (`::` announces code), `.. ` begins a directive, whose content is no prose.
+    Blocks are told apart the way a reader does it: a line of punctuation underlines a heading, indented text belongs to
+    what is above it (`::` announces code), and `.. ` begins a directive, whose content is not prose.
     """
     draft = _Draft()
     styles: list[str] = []
@@ -140,7 +140,7 @@ def read_prose(text: str) -> list[Section]:
 
 
 def _read_block(lines: list[str], owner: str, draft: _Draft) -> str:
-    """Add what a block says to the draft; returns what the indented blocks after it are: code, a directive, or ""."""
+    """Add a block's text to the draft; returns what the indented blocks after it are: code, a directive, or ""."""
     first = lines[0]
     if first.startswith(" ") and owner:
         if owner == "code":
@@ -176,7 +176,7 @@ _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(?=\S)(.+?)(?<=\S)\1(?![\w*])")
 
 
 def _heading(block: str) -> tuple[str, str]:
-    """The heading that a block is, and the punctuation around it; two empty texts if it is none."""
+    """The heading that a block is, and the punctuation around it; two empty texts if it is not a heading."""
     match [line.strip() for line in block.strip("\n").split("\n")]:
         case [over, title, under] if title and over == under and _RULE.fullmatch(over):
             return title, over[0] * 2
@@ -187,7 +187,7 @@ def _heading(block: str) -> tuple[str, str]:
 
 
 def _paragraphs(lines: list[str]) -> Iterator[str]:
-    """The paragraphs and list items that stand in one block without a blank line between them."""
+    """The paragraphs and list items in one block, which has no blank lines between them."""
     current: list[str] = []
     for line in lines:
         bullet = _BULLET.match(line)

@@ -1,4 +1,4 @@
-"""The three things in which a model helps: to plan, to sum up, to write. Each has a way to go without one."""
+"""The three things with which a model helps: planning, summing up, writing. Each also works without one."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ DEFAULT_MODEL = "gpt-5-mini"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was written, and the places that it cites."""
+    """The text written, and the places that it cites."""
 
     message: AIMessage
     sources: list[dict[str, str | int]]
 
 
 class Thinker(Protocol):
-    """Whoever plans, sums up and writes."""
+    """Plans, sums up and writes."""
 
     async def plan(self, question: str) -> list[str]:
         """What to search for, in a few queries."""
         ...
 
     async def note(self, question: str, finding: Finding) -> str:
-        """What one document says, in short; empty if its own sentences are all there is."""
+        """What one document says, in short; empty if its own sentences have to do."""
         ...
 
     async def answer(self, question: str, findings: Sequence[Finding]) -> Answer:
-        """The answer from at least one finding, streamed as it comes into being: part of stream mode `messages`."""
+        """The answer from at least one finding, streamed as it is written: part of stream mode `messages`."""
         ...
 
 
@@ -66,11 +66,11 @@ class Extractive:
 
 
 class ModelThinker:
-    """Lets a chat model plan, sum up and write; what it writes stands above the sentences it was shown."""
+    """Has a chat model plan, sum up and write; its text stands above the sentences that it was shown."""
 
     def __init__(self, model: BaseChatModel) -> None:
         self._model = model
-        # Plans and notes are means, not output: only the answer belongs into the stream of messages.
+        # Plans and notes are means, not output: only the answer belongs in the stream of messages.
         self._aside = model.with_config(tags=["nostream"])
 
     async def plan(self, question: str) -> list[str]:
@@ -79,7 +79,7 @@ class ModelThinker:
              HumanMessage(question)]
         )  # fmt: skip
         lines = (" ".join(key_words(_LIST_MARK.sub("", line))[:8]) for line in reply.text.splitlines()[:3])
-        own = queries_of(question, limit=1)  # always searched for: a plan may miss the point
+        own = queries_of(question, limit=1)  # always searched for, because a plan may miss the point
         return distinct([*own, *(line for line in lines if not set(terms(line)).isdisjoint(terms(question)))])
 
     async def note(self, question: str, finding: Finding) -> str:
@@ -105,7 +105,7 @@ _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
 
 @cache
 def thinker_from_environment() -> Thinker:
-    """A model if `OPENAI_API_KEY` or `OPENAI_BASE_URL` says where one is (`OPENAI_MODEL` says which), else none."""
+    """A model if `OPENAI_API_KEY` or `OPENAI_BASE_URL` says where one is (`OPENAI_MODEL` names it), else none."""
     if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         return Extractive()
     from langchain_openai import ChatOpenAI

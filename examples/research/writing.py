@@ -1,4 +1,4 @@
-"""Writes what was found as an answer in which every sentence says where it comes from."""
+"""Writes up what was found as an answer in which every sentence names its source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RELEVANT = 0.7
 
 @dataclass(slots=True)
 class Citations:
-    """Numbers the places that are quoted, from 1, in the order in which they first are."""
+    """Numbers the places that are quoted, from 1, in the order of their first quotation."""
 
     places: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -37,9 +37,9 @@ class Citations:
 
 
 def most_relevant(question: str, findings: Sequence[Finding]) -> list[Finding]:
-    """The findings that answer the question best, best first, without sentences that another one has already.
+    """The findings that answer the question best, best first, without sentences that an earlier one already has.
 
-    What counts is how much of what is asked about stands in a finding's quotes, and how well its document fits.
+    What counts is how much of the question's subject a finding's quotes cover, and how well its document fits.
     """
     asked = set(terms(question))
     weights = [len(asked.intersection(_terms_of(finding))) / len(asked) + finding["score"] for finding in findings]
@@ -62,7 +62,7 @@ def most_relevant(question: str, findings: Sequence[Finding]) -> list[Finding]:
 
 
 def paragraphs(findings: Sequence[Finding], citations: Citations, *, with_example: bool) -> Iterator[str]:
-    """The answer in the documents' own words, a paragraph for each; the best one's code after its words."""
+    """The answer in the documents' own words, one paragraph for each finding; the best one's code follows its words."""
     for position, finding in enumerate(findings):
         cited = (
             f"{quote['text']} {citations.mark(finding['document'], quote['heading'])}" for quote in finding["quotes"]
@@ -81,7 +81,7 @@ def evidence(findings: Sequence[Finding]) -> str:
 
 
 def quoted_sources(findings: Sequence[Finding]) -> tuple[str, list[dict[str, str | int]]]:
-    """The list of sources under what a model wrote: each with the best sentence it has, so that people can check it."""
+    """The list of sources under what a model wrote, each with its best sentence, so that people can check it."""
     lines: list[str] = []
     places: list[dict[str, str | int]] = []
     for number, finding in enumerate(findings, 1):
@@ -92,12 +92,12 @@ def quoted_sources(findings: Sequence[Finding]) -> tuple[str, list[dict[str, str
 
 
 def without_false_marks(text: str, count: int) -> str:
-    """What a model wrote, without the citations in it that name no source: there are `count`."""
+    """A model's text without the citations that name no source; there are `count` sources."""
     return re.sub(r" ?\[(\d+)\]", lambda mark: mark[0] if 1 <= int(mark[1]) <= count else "", text)
 
 
 def closed(text: str) -> str:
-    """Markdown that a model may have broken off in the middle of code, so that what follows is not taken for code."""
+    """Close Markdown that a model may have broken off inside code, so that what follows is not taken for code."""
     return f"{text}\n```" if len(re.findall(r"^\s*```", text, re.MULTILINE)) % 2 else text
 
 

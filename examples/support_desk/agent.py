@@ -1,6 +1,6 @@
 """The agent as `trackside` loads it: `examples/support_desk/agent.py:agent`. It knows nothing of Trackside.
 
-With `OPENAI_API_KEY` a model thinks (`OPENAI_MODEL` and `OPENAI_BASE_URL` count, too), without it a few rules do.
+With `OPENAI_API_KEY` a model thinks (`OPENAI_MODEL` and `OPENAI_BASE_URL` count, too); without it a few rules do.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ DEFAULT_MODEL = "gpt-5-mini"
 
 
 def build_desk(shop: Shop, think: Callable[[Callable[[Talk], Decision]], Model | str]) -> Agent[Any]:
-    """The front desk of a shop; `think` gives each agent its model, and is told the rules that would do instead."""
+    """The front desk of a shop; `think` gives each agent its model, and is told the rules that could replace one."""
 
     def sorry(context: RunContextWrapper[Any], error: Exception) -> str:
         if isinstance(error, OrderError):
             return str(error)
-        raise error  # the shop's own failure is not the customer's to read
+        raise error  # the customer must not read about the shop's own failure
 
     @function_tool(failure_error_function=sorry)
     async def look_up_order(number: str) -> str:
@@ -68,7 +68,7 @@ def model_of_environment(rules: Callable[[Talk], Decision]) -> Model | str:
     if not os.environ.get("OPENAI_API_KEY"):
         return RuleModel(rules)
     name = os.environ.get("OPENAI_MODEL", DEFAULT_MODEL)
-    if os.environ.get("OPENAI_BASE_URL"):  # others than OpenAI mostly know its older interface alone
+    if os.environ.get("OPENAI_BASE_URL"):  # providers other than OpenAI mostly know only its older interface
         return OpenAIChatCompletionsModel(name, AsyncOpenAI())
     return name
 

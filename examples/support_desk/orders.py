@@ -1,4 +1,4 @@
-"""The shop's orders, as its database would have them."""
+"""The shop's orders, as its database would hold them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Something that somebody has bought. Money is in euros."""
+    """Something that somebody bought. Money is in euros."""
 
     number: str
     what: str
@@ -21,12 +21,12 @@ class Order:
 
 
 class OrderError(ValueError):
-    """What was asked for cannot be done with an order; the message is fit for a customer."""
+    """A request that cannot be met for an order; the message is fit for a customer."""
 
 
 @dataclass(slots=True)
 class Shop:
-    """What has been ordered."""
+    """The orders placed so far."""
 
     orders: dict[str, Order] = field(
         default_factory=lambda: {
@@ -54,7 +54,7 @@ class Shop:
         """Give money back.
 
         Raises:
-            OrderError: it is more than was paid, or nothing.
+            OrderError: the amount is more than was paid, or nothing.
         """
         order = self.find(number)
         if not 0 < amount <= order.price - order.refunded:

@@ -1,7 +1,7 @@
-"""Stands in for a language model where there is none: one function for each agent, which says what to do next.
+"""Stands in for a language model when there is none: one function for each agent, which says what to do next.
 
-The SDK does all the rest as it would with a model: it streams the text, makes the handoffs, calls the tools, asks for
-approvals. No tokens are used, and none are reported.
+The SDK does all the rest as it would with a model: it streams the text, makes the handoffs, calls the tools and asks
+for approvals. No tokens are used, and none are reported.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ type Decision = str | Call
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A conversation up to here: what the customer has said, and what the tools have answered since the last of it."""
+    """A conversation so far: what the customer said, and what the tools have answered since the customer last spoke."""
 
     said: list[str]
     answers: dict[str, str]
 
     @property
     def order(self) -> str | None:
-        """The number of the order that it is about: the one that was named last."""
+        """The number of the order that the conversation is about: the one named last."""
         numbers = [number for text in self.said for number in _ORDER_NUMBER.findall(text)]
         return numbers[-1] if numbers else None
 
@@ -87,14 +87,14 @@ def at_the_front(talk: Talk) -> Decision:
 
 
 def at_orders(talk: Talk) -> Decision:
-    """Look the order up and tell."""
+    """Look the order up and report it."""
     if talk.order is None:
         return "Gladly. What is the number of your order? It has four digits."
     return talk.answers.get("look_up_order") or Call("look_up_order", {"number": talk.order})
 
 
 def at_refunds(talk: Talk) -> Decision:
-    """Look the order up, ask for the whole price back, and tell what came of it."""
+    """Look the order up, ask for the whole price back, and say what came of it."""
     if talk.order is None:
         return "I am sorry to hear that. What is the number of your order? It has four digits."
     found = talk.answers.get("look_up_order")
@@ -108,7 +108,7 @@ def at_refunds(talk: Talk) -> Decision:
 
 
 class RuleModel(Model):
-    """Decides by a function of the conversation."""
+    """Decides with a function of the conversation."""
 
     def __init__(self, decide: Callable[[Talk], Decision]) -> None:
         self.model = "rules"

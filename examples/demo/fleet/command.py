@@ -1,4 +1,4 @@
-"""The command `./scripts/demo fleet`: a fleet that loses one part after the other while clients use it, and what is left."""
+"""The command `./scripts/demo fleet`: a fleet loses one part after another while clients use it, and what is left."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from trackside.app.storage import Store
 _REST_SECONDS: Final = 60.0
 _LOOK_AGAIN: Final = 0.1  # seconds
 _AWAY: Final = 3.0
-"""Seconds for which a process is gone, to be seen."""
+"""Seconds that a process stays gone, so that the viewer sees it."""
 
 
 def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     """The options in a command line.
 
     Raises:
-        UsageError: they make no sense; the message says why.
+        UsageError: the options make no sense; the message says why.
     """
     parser = Parser(
         prog="./scripts/demo fleet",
@@ -63,7 +63,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class FleetDemo:
-    """One run of the demo, in a folder that is gone afterwards."""
+    """One run of the demo, in a folder that is removed afterwards."""
 
     def __init__(self, options: argparse.Namespace, folder: Path, view: FleetLines) -> None:
         self.counts: Counts | None = None
@@ -88,11 +88,11 @@ class FleetDemo:
         )
 
     async def play(self) -> None:
-        """Have the fleet, use it, hurt it, and look what is left.
+        """Start the fleet, use it, hurt it, and look at what is left.
 
         Raises:
-            TracksideError: it cannot be had.
-            DemoError: something of it does not come back, or it does not come to rest.
+            TracksideError: the fleet cannot be started.
+            DemoError: a part of it does not come back, or it does not come to rest.
         """
         async with LocalFleet(self._plan, self._view.happened) as fleet:
             self._view.begin(self._plan)
@@ -117,7 +117,7 @@ class FleetDemo:
         self._words, self.went_on, self.killed = clients.words, clients.went_on, losses.killed
 
     async def _rest(self, database: str) -> None:
-        """Wait until all that was let in has ended."""
+        """Wait until every run that was let in has ended."""
 
         def active() -> bool:
             with look_into(database) as connection:
@@ -125,7 +125,7 @@ class FleetDemo:
 
         try:
             async with asyncio.timeout(_REST_SECONDS):
-                while await asyncio.to_thread(active):  # noqa: ASYNC110  # the database says nothing of that
+                while await asyncio.to_thread(active):  # noqa: ASYNC110  # the database does not announce that
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:
             raise DemoError(f"there are runs that have not ended after {_REST_SECONDS:g} s") from None
@@ -140,12 +140,12 @@ def _clients_now(clients: FleetClients) -> Text:
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    """The whole demo; its exit code: 1 if anything is wrong."""
+    """Run the whole demo; gives its exit code: 1 if anything is wrong."""
     with tempfile.TemporaryDirectory(prefix="trackside-demo-fleet-") as name:
         folder = Path(name)
         if os.geteuid() == 0:
-            folder.chmod(0o711)  # PostgreSQL has another user then, who has to get to his own folder
-        # Others go on with what a lost worker had.
+            folder.chmod(0o711)  # PostgreSQL then runs as another user, who must be able to reach its own folder
+        # Other workers go on with what a lost worker was doing.
         settings = f"{SETTINGS}\n[limits.{AGENT}]\nmax_attempts = {ATTEMPTS}\n"
         (folder / "trackside.toml").write_text(settings, "utf-8")
         with open_view(json=False) as view:
@@ -158,7 +158,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run the demo; gives the exit code. What goes wrong is one line on standard error."""
-    # What LangGraph's SDK says when it is cut off, which here is the point.
+    # LangGraph's SDK warns like this when it is cut off, which is the point here.
     warnings.filterwarnings("ignore", "Request failed, attempting reconnect")
     warnings.filterwarnings("ignore", "Reconnecting without a Last-Event-ID")
     return exit_code_of(lambda: run_demo(read_options(sys.argv[2:])))

@@ -1,4 +1,4 @@
-"""What a fleet loses, one after the other, while runs go on."""
+"""What a fleet loses, one part after the other, while runs go on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LOOK_AGAIN: Final = 0.05  # seconds
 
 
 class Losses:
-    """Kills processes of a fleet, and waits until they are back.
+    """Kills processes of a fleet and waits until they are back.
 
     Args:
-        fleet: whose processes those are.
-        look: how it is now.
-        say: is told what is done.
+        fleet: the fleet whose processes are killed.
+        look: gives the fleet's present state.
+        say: is told of each kill.
     """
 
     def __init__(self, fleet: LocalFleet, look: Callable[[], FleetNow], say: Callable[[Happening], object]) -> None:
@@ -32,7 +32,7 @@ class Losses:
         self._say = say
 
     async def happen(self, seconds: float) -> None:
-        """Lose a worker that executes something, a server, and NATS or the database; all within so many seconds.
+        """Kill a worker that is executing something, a server, and NATS or the database, all within this many seconds.
 
         Raises:
             DemoError: something does not come back.
@@ -48,7 +48,7 @@ class Losses:
         await asyncio.sleep(pause)
 
     async def _chosen(self, kind: MemberKind) -> Member:
-        """The first of a kind; of workers the one that has most to do, as soon as one has something."""
+        """The first member of a kind; of workers, the busiest one, as soon as one has anything to do."""
 
         def choose() -> Member | None:
             up = [one for one in self._fleet.members if one.kind is kind and one.state is MemberState.up]
@@ -74,7 +74,7 @@ class Losses:
     async def _until[T](self, look: Callable[[], T | None], otherwise: str) -> T:
         try:
             async with asyncio.timeout(_PATIENCE):
-                while not (found := look()):  # noqa: ASYNC110  # what a fleet does is not told as an event
+                while not (found := look()):  # noqa: ASYNC110  # a fleet does not announce what it does as an event
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:
             raise DemoError(otherwise) from None

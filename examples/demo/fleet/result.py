@@ -1,4 +1,4 @@
-"""What an independent check has found when all was over."""
+"""What an independent check found when all was over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST: Final = 10  # sentences
 def print_result(
     console: Console, counts: Counts, wrong: Sequence[str], *, killed: Sequence[str], went_on: int
 ) -> None:
-    """Show what the work comes to, and what is wrong with it, if anything is."""
+    """Show what the work adds up to, and what is wrong with it, if anything is."""
     console.rule(
         "What an independent check found in the database, the agents' journal and the clients' answers", style="dim"
     )

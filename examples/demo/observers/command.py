@@ -1,4 +1,4 @@
-"""The command `./scripts/demo observers`: run the scenario, have all who need to know told, and see what they got."""
+"""The command `./scripts/demo observers`: run the scenario, tell everyone who needs to know, and see what they got."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ _PREFIX = "trackside-demo-"
 
 
 class Nobody:
-    """Watches runs of which only those hear who are told by observers."""
+    """Watches runs without showing them: only observers hear of these."""
 
     async def watch(self, run: RunHandle) -> None:
-        """See the run through."""
+        """Wait until the run has ended."""
         await run.result()
 
 
@@ -57,7 +57,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     """The options in a command line.
 
     Raises:
-        UsageError: they make no sense; the message says why.
+        UsageError: the options make no sense; the message says why.
     """
     parser = Parser(
         prog="./scripts/demo observers",
@@ -69,12 +69,12 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 async def show_observers(console: OutputConsole, *, keep: bool, no_prometheus: str | None) -> int:
-    """The whole demo; gives the exit code, 1 if something did not arrive.
+    """Run the whole demo; gives the exit code, 1 if something did not arrive.
 
     Args:
-        console: where it is shown.
-        keep: whether all goes on until somebody stops it.
-        no_prometheus: why there is none, if there is none.
+        console: where to show it.
+        keep: whether everything goes on until somebody stops it.
+        no_prometheus: why there is no Prometheus; None if there is one.
     """
     began = perf_counter()
     async with AsyncExitStack() as stack:
@@ -87,7 +87,7 @@ async def show_observers(console: OutputConsole, *, keep: bool, no_prometheus: s
         for stand in stands:
             await stand.open(stack)
         app = await _open_app(folder, stands, stack)
-        stack.callback(webhooks.recover)  # closing does not wait for who is down
+        stack.callback(webhooks.recover)  # closing does not wait for a receiver that is down
         if prometheus is not None:
             await stack.enter_async_context(prometheus.scraping(app))
         _introduce(console, stands, no_prometheus)
@@ -109,7 +109,7 @@ async def show_observers(console: OutputConsole, *, keep: bool, no_prometheus: s
 
 
 async def _open_app(folder: Path, stands: Sequence[Stand], stack: AsyncExitStack) -> App:
-    """An app that the settings in `folder` describe, as any app: only its agents are given to it as objects."""
+    """Open an app by the settings in `folder`, as any app does; only its agents are passed in as objects."""
     from demo.by_rules import agents_by_rules  # takes seconds
 
     database = f'[database]\nurl = "sqlite:///{folder / "runs.db"}"\n\n[runs]\nshutdown_grace = "1s"\n'
@@ -121,7 +121,7 @@ async def _open_app(folder: Path, stands: Sequence[Stand], stack: AsyncExitStack
 
 
 async def _play(app: App, webhooks: WebhookStand, traces: TraceStand) -> Record:
-    """Run everything, and have all told that is to be told; gives what the log has then."""
+    """Run everything, and wait until all observers have been told; gives what the log has then."""
     began = perf_counter()
     await asyncio.to_thread(open_library, None)
     deadline = deadline_after(perf_counter() - began)
@@ -146,7 +146,7 @@ def _folder(*, keep: bool) -> Generator[Path]:
 
 @contextmanager
 def _progress(console: OutputConsole, stands: Sequence[Stand]) -> Generator[None]:
-    """Show meanwhile on a terminal what each stand has got so far."""
+    """Meanwhile show, on a terminal, what each stand has got so far."""
 
     def lines() -> RenderableType:
         rows = Table.grid(padding=(0, 2, 0, 0))
@@ -177,7 +177,7 @@ def _introduce(console: OutputConsole, stands: Sequence[Stand], no_prometheus: s
 
 
 def _judge(console: OutputConsole, arrivals: Sequence[Arrival], seconds: float) -> None:
-    """Say of each receiver whether it has got all that the log says it should have."""
+    """Say of each receiver whether it got everything that it should have by the log."""
     headline(console, "What the log has, and what arrived")
     rows = Table.grid(padding=(0, 2, 0, 0))
     for arrival in arrivals:
@@ -191,7 +191,7 @@ def _judge(console: OutputConsole, arrivals: Sequence[Arrival], seconds: float) 
 
 
 def _say_where(console: OutputConsole, folder: Path, stands: Sequence[Stand]) -> None:
-    """Say what there is to look at while all goes on."""
+    """Say what there is to look at while everything goes on."""
     headline(console, "Look further: until Ctrl-C all of it goes on, and the files stay")
     trackside = os.path.relpath(Path(sys.executable).with_name("trackside"))
     database = shlex.quote(f"sqlite:///{folder / 'runs.db'}")
@@ -210,7 +210,7 @@ def _say_where(console: OutputConsole, folder: Path, stands: Sequence[Stand]) ->
 
 
 def _stop_signal() -> asyncio.Event:
-    """Set by Ctrl-C or SIGTERM from now on."""
+    """An event that Ctrl-C or SIGTERM sets from now on."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -218,7 +218,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 def find_prometheus() -> str | None:
-    """See that there is a Prometheus, and fetch it if need be; why there is none."""
+    """Look for a Prometheus, and fetch it if need be; says why there is none, or gives None."""
     if found("prometheus") is None:
         print("demo: fetching Prometheus from Debian's packages into .tools/prometheus, once", file=sys.stderr)
     try:

@@ -1,4 +1,4 @@
-"""Who gets messages: a broker's stream, a mailbox, and the program's log."""
+"""The receivers of messages: a broker's stream, a mailbox, and the program's log."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class BrokerStand(Stand):
     async def settle(self, app: App, record: Record) -> None:
         assert self._client is not None, "used outside of its context"
         stream = self._client.jetstream()
-        with suppress(NotFoundError, nats.errors.TimeoutError):  # what is missing is said by `arrivals`
+        with suppress(NotFoundError, nats.errors.TimeoutError):  # `arrivals` says what is missing
             number = (await stream.stream_info(STREAM)).state.messages
             consumer = await stream.pull_subscribe(SUBJECTS, stream=STREAM)
             while len(self._kept) < number:
@@ -105,7 +105,7 @@ class BrokerStand(Stand):
 
 
 class MailStand(Stand):
-    """A mail server that keeps what it gets, which is told of runs that failed."""
+    """A mail server that keeps the messages it gets, which are about runs that failed."""
 
     name = "mails"
 
@@ -174,7 +174,7 @@ def _text_of(message: Any) -> str:
 
 
 class LogStand(Stand):
-    """A file with a line of JSON for each event."""
+    """A file with one line of JSON for each event."""
 
     name = "log"
 

@@ -1,4 +1,4 @@
-"""A Prometheus that scrapes the app while its runs go on, and is then asked what it knows."""
+"""A Prometheus that scrapes the app while its runs go on, and is asked afterwards what it knows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QUESTIONS = {
     "events that subscriptions delivered": "sum by (subscription) (trackside_subscription_handled_events_total)",
     "calls of receivers that failed": "sum by (subscription) (trackside_subscription_failed_calls_total) > 0",
 }
-"""What is asked, and shown."""
+"""The questions that the demo asks and shows."""
 
 _RUNS = "sum by (agent, status) (trackside_runs_total)"
 _HANDLED = "sum by (subscription) (trackside_subscription_handled_events_total)"
@@ -49,7 +49,7 @@ type Answer = Sequence[tuple[Mapping[str, str], float]]
 
 
 class PrometheusStand(Stand):
-    """The server, and what it answered in the end."""
+    """The server, and its answers at the end."""
 
     name = "prometheus"
 
@@ -75,7 +75,7 @@ class PrometheusStand(Stand):
 
     @property
     def pages(self) -> tuple[str, ...]:
-        """What a browser shows: a query, and what is scraped."""
+        """What to open in a browser: a query, and the list of what is scraped."""
         if self._server is None:
             return ()
         query = urlencode({"g0.expr": QUESTIONS["how runs ended"]})
@@ -87,23 +87,23 @@ class PrometheusStand(Stand):
 
     @asynccontextmanager
     async def scraping(self, app: App) -> AsyncGenerator[None]:
-        """Have an app scraped, by a server that lives meanwhile."""
+        """Have an app scraped by a server that runs as long as the context."""
         (observer,) = (each.observer for each in app.observers if isinstance(each.observer, MetricsObserver))
         self._subscribed = {each.name: each.events for each in app.observers if each.is_durable}
         self._target = f"127.0.0.1:{observer.port}"
         loop = asyncio.get_running_loop()
         observer.registry.register(_Told(lambda: loop.call_soon_threadsafe(self._note_scrape)))
         async with running(lambda: PrometheusServer({"trackside": self._target})) as self._server:
-            with suppress(TimeoutError):  # what it misses is said by `arrivals`
+            with suppress(TimeoutError):  # `arrivals` says what it missed
                 async with asyncio.timeout(PATIENCE):
                     await self._scraped.wait()
             yield
 
     @override
     async def settle(self, app: App, record: Record) -> None:
-        """Ask after each scrape until it knows what the log has."""
+        """Ask after each scrape, until Prometheus knows what the log has."""
         wanted = self._wanted(record)
-        with suppress(TimeoutError):  # what is missing is said by `arrivals`
+        with suppress(TimeoutError):  # `arrivals` says what is missing
             async with asyncio.timeout(PATIENCE):
                 while True:
                     self._scraped.clear()
@@ -147,7 +147,7 @@ class PrometheusStand(Stand):
         return await asyncio.to_thread(self._server.query, query)
 
     async def _count(self) -> Counter[str]:
-        """What Prometheus has counted, each thing by its labels."""
+        """What Prometheus has counted, keyed by the labels."""
         counted = Counter[str]()
         for query in (_RUNS, _HANDLED, _MESSAGES, _TOKENS):
             for labels, value in await self._ask(query):
@@ -155,7 +155,7 @@ class PrometheusStand(Stand):
         return +counted
 
     def _wanted(self, record: Record) -> Counter[str]:
-        """The same, as the log has it."""
+        """The same counts by the log."""
         agents = {run.run_id: run.agent for run in record.runs}
         wanted = Counter(f"{run.agent} {run.status}" for run in record.runs)
         wanted.update({name: len(record.ids(types)) for name, types in self._subscribed.items()})
@@ -166,13 +166,13 @@ class PrometheusStand(Stand):
 
 
 class _Told(Collector):
-    """Is in a registry to be asked with each scrape, and says so."""
+    """Sits in a registry, which asks it at each scrape, and reports each scrape."""
 
     def __init__(self, tell: Callable[[], object]) -> None:
         self._tell = tell
 
     def describe(self) -> list[Metric]:
-        """Nothing, so that it is not asked when it is registered."""
+        """Nothing, so that the registry does not collect from it when it is registered."""
         return []
 
     @override

@@ -1,4 +1,4 @@
-"""What the log has in the end, and how what somebody got compares with it."""
+"""What the log has in the end, and how what a receiver got compares with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Record:
 
     @classmethod
     async def read(cls, store: Store) -> Self:
-        """What a store has."""
+        """Read everything that a store has."""
         events: list[RunLifecycleEvent] = []
         position = 0
         while page := await store.events(position, limit=_PAGE):
@@ -35,7 +35,7 @@ class Record:
 
     @cached_property
     def by_id(self) -> Mapping[str, RunLifecycleEvent]:
-        """The events by their ids."""
+        """The events by id."""
         return {event.event_id: event for event in self.events}
 
     @property
@@ -44,7 +44,7 @@ class Record:
         return [event for event in self.events if is_terminal(event.event_type)]
 
     def ids(self, types: Collection[str] | None = None) -> list[str]:
-        """The ids of all events, or of those of some types."""
+        """The ids of all events, or of those of the given types."""
         return [event.event_id for event in self.events if types is None or event.event_type in types]
 
     def lane(self, run_id: str) -> str:
@@ -62,7 +62,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How much of what somebody should get has arrived; `things` says of what."""
+    """How much of what a receiver should get has arrived; `things` names what is counted."""
 
     who: str
     things: str
@@ -72,17 +72,17 @@ class Arrival:
 
     @classmethod
     def of(cls, who: str, things: str, wanted: Iterable[str], got: Iterable[str], remark: str = "") -> Self:
-        """What was wanted and what came, each thing by a name; what is there twice counts twice."""
+        """Compare what was wanted with what came, each thing by a name; what occurs twice counts twice."""
         return cls(who, things, Counter(wanted), Counter(got), remark)
 
     @property
     def complete(self) -> bool:
-        """Whether all came, and nothing else."""
+        """Whether everything came, and nothing else."""
         return self.wanted == self.got
 
     @property
     def counted(self) -> str:
-        """As `57 of 57`; what came and was not wanted is said, too."""
+        """The count, such as `57 of 57`; says, too, how much came that was not wanted."""
         surplus = (self.got - self.wanted).total()
         words = f"{(self.wanted & self.got).total()} of {self.wanted.total()}"
         return f"{words} and {surplus} more" if surplus else words

@@ -11,7 +11,7 @@ from kept_server import KeptServer
 
 @asynccontextmanager
 async def running[S: KeptServer](make: Callable[[], S]) -> AsyncGenerator[S]:
-    """A server that `make` starts and waits for; it is stopped in the end, also if nobody waits for its start any more."""
+    """A server that `make` starts and waits for; it is stopped at the end, even if nobody awaits its start any more."""
     starting = asyncio.create_task(asyncio.to_thread(make), name="demo: server")
     try:
         server = await asyncio.shield(starting)

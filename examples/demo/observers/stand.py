@@ -20,23 +20,23 @@ class Stand(ABC):
     name: ClassVar[str]
 
     async def open(self, stack: AsyncExitStack) -> None:  # noqa: B027  # some have nothing to do
-        """Begin to receive; `stack` ends that."""
+        """Begin to receive; `stack` ends it."""
 
     @abstractmethod
     def settings(self) -> str:
-        """The tables of `trackside.toml` that have it told. Asked for once, when it is open."""
+        """The tables of `trackside.toml` that have events sent to it. Called once, when it is open."""
 
     @property
     @abstractmethod
     def place(self) -> str:
-        """Where it is."""
+        """Where it can be reached."""
 
     @abstractmethod
     def came(self) -> str:
         """What has come so far, in a few words. Called in any thread."""
 
     async def settle(self, app: App, record: Record) -> None:  # noqa: B027  # durable observers have delivered by then
-        """Wait, in bounded time, until all is there that is on its way."""
+        """Wait, for a bounded time, until everything that is on its way has arrived."""
 
     @abstractmethod
     def arrivals(self, record: Record) -> Sequence[Arrival]:

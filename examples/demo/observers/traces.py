@@ -1,4 +1,4 @@
-"""A collector of traces, which gets one of the whole demo: of the program, its runs, and their calls."""
+"""A collector of traces, which gets one trace of the whole demo: of the program, its runs, and their calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trackside.app.wiring import App
 
 PATIENCE = 10.0  # seconds
 PROGRAM = "the program that asks"
-"""The span around all runs, by another service than theirs."""
+"""The span around all runs, from another service than theirs."""
 
 _SECOND = 1_000_000_000  # nanoseconds
 
@@ -61,7 +61,7 @@ class TraceStand(Stand):
 
     @asynccontextmanager
     async def program(self) -> AsyncGenerator[None]:
-        """A span of the program that has agents run, made as any instrumented program makes its spans."""
+        """A span of the program that starts the runs, made the way any instrumented program makes its spans."""
         provider = TracerProvider(resource=Resource({"service.name": "demo"}), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=f"{self._receiver.url}/v1/traces")
         provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -69,7 +69,7 @@ class TraceStand(Stand):
             with provider.get_tracer("demo").start_as_current_span(PROGRAM):
                 yield
         finally:
-            await asyncio.to_thread(provider.shutdown)  # which has it sent
+            await asyncio.to_thread(provider.shutdown)  # which sends the span
 
     @override
     async def settle(self, app: App, record: Record) -> None:
@@ -118,7 +118,7 @@ class TraceStand(Stand):
 
 
 def _in_tree(spans: Sequence[ReceivedSpan]) -> Iterator[tuple[str, ReceivedSpan]]:
-    """The spans in the order of a tree, each with the lines that lead to it."""
+    """The spans in tree order, each with the lines that lead to it."""
     known = {span.span_id for span in spans}
     below: dict[str, list[ReceivedSpan]] = defaultdict(list)
     for span in sorted(spans, key=lambda span: (span.start, -span.end)):
@@ -136,7 +136,7 @@ def _in_tree(spans: Sequence[ReceivedSpan]) -> Iterator[tuple[str, ReceivedSpan]
 
 
 def _about(span: ReceivedSpan, record: Record) -> Text:
-    """How a run ended, or what is known of a call."""
+    """How a run ended, or what is known about a call."""
     says = span.attributes
     if (status := says.get("trackside.run.status")) is not None:
         look = RUN_LOOKS[RunStatus(status)]

@@ -1,4 +1,4 @@
-"""Two endpoints of webhooks: one that takes everything at once, and one that is down until the first has all."""
+"""Two webhook endpoints: one that takes everything at once, and one that is down until the first has everything."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PATIENCE = 10.0  # seconds
 _TAKEN = "200"
 _OK: tuple[str, Answer] = (_TAKEN, status(200))
 _FAILURES = (("hung up", reset), ("500", status(500)), ("503", status(503, {"Retry-After": "0"})))
-"""How the second endpoint fails: once each, then as in the last way until it is up again."""
+"""How the second endpoint fails: in each way once, then in the last way until it is up again."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One that came: `at` says when, on the monotonic clock."""
+    """One request that came; `at` is when, on the monotonic clock."""
 
     at: float
     event_id: str
@@ -43,7 +43,7 @@ class _Request:
 
 
 class _Endpoint:
-    """Verifies what comes with its secrets, and answers 200, or while it is down with the next of these failures."""
+    """Verifies each request with its secrets, and answers 200, or the next of these failures while it is down."""
 
     def __init__(self, name: str, secrets: int, failures: Sequence[tuple[str, Answer]] = ()) -> None:
         self.name = name
@@ -57,7 +57,7 @@ class _Endpoint:
         self._came = asyncio.Event()
 
     def settings(self) -> str:
-        """Its table, with secrets from the environment."""
+        """Its table in the settings, with secrets from the environment."""
         os.environ.update(zip(self.variables, self._secrets, strict=True))
         secrets = ", ".join(f'"env:{name}"' for name in self.variables)
         return (
@@ -67,11 +67,11 @@ class _Endpoint:
 
     @property
     def taken(self) -> list[_Request]:
-        """The requests that it took."""
+        """The requests that it accepted."""
         return [request for request in self.requests if request.answered == _TAKEN]
 
     async def until(self, *, taken: int = 0, failed: int = 0) -> None:
-        """Wait until so many requests were taken, and so many were not."""
+        """Wait until this many requests were taken, and that many were not."""
         while len(self.taken) < taken or len(self.requests) - len(self.taken) < failed:
             self._came.clear()
             await self._came.wait()
@@ -119,12 +119,12 @@ class WebhookStand(Stand):
         return f"crm {len(self.steady.taken)}, billing {len(failing.taken)} in {len(failing.requests)} tries ({state})"
 
     def recover(self) -> None:
-        """Have the second endpoint take what comes from now on."""
+        """Bring the second endpoint up: from now on it takes what comes."""
         self.failing.is_down = False
 
     async def outlast(self, record: Record) -> None:
-        """Have the second endpoint be down until it has failed in each way and the first has all, for a bounded time."""
-        with suppress(TimeoutError):  # what is missing is said by `arrivals`
+        """Keep the second endpoint down until it has failed in each way and the first has everything, within limits."""
+        with suppress(TimeoutError):  # `arrivals` says what is missing
             async with asyncio.timeout(PATIENCE):
                 await self.steady.until(taken=len(record.events))
                 await self.failing.until(failed=len(_FAILURES))
@@ -174,7 +174,7 @@ class WebhookStand(Stand):
 
 
 def _arrival(endpoint: _Endpoint, wanted: Sequence[str], remark: str) -> Arrival:
-    """What it took with all signatures right, and as the same bytes each time."""
+    """What it took with all signatures right and the same bytes each time."""
     bodies: dict[str, set[bytes]] = defaultdict(set)
     for request in endpoint.requests:
         bodies[request.event_id].add(request.body)
@@ -188,7 +188,7 @@ def _tries(endpoint: _Endpoint) -> str:
 
 
 def _signed(verified: Sequence[bool]) -> Text:
-    """Whether the request has a signature by the new secret, and one by the old."""
+    """Whether the request has a signature by the new secret, and whether by the old one."""
     return Text(" ").join(
         Text(f"{'✓' if right else '✗'} {name}", "green" if right else "red")
         for name, right in zip(("new", "old"), verified, strict=True)

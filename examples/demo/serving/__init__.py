@@ -1,1 +1,1 @@
-"""`./scripts/demo serve`: a server with the demo's agents and visitors, to be looked at in a browser."""
+"""`./scripts/demo serve`: a server with the demo's agents and visitors, to look at in a browser."""

@@ -1,4 +1,4 @@
-"""The agents that the server of the demo loads: those of the other demos, and one that is a plain function."""
+"""The agents that the demo's server loads: those of the other demos, and one that is a plain function."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ atexit.register(_rules.__exit__, None, None, None)
 research = build_graph(Research(), thinker=Extractive())
 """A LangGraph graph that answers questions from the READMEs of the packages that are installed."""
 reviewed = build_graph(Research(approve=True), thinker=Extractive())
-"""The same, but a human has to approve of its plan."""
+"""The same, but a human has to approve its plan."""
 hurried = build_graph(Research(deep=True), thinker=Extractive())
-"""The same, with more to do than the settings give it time for."""
+"""The same, but with more to do than the settings give it time for."""
 support = _by_rules[SUPPORT]
-"""Hands a customer over to whoever may refund, who asks a human first (OpenAI Agents SDK)."""
+"""Hands a customer over to an agent that may refund, which asks a human first (OpenAI Agents SDK)."""
 expenses = _by_rules[EXPENSES]
 """Checks a report against limits, and asks about what is above them (Pydantic AI)."""
 
 MODELS: Final = {"reader": "gpt-5-mini", "writer": "gpt-5"}
-"""The models in whose place rules stand, for what their calls would cost."""
+"""The models that the rules stand in for, named for what their calls would cost."""
 _WORDS: Final = 60
 _PAUSE: Final = 0.04  # seconds a word
 

@@ -32,14 +32,14 @@ AGENTS: Final = {
     "support": "hands a customer over to whoever may refund (OpenAI Agents SDK)",
     "expenses": "checks expenses, and asks about some (Pydantic AI)",
 }
-"""The agents by name, and what they are for."""
+"""The agents by name, with what they are for."""
 
 _LOOK_AGAIN: Final = 1.0  # seconds
 _SECRET: Final = "DEMO_HOOK_SECRET"  # the variable's name
 
 
 def settings_of(hook: str) -> str:
-    """`trackside.toml` of the server: its agents, one of them with too little time, and somebody who is told of ends."""
+    """The server's `trackside.toml`: its agents, one with too little time, and a webhook that is told of ends."""
     agents = "\n".join(f'{name} = "demo.serving.agents:{name}"' for name in AGENTS)
     return f"""\
 [agents]
@@ -63,7 +63,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     """The options in a command line.
 
     Raises:
-        UsageError: they make no sense; the message says why.
+        UsageError: the options make no sense; the message says why.
     """
     parser = Parser(
         prog="./scripts/demo serve",
@@ -87,7 +87,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 async def run_demo(options: argparse.Namespace, console: OutputConsole) -> None:
-    """Serve, and have visitors come, until it is over."""
+    """Serve, and have visitors come, until the demo is over."""
     secret = f"whsec_{base64.b64encode(os.urandom(32)).decode()}"
     database = options.database or f"sqlite:///{Path.cwd() / DATABASE}"
     async with WebhookReceiver(secret) as receiver:
@@ -118,8 +118,8 @@ async def run_demo(options: argparse.Namespace, console: OutputConsole) -> None:
 
 
 async def _receive(server: TracksideServer, options: argparse.Namespace) -> list[Path] | None:
-    """Have visitors come until the time is over, somebody says that it is enough, the pictures are taken, if any, or the
-    server has ended.
+    """Have visitors come until the time is up, a signal stops the demo, the pictures (if any) are taken, or the server
+    has ended.
     """
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -133,7 +133,7 @@ async def _receive(server: TracksideServer, options: argparse.Namespace) -> list
     try:
         await asyncio.wait(tasks, timeout=options.seconds, return_when=asyncio.FIRST_COMPLETED)
         if visiting.done():
-            await visiting  # which says what went wrong
+            await visiting  # which raises what went wrong
         return await taking if taking.done() else None
     finally:
         for task in tasks:
@@ -142,21 +142,21 @@ async def _receive(server: TracksideServer, options: argparse.Namespace) -> list
 
 
 async def _until_ended(server: TracksideServer) -> None:
-    while not server.has_ended:  # noqa: ASYNC110  # a process says nothing when it ends
+    while not server.has_ended:  # noqa: ASYNC110  # a process does not announce that it ends
         await asyncio.sleep(_LOOK_AGAIN)
 
 
 async def _pictures(url: str, folder: Path | None) -> list[Path]:
     if folder is None:
         await asyncio.Event().wait()
-    from demo.serving.pictures import take_pictures  # with a browser's driver, which nothing else here needs
+    from demo.serving.pictures import take_pictures  # imports a browser's driver, which nothing else here needs
 
     assert folder is not None
     return await take_pictures(url, folder)
 
 
 def _takes_most(receiver: WebhookReceiver) -> Answer:
-    """An endpoint that refuses runs that failed over a package, as ones do that do not know what to make of something."""
+    """An endpoint that refuses runs that failed over a package, as endpoints do with what they cannot make sense of."""
 
     async def answer(connection: Connection) -> None:
         body = receiver.requests.pop().body

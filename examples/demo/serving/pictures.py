@@ -14,14 +14,14 @@ from playwright.async_api import Page
 _WIDE: Final = {"width": 1280, "height": 800}
 _PHONE: Final = {"width": 390, "height": 800}
 _WAITS_FOR: Final = 40
-"""How many runs there are to be first."""
+"""How many runs there have to be before the pictures are taken."""
 
 
 async def take_pictures(url: str, folder: Path) -> list[Path]:
-    """Take them, once enough has happened on the server at this address.
+    """Take the pictures, once enough has happened on the server at this address.
 
     Raises:
-        LookupError: none of its runs is of the kind that is to be shown.
+        LookupError: no run is of a kind that the pictures show.
     """
     runs = await _until_there_is_enough(url)
     failed = _first(runs, lambda run: run["status"] == "error" and run["cost_usd"])
@@ -48,7 +48,7 @@ async def take_pictures(url: str, folder: Path) -> list[Path]:
 
 
 async def _until_there_is_enough(url: str) -> list[dict[str, Any]]:
-    """The runs, once there are some of all kinds: looked at again with each event of the log."""
+    """The runs, once there are some of all kinds; this looks again with each event of the log."""
     async with (
         httpx.AsyncClient(base_url=url, timeout=60) as client,
         client.stream("GET", "/events/stream", params={"after": 0}) as log,
@@ -74,4 +74,4 @@ async def _play(page: Page) -> None:
     await page.get_by_label("Message", exact=True).first.fill("How do I validate data with type hints?")
     await page.keyboard.press("Control+Enter")
     await page.get_by_text("success").first.wait_for()
-    await asyncio.sleep(0.5)  # the page takes over what has changed
+    await asyncio.sleep(0.5)  # the page takes up the change

@@ -1,4 +1,4 @@
-"""Those who keep runs coming: clients that know nothing but the server's address, as LangGraph's SDK makes them."""
+"""The visitors who keep runs coming: LangGraph SDK clients that know nothing but the server's address."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PACKAGES: Final = ("rich", "starlette", "uvicorn", "sqlalchemy", "hypothesis", "
 class Errand:
     """What a visitor comes for.
 
-    `cancel_after` is when he loses patience, `answer` what he says to the question that he is asked; one who is not asked
-    for an answer leaves it to whoever looks at the console.
+    `cancel_after` is when visitors lose patience, `answer` what they say to the question they are asked; without one they
+    leave the question to whoever looks at the console.
     """
 
     agent: str
@@ -35,7 +35,7 @@ class Errand:
 
 
 def errands(chance: random.Random) -> list[Errand]:
-    """What somebody may come for, the likely things several times."""
+    """What a visitor may come for; the likely errands occur several times."""
     two = chance.sample(PACKAGES, 2)
     return [
         *(Errand("briefing", {"packages": chance.sample(PACKAGES, number)}, "briefing") for number in (1, 1, 2, 3)),
@@ -53,9 +53,9 @@ class Visitors:
     """Start runs, one every few seconds, until they are cancelled.
 
     Args:
-        url: of the server.
-        every: seconds between two of them, on average.
-        seed: of what they come for.
+        url: the server's address.
+        every: seconds between two runs, on average.
+        seed: decides what the visitors come for.
     """
 
     def __init__(self, url: str, *, every: float, seed: int = 7) -> None:
@@ -63,10 +63,10 @@ class Visitors:
         self._every = every
         self._chance = random.Random(seed)  # what comes when is no secret
         self.started = 0
-        """How many runs they have started."""
+        """How many runs the visitors have started."""
 
     async def come(self) -> None:
-        """A few at once, so that there is something to see, then one after the other."""
+        """Start a few runs at once, so that there is something to see, then one after another."""
         async with get_client(url=self._url, api_key=None) as client, asyncio.TaskGroup() as group:
             for errand in errands(self._chance):
                 group.create_task(self._run(client, errand))
@@ -75,7 +75,7 @@ class Visitors:
                 group.create_task(self._run(client, self._chance.choice(errands(self._chance))))
 
     async def _run(self, client: LangGraphClient, errand: Errand) -> None:
-        # Whoever looks at the console may have cancelled, answered or deleted what this one waits for.
+        # Somebody at the console may have cancelled, answered or deleted what this visitor waits for.
         with suppress(httpx.HTTPError, LangGraphError):
             await self._see_through(client, errand)
 

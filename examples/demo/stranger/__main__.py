@@ -23,11 +23,11 @@ CHECKOUT: Final = Path(__file__).parents[3]
 SECTION: Final = "Serve it"
 SERVER_PORT: Final = "2024"
 HOOK_PORT: Final = "8080"
-"""As README.md has them."""
+"""As in README.md."""
 
 
 def free_ports(number: int) -> list[int]:
-    """So many ports that nobody listens at."""
+    """This many ports that nobody listens on."""
     probes = [socket.socket() for _ in range(number)]
     try:
         for probe in probes:
@@ -39,7 +39,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def prepare(folder: Path, port: int) -> tuple[Path, dict[str, str]]:
-    """The empty folder beside a checkout, and the environment of somebody who has this Python and nothing of ours."""
+    """Make the empty folder beside a checkout, and the environment of somebody with this Python and nothing of ours."""
     (folder / "trackside").symlink_to(CHECKOUT)
     empty, programs = folder / "empty", folder / "bin"
     empty.mkdir()
@@ -61,7 +61,7 @@ def prepare(folder: Path, port: int) -> tuple[Path, dict[str, str]]:
 
 
 def run_demo(screen: Screen) -> bool:
-    """The whole demo; whether everything came out as it should.
+    """Run the whole demo; gives whether everything came out as it should.
 
     Raises:
         StrangerError: something did not work.

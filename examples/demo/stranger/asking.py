@@ -1,4 +1,4 @@
-"""How the demo asks the server: over plain HTTP, since a client of LangGraph's is what README.md brings."""
+"""How the demo asks the server: over plain HTTP, since LangGraph's client is something that README.md has installed."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ TIMEOUT = 30.0  # seconds
 
 
 class Connection:
-    """A connection to the server, for one thread, for the time of a `with` block.
+    """A connection to the server, for one thread, open during a `with` block.
 
     Args:
-        port: of the server on this machine.
+        port: the server's port on this machine.
     """
 
     def __init__(self, port: int) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
 
         self.next_page: str | None = None
-        """What the last answer says that the next page comes with; None if it was the last page, or none."""
+        """What the last answer says to ask the next page with; None if that was the last page, or not a page."""
 
     def text(self, method: str, path: str, body: object = None, **query: object) -> str:
-        """What it answers.
+        """Ask the server; gives the text of its answer.
 
         Raises:
-            StrangerError: it refuses.
-            OSError, http.client.HTTPException: it does not answer.
+            StrangerError: the server refuses.
+            OSError, http.client.HTTPException: the server does not answer.
         """
         address = f"{path}?{urlencode(query)}" if query else path
         content = None if body is None else json.dumps(body)
@@ -43,7 +43,7 @@ class Connection:
         return text
 
     def json(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """As `text`, of an answer in JSON."""
+        """As `text`, for an answer in JSON."""
         return json.loads(self.text(method, path, body, **query))
 
     def __enter__(self) -> Self:

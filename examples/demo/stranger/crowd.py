@@ -1,4 +1,4 @@
-"""Many who have runs going at once, and note what the server has told them."""
+"""Many clients that have runs going at once, and note what the server told them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _HANDS: Final = 8  # connections on which they ask
 
 
 class Crowd:
-    """Has a run going on each of many threads, and another one as soon as that was let in, until the server is gone.
+    """Keeps a run going on each of many threads, starting the next once that one was let in, until the server is gone.
 
-    Runs of a thread come one after the other, so that as many run at once as there are threads, and the rest waits.
+    Runs of one thread come one after the other, so as many run at once as there are threads, and the rest wait.
 
     Args:
-        port: of the server.
-        agent: whose runs they are.
+        port: the server's port.
+        agent: the agent to run.
         size: how many threads there are.
-        each: how many runs of a thread there are at most.
+        each: how many runs each thread has at most.
     """
 
     def __init__(self, port: int, agent: str, *, size: int, each: int) -> None:
@@ -47,17 +47,17 @@ class Crowd:
         self._at_work = [self._pool.submit(self._start_runs, share) for share in shares]
 
     def wait(self, number: int, seconds: float) -> None:
-        """Wait until so many runs were acknowledged.
+        """Wait until this many runs were acknowledged.
 
         Raises:
-            StrangerError: they are not, after so many seconds.
+            StrangerError: they were not, after this many seconds.
         """
         with self._grown:
             if not self._grown.wait_for(lambda: len(self.acknowledged) >= number, seconds):
                 raise StrangerError(f"after {seconds:g} s {len(self.acknowledged)} of {number} runs were acknowledged")
 
     def leave(self) -> None:
-        """Wait until all have seen that the server is gone, or have no more to ask.
+        """Wait until every client has seen that the server is gone, or has nothing more to ask.
 
         Raises:
             StrangerError: the server has refused a run.
@@ -73,7 +73,7 @@ class Crowd:
                     try:
                         run = server.json("POST", f"/threads/{thread}/runs", {**asked, "multitask_strategy": "enqueue"})
                     except (OSError, http.client.HTTPException):
-                        return  # killed
+                        return  # the server was killed
                     with self._grown:
                         self.acknowledged.append(run["run_id"])
                         self._grown.notify_all()

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class StrangerError(Exception):
-    """What README.md says did not work; the message says what, and what came instead."""
+    """Something that README.md says did not work; the message says what, and what came instead."""

@@ -1,4 +1,4 @@
-"""What is left of all that was asked for: read from the database, by SQL of its own and without any code of the product."""
+"""What is left of all that was asked for: read from the database, by its own SQL, without any code of the product."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _ENDS = ("run_completed", "run_failed", "run_cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All runs of a database, as they are now."""
+    """All runs of a database, as they stand at one moment."""
 
     statuses: dict[str, str]
-    """By run."""
+    """The status of each run, by run."""
     goes_on_as: dict[str, str]
-    """The attempt that came after a run, by the run."""
+    """The attempt that came after a run, by that run."""
     ends: Counter[str]
     """How many terminal events a run has, by run."""
     busy: int
     """How many threads are not free."""
     queued: int
-    """How many runs go on or wait."""
+    """How many runs are running or waiting."""
 
     @classmethod
     def read(cls, database: Path) -> Ledger:
-        """Read it, as a transaction sees it."""
+        """Read the database in one transaction."""
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, isolation_level=None)) as rows:
             rows.execute("BEGIN")
             runs = rows.execute("SELECT run_id, status, retry_of FROM runs").fetchall()
@@ -47,13 +47,13 @@ class Ledger:
         )
 
     def final_status(self, run: str) -> str:
-        """How a run ended, or the last of the attempts that came after it; `unknown` if nobody has heard of it."""
+        """How a run, or the last of the attempts after it, ended; `unknown` if the database has no such run."""
         while run in self.goes_on_as:
             run = self.goes_on_as[run]
         return self.statuses.get(run, "unknown")
 
     def standing(self, runs: Collection[str]) -> Counter[str]:
-        """How many of these runs stand how."""
+        """How many of these runs have each status."""
         return Counter(self.statuses.get(run, "unknown") for run in runs)
 
 
@@ -74,16 +74,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """What the runs that were acknowledged have come to."""
+    """What became of the runs that were acknowledged."""
 
     acknowledged: Sequence[str]
     now: Ledger
     listed: Collection[str]
     """The runs that the server lists."""
     received: Counter[str]
-    """How many webhooks came about a run, by run."""
+    """How many webhooks came about each run, by run."""
     served_again: int
-    """How many threads took another run, which ended well."""
+    """How many threads took another run that ended well."""
     threads: Sequence[str]
 
     def lines(self) -> list[Line]:
@@ -114,5 +114,5 @@ class Balance:
 
 
 def received(log: str) -> Counter[str]:
-    """How many webhooks came about the end of each run, by what README.md's receiver has printed."""
+    """How many webhooks came about the end of each run, by what README.md's receiver printed."""
     return Counter(re.findall(r"^run_(?:completed|failed) (\S+)$", log, re.MULTILINE))

@@ -14,7 +14,7 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that is to be written."""
+    """A file to write."""
 
     name: str
     text: str
@@ -22,21 +22,21 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A line that is to be typed."""
+    """A line to type."""
 
     text: str
 
 
 class Section:
-    """The files and commands of a section, taken one after the other, down to its first heading.
+    """The files and commands of a section, taken one after the other, up to the next heading.
 
     Args:
         document: the page.
-        title: of the section.
-        instead: what is written instead of some texts, such as ports that are free here.
+        title: the section's title.
+        instead: what to write in place of some texts, such as ports that are free here.
 
     Raises:
-        StrangerError: there is no such section.
+        StrangerError: the page has no such section.
     """
 
     def __init__(self, document: Path, title: str, instead: Mapping[str, str]) -> None:
@@ -50,10 +50,10 @@ class Section:
             self._left += self._steps(language, text)
 
     def file(self, name: str) -> File:
-        """The next step, which is to write this file.
+        """The next step, which must be to write this file.
 
         Raises:
-            StrangerError: it is something else.
+            StrangerError: the next step is something else.
         """
         step = self._left.pop(0) if self._left else None
         if not isinstance(step, File) or step.name != name:
@@ -61,10 +61,10 @@ class Section:
         return step
 
     def command(self, start: str) -> Command:
-        """The next step, which is to type a line that begins so.
+        """The next step, which must be to type a line that begins like this.
 
         Raises:
-            StrangerError: it is something else.
+            StrangerError: the next step is something else.
         """
         step = self._left.pop(0) if self._left else None
         if not isinstance(step, Command) or not step.text.startswith(start):
@@ -72,7 +72,7 @@ class Section:
         return step
 
     def end(self) -> None:
-        """See that nothing is left.
+        """Check that no step is left.
 
         Raises:
             StrangerError: there are more steps.

@@ -20,7 +20,7 @@ class Screen:
         self._is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
     def begin(self, *lines: str) -> None:
-        """Say what this is."""
+        """Say what this demo is."""
         print(self._styled("Trackside demo: a stranger with README.md", "1"))
         for line in lines:
             print(self._styled(line, "2"))
@@ -39,12 +39,12 @@ class Screen:
         print(f"{_INDENT}{self._styled(name, '36')}, {len(text.splitlines())} lines", flush=True)
 
     def came(self, *lines: str) -> None:
-        """Show what came of it."""
+        """Show the result."""
         for line in lines:
             print(textwrap.indent(self._styled(line, "2"), _INDENT), flush=True)
 
     def balance(self, lines: Sequence[Line]) -> None:
-        """Show what is left, line by line, and whether that is right."""
+        """Show what is left, line by line, and whether it is right."""
         for line in lines:
             number = str(line.number) if line.wanted is None else f"{line.number} of {line.wanted}"
             symbol, style = (" ", "0") if line.wanted is None else ("✓", "32") if line.is_right else ("✗", "1;31")

@@ -17,15 +17,15 @@ from typing import Final
 from demo.stranger.failing import StrangerError
 
 _DONE: Final = "--- the shell is done:"
-_SHOWN: Final = 2_000  # characters of an output that is part of a message
+_SHOWN: Final = 2_000  # characters of an output that go into a message
 
 
 class Shell:
-    """A POSIX shell, with all that is started in it.
+    """A POSIX shell, with everything that is started in it.
 
     Args:
-        folder: where it begins.
-        environment: what it begins with.
+        folder: where the shell starts.
+        environment: what it starts with.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
@@ -39,18 +39,18 @@ class Shell:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # with its jobs in one group: the terminal's Ctrl-C is for the demo, which ends them all
+            start_new_session=True,  # one group with its jobs: Ctrl-C goes to the demo alone, which ends them all
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="demo: shell", daemon=True).start()
-        # Whatever ends the demo closes the shell's input, and so ends what the shell has started.
+        # However the demo ends, the shell's input is then closed, and that ends whatever the shell has started.
         self._write("trap 'kill 0' EXIT")
 
     def run(self, command: str, *, seconds: float = 60) -> str:
-        """Type a line and wait until it is done; gives what it has written.
+        """Type a line and wait until it is done; gives its output.
 
         Raises:
-            StrangerError: it failed, or is not done after so many seconds.
+            StrangerError: the command failed, or is not done after this many seconds.
         """
         self._write(f"{{ {command}\n}} </dev/null; printf '\\n%s %d\\n' '{_DONE}' $?")
         lines: list[str] = []
@@ -68,7 +68,7 @@ class Shell:
         return "".join(lines).strip()
 
     def start(self, command: str) -> Path:
-        """Type a line that ends with `&`; gives the file into which it goes on writing, instead of the terminal."""
+        """Type a line that ends with `&`; gives the file that it goes on writing to, instead of the terminal."""
         words, ends, _ = command.partition("&")
         if not ends:
             raise StrangerError(f"“{command}” would never end: it needs a “&”")
@@ -77,7 +77,7 @@ class Shell:
         return log
 
     def close(self) -> None:
-        """End it, and all that is left of what it has started."""
+        """End the shell, and everything still running that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -1,4 +1,4 @@
-"""The way of a stranger through README.md: each step is typed as it stands there, then looked at."""
+"""A stranger's way through README.md: each step is typed as it stands there, then its result is checked."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ AGENT: Final = "greet"
 _EACH: Final = 5
 """Runs on each thread at most; the server is killed long before the last of them is let in."""
 _BEFORE_THE_KILL: Final = 3 * RUNS_AT_ONCE
-"""Runs that are acknowledged by then: some have ended, most of `RUNS_AT_ONCE` go on, the rest waits."""
+"""Runs acknowledged before the kill: some have ended, most of `RUNS_AT_ONCE` are running, the rest wait."""
 _CUT_OFF: Final = 20
-"""Runs that go on then at least, or nothing is shown: on a busy machine clients start few in the second that each takes."""
+"""With fewer runs going on at the kill nothing is shown: a busy machine starts few in the second that each takes."""
 
 _INSTALL_SECONDS: Final = 300.0
 _PATIENCE: Final = 60.0  # seconds
@@ -42,20 +42,20 @@ _PAGE: Final = 200  # runs
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 _DASHBOARD: Final = Path("docs/observers/grafana_dashboard.json")
 _FLEET: Final = "Fleet"
-"""The row of the dashboard about many machines; one server alone has nothing to show there."""
+"""The dashboard's row about many machines; a single server has nothing to show there."""
 
 
 class Tour:
-    """One way through.
+    """One trip through README.md.
 
     Args:
-        checkout: with README.md and the dashboard.
+        checkout: the folder with README.md and the dashboard.
         folder: an empty one, in which the stranger works.
-        shell: that begins there.
+        shell: a shell that starts there.
         section: what README.md says.
-        port: of the server.
-        hook_port: of the receiver of webhooks.
-        screen: where it is shown.
+        port: the server's port.
+        hook_port: the webhook receiver's port.
+        screen: where to show it.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Tour:
         self._crowd = Crowd(port, AGENT, size=RUNS_AT_ONCE, each=_EACH)
 
     def go(self) -> bool:
-        """Go through all of it; whether everything came out as it should.
+        """Go through all of it; gives whether everything came out as it should.
 
         Raises:
             StrangerError: something did not work.
@@ -179,7 +179,7 @@ class Tour:
         self._rest()
         again = self._serve_again()
         ledger = self._rest()
-        with suppress(StrangerError):  # what is missing then is said by the balance
+        with suppress(StrangerError):  # the balance says what is missing then
             self._until(lambda: self._received().keys() >= ledger.ends.keys(), "webhooks do not come")
         listing = self._type("trackside runs")
         self._screen.came(*listing.splitlines()[:4], "…")
@@ -194,22 +194,22 @@ class Tour:
         )
         lines = balance.lines()
         self._screen.balance(lines)
-        self._shell.run("kill $! && wait $!")  # which gives the server's exit code
+        self._shell.run("kill $! && wait $!")  # `wait` gives the server's exit code
         return all(line.is_right for line in lines)
 
     def _rest(self) -> Ledger:
-        """Wait until all runs have ended; how they have."""
+        """Wait until all runs have ended; gives how they ended."""
         self._until(lambda: Ledger.read(self._database).queued == 0, "there are runs that do not end")
         return Ledger.read(self._database)
 
     def _serve_again(self) -> list[str]:
-        """Have each thread of the crowd take one more run; these runs."""
+        """Have each thread of the crowd take one more run; gives these runs."""
         asked = {"assistant_id": AGENT, "input": {"name": "visitor"}}
         with Connection(self._port) as server:
             return [server.json("POST", f"/threads/{one}/runs", asked)["run_id"] for one in self._crowd.threads]
 
     def _listed(self) -> set[str]:
-        """The runs that the server knows, page after page."""
+        """The runs that the server knows, read page by page."""
         with Connection(self._port) as server:
             found = {run["run_id"] for run in server.json("GET", "/runs", limit=_PAGE)}
             while (before := server.next_page) is not None:
@@ -238,22 +238,22 @@ class Tour:
         self._screen.wrote(name, file.text)
 
     def _type(self, start: str, *, seconds: float = _PATIENCE) -> str:
-        """Type what README.md says next, which begins so; what it has written."""
+        """Type the next line of README.md, which must begin like this; gives its output."""
         command = self._section.command(start)
         self._screen.typed(command.text)
         return self._shell.run(command.text, seconds=seconds)
 
     def _start(self, start: str) -> Path:
-        """As `_type`, of what goes on in the background; the file with what it writes."""
+        """As `_type`, for something that goes on in the background; gives the file with its output."""
         command = self._section.command(start)
         self._screen.typed(command.text)
         return self._shell.start(command.text)
 
     def _until(self, look: Callable[[], bool], otherwise: str, log: Path | None = None) -> None:
-        """Wait until it is so.
+        """Wait until `look` says yes.
 
         Raises:
-            StrangerError: it does not become so; `otherwise` says what, and the end of the log why.
+            StrangerError: it never does; the message is `otherwise` and the end of the log.
         """
         until = time.monotonic() + _PATIENCE
         while not look():
@@ -264,13 +264,13 @@ class Tour:
 
 
 def listens(port: int) -> bool:
-    """Whether anybody does, on this machine."""
+    """Whether anybody listens on this port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def is_taken(port: int, body: bytes) -> bool:
-    """Whether a receiver of webhooks takes this, which nobody has signed."""
+    """Whether a webhook receiver accepts this body, which nobody has signed."""
     receiver = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     try:
         receiver.request("POST", "/", body)
@@ -282,12 +282,12 @@ def is_taken(port: int, body: bytes) -> bool:
 
 
 def shown_by(browser: str, address: str) -> str:
-    """The page as a browser has it, once its scripts have run; what the browser complains of, if it has none.
+    """The page as a browser shows it once its scripts have run; the browser's complaint, if there is no page.
 
     Raises:
-        StrangerError: the browser does not open it.
+        StrangerError: the browser does not open the address.
     """
-    # Its sockets lie in the folder for temporary files, and have names that may not be long.
+    # The browser's sockets are in the folder for temporary files, and their names must not be long.
     short = "/tmp" if Path("/tmp").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="trackside-", dir=short, ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
@@ -307,7 +307,7 @@ def shown_by(browser: str, address: str) -> str:
 
 
 def wanted_metrics(dashboard: Path) -> set[str]:
-    """The metrics that panels of a dashboard show, without the row about fleets."""
+    """The metrics that the dashboard's panels show, except in the row about fleets."""
     wanted: set[str] = set()
     row = ""
     for panel in json.loads(dashboard.read_text("utf-8"))["panels"]:

@@ -1,4 +1,4 @@
-"""The books that there are, and what somebody who says something may mean by it."""
+"""The books that exist, and which one somebody may mean."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ BOOKS: Final = (
 
 
 def find(text: str) -> Book | None:
-    """The first book whose title stands in a text."""
+    """The first book whose title occurs in a text."""
     return next((book for book in BOOKS if book.title.lower() in text.lower()), None)

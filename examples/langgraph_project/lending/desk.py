@@ -25,7 +25,7 @@ class Visitor:
 
 
 def name_of(visitor: Visitor | None) -> str:
-    """What to call somebody, also where a client has not said who it is."""
+    """What to call somebody, even when the client has not said who it is."""
     return (visitor or Visitor()).name
 
 

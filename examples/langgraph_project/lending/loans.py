@@ -1,4 +1,4 @@
-"""What a visitor has borrowed: a graph that is made for each run, in the language that the client asks for."""
+"""What a visitor has borrowed: a graph made for each run, in the language that the client asks for."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Stands in for a model where there is none: rules that call tools and speak word by word.
+"""Stands in for a model when there is none: rules that call tools and speak word by word.
 
-With a real one nothing else changes: `ChatOpenAI(model="…")` in `desk.py` instead of `OfflineModel()`.
+With a real model nothing else changes: `ChatOpenAI(model="…")` in `desk.py` instead of `OfflineModel()`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lending.books import find
 
 
 class OfflineModel(BaseChatModel):
-    """Does with tools what the last message asks for, and says what they found."""
+    """Uses tools to do what the last message asks for, and says what they found."""
 
     @property
     def _llm_type(self) -> str:
         return "offline"
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> OfflineModel:
-        """It knows the tools of the desk."""
+        """Ignore the tools: this model already knows those of the desk."""
         return self
 
     def _generate(

@@ -1,4 +1,4 @@
-"""What a ledger promises: what every observer does, by Trackside's own tests, and what is in the file."""
+"""What a ledger promises: what every observer does, checked by Trackside's own tests, and what is in the file."""
 
 import asyncio
 import csv
@@ -21,7 +21,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 class TestCostLedger(ObserverContract):
-    """What holds for every observer holds for this one; no end is lost, and what comes again is not counted again."""
+    """What holds for every observer holds for this one: no end is lost, and none that comes again is counted again."""
 
     complete = True
     idempotent = True
@@ -33,18 +33,18 @@ class TestCostLedger(ObserverContract):
 
     @pytest.fixture
     def observer(self, ledger: Path) -> CostLedger:
-        """A ledger that has not begun."""
+        """A ledger that has not been used yet."""
         self.path = ledger
         return CostLedger(path=str(ledger))
 
     async def effects(self, observer: CostLedger) -> list[str]:
-        """Which events are in the file."""
+        """The events that are in the file."""
         return [row["event_id"] for row in rows_of(self.path)] if self.path.exists() else []
 
 
 @pytest.mark.parametrize("status", [RunStatus.success, RunStatus.error, RunStatus.cancelled])
 def test_a_run_is_one_line_however_it_ended(tmp_path: Path, status: RunStatus) -> None:
-    """The other events of a run are none."""
+    """A run's other events add no line."""
     path = tmp_path / "costs.csv"
     end = make_run(status=status)[-2]
     used = {"total_input_tokens": 12, "total_output_tokens": 40, "cost_usd": 0.0012}
@@ -67,7 +67,7 @@ def test_another_process_goes_on_with_the_file_and_mends_a_line_that_a_crash_tor
     first, second = (make_event(LifecycleEventType.RUN_COMPLETED, run_id=name) for name in ("run-1", "run-2"))
     asyncio.run(CostLedger(path=str(path)).on_event(first))
     whole = path.read_bytes()
-    path.write_bytes(whole + second.event_id.encode() + b",2026-01")  # killed while it wrote
+    path.write_bytes(whole + second.event_id.encode() + b",2026-01")  # killed while writing
 
     asyncio.run(CostLedger(path=str(path)).on_events([first, second]))
 
@@ -76,7 +76,7 @@ def test_another_process_goes_on_with_the_file_and_mends_a_line_that_a_crash_tor
 
 
 def test_whatever_somebody_elses_harness_says_a_run_is_one_line(tmp_path: Path) -> None:
-    """By the end of its line is known whether it was written whole."""
+    """The end of a line tells whether it was written whole."""
     path = tmp_path / "costs.csv"
     ledger = CostLedger(path=str(path))
     for payload in ({"agent": "two\nlines", "completion_data": ["none"]}, {"agent": None, "status": 7}):
@@ -88,6 +88,6 @@ def test_whatever_somebody_elses_harness_says_a_run_is_one_line(tmp_path: Path) 
 
 @pytest.mark.parametrize("path", ["", 7, "nowhere/costs.csv"])
 def test_a_path_that_cannot_be_is_refused_at_the_start(path: Any) -> None:
-    """Trackside says so with the name of the file and of the key."""
+    """Trackside's message names the file and the key."""
     with pytest.raises(ObserverOptionError, match="path: "):
         CostLedger(path=path)

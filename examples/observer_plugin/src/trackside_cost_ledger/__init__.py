@@ -1,4 +1,4 @@
-"""An observer of Trackside that keeps a ledger: a line of a CSV file for what each run has used and cost."""
+"""A Trackside observer that keeps a ledger: one line of a CSV file for what each run used and cost."""
 
 from trackside_cost_ledger.ledger import CostLedger
 

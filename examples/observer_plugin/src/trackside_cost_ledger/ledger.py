@@ -21,15 +21,15 @@ _ENDS = (LifecycleEventType.RUN_COMPLETED, LifecycleEventType.RUN_FAILED, Lifecy
 class CostLedger:
     """Appends a line to a CSV file for each run that has ended, however it ended.
 
-    It is durable: Trackside keeps for it how far it has come in the log, and gives it each event at least once. What comes
-    a second time, because nobody knows whether the first time succeeded, it knows by the event's id. For that it reads the
-    file once, and has all ids in memory: about 100 bytes for each line, so begin a new file before they are millions.
+    It is durable: Trackside remembers how far it has come in the log, and gives it each event at least once. It knows by the
+    event's id what comes a second time, because nobody knows whether the first succeeded. For that it reads the file once
+    and keeps all ids in memory: about 100 bytes for each line, so begin a new file before there are millions.
 
     Args:
-        path: the file; it is made, and its folder has to be there.
+        path: the file; it is created, but its folder has to exist.
 
     Raises:
-        ObserverOptionError: the folder is not there.
+        ObserverOptionError: the folder does not exist.
     """
 
     delivery: ClassVar[Delivery] = Delivery.durable
@@ -37,7 +37,7 @@ class CostLedger:
     events: ClassVar[tuple[LifecycleEventType, ...]] = _ENDS
 
     def __init__(self, *, path: str) -> None:
-        if type(path) is not str or not path:  # the settings file may have anything here
+        if type(path) is not str or not path:  # the settings file may hold anything here
             raise ObserverOptionError(option="path", why="it is the name of a file")
         self._path = Path(path)
         if not self._path.parent.is_dir():
@@ -51,13 +51,13 @@ class CostLedger:
         await self.on_events([event])
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Write down the ends of runs, with one flush of the disk for all of them."""
+        """Write down the ends of runs, with one flush to disk for all of them."""
         ends = [event for event in events if event.event_type in _ENDS]
         if ends:
             await asyncio.to_thread(self._append, ends)
 
     def _append(self, ends: Sequence[RunLifecycleEvent]) -> None:
-        # A call that was cancelled goes on in its thread, while the same events come again.
+        # A cancelled call goes on in its thread while the same events come again.
         with self._guard, self._path.open("a+b") as file:
             self._catch_up(file)
             new = {event.event_id: event for event in ends if event.event_id not in self._known}
@@ -83,7 +83,7 @@ class CostLedger:
 
 
 def _row(event: RunLifecycleEvent) -> Sequence[object]:
-    """What is written down of an end. A payload may say anything, or nothing: somebody else's harness may have sent it."""
+    """What is recorded of an end. A payload may say anything, or nothing: somebody else's harness may have sent it."""
     used = event.payload.get("completion_data")
     if not isinstance(used, Mapping):
         used = {}
@@ -98,7 +98,7 @@ def _row(event: RunLifecycleEvent) -> Sequence[object]:
         used.get("total_output_tokens", 0),
         used.get("cost_usd", ""),
     )
-    return [" ".join(str(cell).split()) for cell in cells]  # a line is one line: by that a torn one is found
+    return [" ".join(str(cell).split()) for cell in cells]  # a record is one line: that is how a torn one is found
 
 
 def _lines(rows: Sequence[Sequence[object]]) -> bytes:
