@@ -1,9 +1,9 @@
-"""Pieces of work for `instructions` to count, one after the other; a process of its own.
+"""Pieces of work for `instructions` to count, one after another, in a process of its own.
 
     python _counted.py SHARE KIND
 
-Each piece of this kind is done this share of the times that it says, with a mark before and after: a call of a function of
-the C library that nothing else calls, at which callgrind begins to count anew. Before, it is done for a while to warm up.
+Each piece of this kind is done this share of the times that it names, between two marks. A mark is a call of a
+C library function that nothing else calls, at which callgrind begins to count anew. Before that, a while warms it up.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ _FOR_EVER = 1e6  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A piece of work: dispatch to so many observers, appends by so many producers, or so many runs at once in memory,
-    without an observer, with a required one or with an optional one.
+    """A piece of work: dispatch to this many observers, appends by this many producers, or this many runs at once in
+    memory, without an observer, with a required one or with an optional one.
     """
 
     words: str
@@ -37,16 +37,16 @@ class Counted:
     size: int
     times: int
     tolerance: float = 0.02
-    """What it may take more than in the baseline."""
+    """How much more than in the baseline it may take, as a share."""
 
     def times_of(self, share: float) -> int:
-        """How often it is done."""
+        """How often to do it."""
         return max(self.size, round(self.times * share))
 
 
-# Where one thread works, or waits for the other, counts differ by less than 1 %. With 16 producers the threads overlap, and
-# how many events a commit takes along is chance: the same code took between 302,000 and 322,000 for one, on a disk and in
-# memory. Alone in its commit it takes 824,000, and in one of seven 15 % more than in one of sixteen.
+# Where one thread works, or waits for the other, counts differ by less than 1 %. With 16 producers the threads overlap,
+# and chance decides how many events a commit takes along: the same code took between 302,000 and 322,000 for one, on a
+# disk and in memory. Alone in its commit it takes 824,000, and in one of seven 15 % more than in one of sixteen.
 WORKS: Sequence[Counted] = (
     Counted("CompositeObserver.on_event, 1 observer", "dispatch", 1, 60_000),
     Counted("CompositeObserver.on_event, 4 observers", "dispatch", 4, 60_000),
@@ -59,12 +59,12 @@ WORKS: Sequence[Counted] = (
 
 
 def mark() -> None:
-    """Have what is counted from now on be counted by itself."""
+    """Count what follows by itself."""
     os.sched_get_priority_max(os.SCHED_OTHER)
 
 
 def dispatch(observers: int) -> AbstractAsyncContextManager[Work]:
-    """One event to so many observers that do nothing."""
+    """One event to this many observers that do nothing."""
     composite, event = CompositeObserver([NullObserver() for _ in range(observers)]), make_event()
 
     async def work(count: int) -> None:
@@ -75,7 +75,7 @@ def dispatch(observers: int) -> AbstractAsyncContextManager[Work]:
 
 
 def append(producers: int) -> AbstractAsyncContextManager[Work]:
-    """Events into a new file of SQLite's, as in the benchmark of this name."""
+    """Events into a new SQLite file, as in the benchmark of this name."""
     return stored(SqliteFiles(), producers)
 
 
@@ -94,8 +94,8 @@ def works_of(kind: str) -> Sequence[Counted]:
 
 
 async def main(share: float, kind: str) -> None:
-    gc.disable()  # when it comes depends on what was done before, which is not what is counted
-    # Threads take turns where one waits, and not by the clock: else it is chance how many events each commit takes along.
+    gc.disable()  # when it runs depends on what was done before, which is not counted
+    # Threads take turns when one waits, not by the clock: else chance decides how many events each commit takes along.
     sys.setswitchinterval(_FOR_EVER)
     for one in works_of(kind):
         times = one.times_of(share)

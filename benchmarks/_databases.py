@@ -1,4 +1,4 @@
-"""A new database for each piece of work: a file, or one on a PostgreSQL server of our own."""
+"""A new database for each piece of work: a file, or a database on a PostgreSQL server of our own."""
 
 import os
 import sys
@@ -20,26 +20,26 @@ from postgres_server import PostgresServer
 
 
 class Databases(Protocol):
-    """Where databases come from; `name` is what they are of."""
+    """Where databases come from; `name` is their kind."""
 
     name: str
 
     def new(self, *, with_tables: bool) -> AbstractAsyncContextManager[str]:
-        """The address of a database that is there as long as the context, empty or with the store's tables."""
+        """The address of a database that exists as long as the context, empty or with the store's tables."""
         ...
 
     def cpu_ns(self) -> int:
-        """The CPU time until now of the processes of its server."""
+        """The CPU time that the server's processes have used so far."""
         ...
 
 
 _OF_CHILDREN = 15
-"""Fields of /proc/PID/stat behind the name, to the CPU time of children that have ended, see proc_pid_stat(5)."""
+"""Fields of /proc/PID/stat after the name, up to the CPU time of children that have ended; see proc_pid_stat(5)."""
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class SqliteFiles:
-    """Files in folders of their own."""
+    """SQLite files, each in a folder of its own."""
 
     name = "SQLite"
 
@@ -57,7 +57,7 @@ class SqliteFiles:
 
 
 class PostgresDatabases:
-    """Databases on a server that flushes what it commits to the disk, and runs as long as the context."""
+    """Databases on a server that flushes its commits to disk, and runs as long as the context."""
 
     name = "PostgreSQL"
 
@@ -78,7 +78,7 @@ class PostgresDatabases:
         processes = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         alive = sum(int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) for process in processes)
         *_, user, system = Path(f"/proc/{main}/stat").read_text().rpartition(")")[2].split()[:_OF_CHILDREN]
-        return alive + (int(user) + int(system)) * _TICK_NS  # of those that have ended, else time would go back
+        return alive + (int(user) + int(system)) * _TICK_NS  # children that have ended count, else time would go back
 
     async def _tables(self) -> str:
         if self._template is None:
@@ -95,11 +95,11 @@ class PostgresDatabases:
 
 
 type Way = Callable[[Databases, int], AbstractAsyncContextManager[Work]]
-"""One way of doing the work, on new databases, by so many at once."""
+"""One way to do the work on new databases, with this many at once."""
 
 
 type Peer = Callable[[str, Databases, int], Contender]
-"""What others do in a case, on new databases, by so many at once."""
+"""What others do in a case, on new databases, with this many at once."""
 
 
 def race_on_each(
@@ -109,7 +109,7 @@ def race_on_each(
     options: Options,
     peers: Sequence[Peer] = (),
 ) -> tuple[Race, list[str]]:
-    """Measure all ways on each database and at each size (at the first alone for a quick look); also names the cases."""
+    """Measure all ways on each database and at each size (only the first for a quick look); also gives the cases."""
     with PostgresDatabases() as server:
         some = sizes[:1] if options.quick else sizes
         cases = {case_of(of.name, size): (of, size) for of in (SqliteFiles(), server) for size in some}
@@ -123,7 +123,7 @@ def race_on_each(
 
 
 def beside_by_hand(result: Race, cases: Iterable[str], *, by_hand: str, ours: str, least: float) -> list[Budget]:
-    """That ours reaches such a part of the rate by hand, in each case."""
+    """Budgets that ours reaches this share of the rate by hand, in each case."""
     return [
         Budget.of(
             f"{case}: at least {least} of the rate of the same rows by hand",

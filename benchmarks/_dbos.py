@@ -1,4 +1,4 @@
-"""DBOS in a process of its own, as a contender: workflows of one step, which are as many commits as a run of ours."""
+"""DBOS in a process of its own, as a contender: workflows of one step, which take as many commits as a run of ours."""
 
 import asyncio
 import subprocess
@@ -16,7 +16,7 @@ NAME = "DBOS, a workflow of one step"
 
 
 class Workflows:
-    """So many workflows at once, on new databases of one kind."""
+    """This many workflows at once, on new databases of one kind."""
 
     def __init__(self, python: Path, databases: Databases, at_once: int) -> None:
         self._python = python
@@ -25,7 +25,7 @@ class Workflows:
         self._cpu_ns = 0
 
     def cpu_ns(self) -> int:
-        """CPU time until now, of the program and of the database's server."""
+        """CPU time so far of the program and of the database's server."""
         return self._cpu_ns + self._databases.cpu_ns()
 
     @asynccontextmanager
@@ -59,7 +59,7 @@ class Workflows:
 
 
 def dbos() -> tuple[list[Peer], list[str]]:
-    """The peer, or none and why it is not measured."""
+    """The peer, or none and the reason why it is not measured."""
     try:
         python = installed(DBOS)
         asyncio.run(_once(Workflows(python, SqliteFiles(), 1)))

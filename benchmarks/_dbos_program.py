@@ -1,9 +1,9 @@
-"""A program on DBOS whose workflows do nothing durably; a process of its own, in the environment that DBOS is installed in.
+"""A program on DBOS whose workflows do nothing, durably; a process of its own, in the environment that has DBOS.
 
     python _dbos_program.py URL AT_ONCE
 
-It says `ready`, and then does as many workflows as each line of its input has, so many at once, and answers with the
-nanoseconds of CPU time that they took.
+It prints `ready`. Then, for each line of its input, it does as many workflows as the line says, this many at once, and
+answers with the nanoseconds of CPU time that they took.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from dbos import DBOS  # type: ignore[import-not-found]  # it has an environment
 
 @DBOS.step()  # type: ignore[untyped-decorator]
 async def step() -> None:
-    """Do nothing; that it was done is a commit."""
+    """Do nothing; the record that it was done is a commit."""
 
 
 @DBOS.workflow()  # type: ignore[untyped-decorator]
 async def workflow() -> None:
-    """One step: begun, stepped, ended are three commits."""
+    """Take one step; begun, stepped and ended are three commits."""
     await step()
 
 
 async def work(count: int, at_once: int) -> None:
-    """So many callers, each of which waits for its workflow to end before it starts the next."""
+    """Work as this many callers, each of which waits for its workflow to end before it starts the next."""
     left = iter(range(count))
 
     async def one() -> None:

@@ -1,9 +1,9 @@
-"""The empty server: Starlette on uvicorn, which answers what clients ask with bytes that it has, and does nothing.
+"""The empty server: Starlette on uvicorn, which answers its clients with bytes that it already has, and does no more.
 
     python _empty_server.py PORT
 
 What a client gets from it is the most that this client can get from any server. `GET /fan-out` is a stream that every
-client follows; each `POST /fan-out` sends them one event with the time in it.
+client follows; each `POST /fan-out` sends all of them one event with the time in it.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ async def stream(request: Request) -> Response:
 
 
 class _FanOut:
-    """One event for all who follow."""
+    """One event for everyone who follows."""
 
     def __init__(self) -> None:
         self._next: asyncio.Future[bytes] | None = None

@@ -1,4 +1,4 @@
-"""The agents of a fleet that is measured. When they were called is in the book that the environment names."""
+"""The agents of a fleet that is measured. They note when they were called in the book that the environment names."""
 
 import asyncio
 import os
@@ -12,18 +12,18 @@ BOOK = Book(Path(os.environ["FLEET_BOOK"]))
 
 
 async def noop(input: Any) -> None:
-    """Note when this is, at a place of the book."""
+    """Note the time at a place of the book."""
     BOOK.note(input)
 
 
 async def sleeping(input: Any) -> None:
-    """The same, then take a second, or what is asked for."""
+    """The same, then take a second, or as long as was asked for."""
     BOOK.note(input["place"])
     await asyncio.sleep(input.get("seconds", 1.0))
 
 
 async def talking(input: Any, run: Any) -> None:
-    """Say what time it is, as often as wanted and at a fixed pace, from a moment on; without a pace, as fast as can be."""
+    """Send the time, as often as asked, at a fixed pace from a given moment; without a pace, as fast as possible."""
     BOOK.note(input["place"])
     begin, pause = input["begin"] / 1e9, input["pause"]
     await asyncio.sleep(max(0.0, begin - time.monotonic()))

@@ -1,4 +1,4 @@
-"""A file of times that all processes of a machine share: who does something notes when, and another one reads it."""
+"""A file of times that all processes of a machine share: one process notes when it does something, another reads it."""
 
 import mmap
 import struct
@@ -10,7 +10,7 @@ _TIME = struct.Struct("q")
 
 
 class Book:
-    """So many places for a time each, of the clock that all processes of a machine have; 0 is none yet."""
+    """This many places for one time each, by the clock that all processes of a machine share; 0 is none yet."""
 
     def __init__(self, path: Path, places: int | None = None) -> None:
         if places is not None:
@@ -19,20 +19,20 @@ class Book:
             self._bytes = mmap.mmap(file.fileno(), 0)
 
     def note(self, place: int) -> None:
-        """It is now."""
+        """Note the present time."""
         _TIME.pack_into(self._bytes, place * _TIME.size, time.monotonic_ns())
 
     def at(self, place: int) -> int:
-        """When that was, in nanoseconds; 0 if it was not yet."""
+        """The time noted there, in nanoseconds; 0 if there is none yet."""
         found: int = _TIME.unpack_from(self._bytes, place * _TIME.size)[0]
         return found
 
     def noted(self, places: Sequence[int], *, after: int = 0) -> int:
-        """How many of these have a time, one after the other, from so many on: all of them if none is missing."""
+        """How many of these places in a row have a time, going on from `after`: all of them if none is missing."""
         while after < len(places) and self.at(places[after]):
             after += 1
         return after
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._bytes.close()

@@ -1,7 +1,7 @@
 """What a fleet of 10,000 workers and 1,000,000 queued runs asks of its database: measured where it can be, else calculated.
 
 The rows of such a fleet are made in a PostgreSQL of our own, and each question that a fleet asks again and again is asked
-there, through the store, beside the same question in a small fleet. How often each is asked, the constants of the code say.
+there, through the store, beside the same question in a small fleet. The code's constants say how often each is asked.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from trackside.app.storage.fleet import FleetMember
 
 LEASE_SECONDS: Final = 15.0
 PLACES: Final = 16
-_ASKED: Final = 15  # times, after a first one that nobody counts
+_ASKED: Final = 15  # times, after a first one that does not count
 _MOST_SECONDS: Final = 4.0  # for one question
 
 _POOL: Final = "CASE WHEN n % 20 = 0 THEN 'io' WHEN n % 20 < 4 THEN 'gpu' ELSE 'default' END"
@@ -58,14 +58,14 @@ _WORKERS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a fleet is, and how much waits for it."""
+    """How large a fleet is, and how many runs wait for it."""
 
     workers: int
     ready: int
 
     @property
     def running(self) -> int:
-        """All places are taken, as so much waits."""
+        """All places are taken, since so many runs wait."""
         return self.workers * PLACES
 
 
@@ -75,14 +75,14 @@ QUICK: Final = Size(100, 10_000)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a question took: milliseconds until it was answered, and of the database's CPU time."""
+    """What a question took: milliseconds until the answer, and milliseconds of the database's CPU time."""
 
     wall: float
     cpu: float
 
 
 def fill(databases: PostgresDatabases, name: str, size: Size) -> None:
-    """Make the rows of a fleet of this size, and have the server know how many there are."""
+    """Make the rows of a fleet of this size, and have the server learn how many there are."""
     run = databases._server.connect(name)
     try:
         parts = [(1, size.running, "'claimed'", f"'w' || 1 + n % {size.workers}")]
@@ -114,7 +114,7 @@ def _take(store: Store, pools: Sequence[str], agents: Sequence[str], run_ids: li
 
 
 def questions(store: Store, manager: RunManager, size: Size) -> Mapping[str, Callable[[], Awaitable[object]]]:
-    """What is asked again and again."""
+    """The questions that a fleet asks again and again."""
     write, fleet = store._writer.write, store.fleet
     last = iter(range(size.running + size.ready, 0, -1))
     agents = [f"agent-{number}" for number in range(10)]
@@ -143,7 +143,7 @@ def questions(store: Store, manager: RunManager, size: Size) -> Mapping[str, Cal
 
 
 async def ask(databases: PostgresDatabases, size: Size) -> dict[str, Answer]:
-    """Ask everything in a fleet of this size."""
+    """Ask every question in a fleet of this size."""
     async with databases.new(with_tables=True) as url:
         begun = time.perf_counter()
         await asyncio.to_thread(fill, databases, url.partition("?")[0].rpartition("/")[2], size)
@@ -172,9 +172,9 @@ async def _asked(databases: PostgresDatabases, do: Callable[[], Awaitable[object
 
 
 def rates(size: Size) -> list[tuple[str, float, str]]:
-    """How often a fleet of this size asks what in a second, and why."""
+    """How often in a second a fleet of this size asks each question, and why."""
     beats = size.workers * BEATS_PER_LEASE / LEASE_SECONDS
-    looks = size.workers / (duties.LEASE_SECONDS * 1.1)  # when a lease that was just renewed would end, and a bit
+    looks = size.workers / (duties.LEASE_SECONDS * 1.1)  # when a lease renewed just now would end, and a bit
     return [
         ("a sign of life", beats, f"{BEATS_PER_LEASE} in a lease of {LEASE_SECONDS:g} s"),
         ("a worker's look at its runs", beats, "as often"),
@@ -193,7 +193,7 @@ def rates(size: Size) -> list[tuple[str, float, str]]:
 
 
 def tables_of(small: Mapping[str, Answer], large: Mapping[str, Answer], size: Size) -> list[str]:
-    """What each question takes in both fleets; how often they are asked in the large one, and what that comes to."""
+    """What each question takes in both fleets; how often the large one asks it, and what that adds up to."""
     header = [
         "asked of the database, ms",
         f"{SMALL.ready:,} wait, its CPU",

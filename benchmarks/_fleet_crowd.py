@@ -1,4 +1,4 @@
-"""Many workers in one process, each with its own connections, as so many processes would be too heavy: to see them idle.
+"""Many workers in one process, each with its own connections, to see them idle: as many processes would be too heavy.
 
 As a program: `_fleet_crowd.py DATABASE ENGINE NUMBER`, with the book in the environment.
 """
@@ -24,16 +24,16 @@ _REST_SECONDS: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """What so many workers cost at rest, and beside that for a run that one of them gets."""
+    """What this many workers cost at rest, and what a run that one of them gets costs on top."""
 
     workers: int
     soon: Soon
     at_rest: float
-    """Seconds of CPU time in a second, of everything together."""
+    """Seconds of CPU time in a second, of all processes together."""
     of_a_run: dict[str, float]
     """Milliseconds of CPU time, by kind of process."""
     connections: int
-    """To PostgreSQL."""
+    """Connections to PostgreSQL."""
 
     @property
     def of_all(self) -> float:
@@ -65,7 +65,7 @@ async def idle(where: Place, engine: EngineName, *, workers: int, runs: int) -> 
 
 @asynccontextmanager
 async def _crowd(it: Fleet, workers: int) -> AsyncGenerator[int]:
-    """The process with the workers."""
+    """The process that holds the workers."""
     command = [sys.executable, __file__, it.database, it.engine_url, str(workers)]
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""What it costs in time when a part of a fleet is gone, with leases of the default length."""
+"""How much time passes when a part of a fleet is lost, with leases of the default length."""
 
 import asyncio
 import signal
@@ -26,17 +26,17 @@ WHAT = (KILLED, FROZEN, DUTY, FOUND, BACK)
 
 @dataclass(slots=True)
 class Failures:
-    """Seconds that each took, once for each time that it was tried."""
+    """Seconds that each failure took to make good, once for each time that it was tried."""
 
     took: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, what: str, begun: float) -> None:
-        """It is over now."""
+        """Note that it is over now."""
         self.took.setdefault(what, []).append(time.monotonic() - begun)
 
 
 async def failures(where: Place, found: Failures, times: int, *, frozen: bool) -> None:
-    """Kill one part after the other, and wait until that is made good."""
+    """Kill one part after another, and wait until each loss is made good."""
     async with fleet(where, "nats", workers=2) as it:
         await one_at_a_time(it, ours(it), 5)
         for _ in range(times):
@@ -50,7 +50,7 @@ async def failures(where: Place, found: Failures, times: int, *, frozen: bool) -
 
 
 async def _worker_is_gone(it: Fleet, found: Failures, how: signal.Signals, what: str) -> None:
-    """The worker that executes a run is gone; until the run has ended."""
+    """Lose the worker that executes a run, and time it until the run has ended."""
     await _hold_duties(it)  # by the server, which stays
     (place,) = it.place.places(1)
     handle = await it.app.manager.start(RunSpec("sleeping", {"place": place, "seconds": 300.0}))
@@ -80,7 +80,7 @@ async def _worker_is_gone(it: Fleet, found: Failures, how: signal.Signals, what:
 
 
 async def _hold_duties(it: Fleet) -> None:
-    """Have the server of this process hold the duties: it is the only one that is not killed here."""
+    """Have the server in this process hold the duties: it is the only process that is not killed here."""
     assert it.app.fleet_part is not None
     if it.app.fleet_part.duties.holds(REAPER):
         return
@@ -100,10 +100,10 @@ def _held_by_server(it: Fleet) -> Callable[[], Awaitable[bool]]:
 
 
 async def _duties_are_free(it: Fleet, found: Failures) -> None:
-    """Who has the duties is killed: here a worker, after the server has let go of them."""
+    """Kill whoever holds the duties: here a worker, after the server has let go of them."""
     assert it.app.fleet_part is not None
     fleet_store, part = it.app.store.fleet, it.app.fleet_part
-    # The server lets go, and a worker gets them, as the server only looks again after a third of a lease.
+    # The server lets go and a worker gets them, because the server looks again only after a third of a lease.
     while (holder := await _holder(it)) is None or holder.kind == "server":
         await fleet_store.release_duties(part.duties._holder)
         await asyncio.sleep(0.2)
@@ -122,7 +122,7 @@ async def _duties_are_free(it: Fleet, found: Failures) -> None:
 
 
 async def _broker_is_gone(it: Fleet, found: Failures) -> None:
-    """NATS is killed, and started again."""
+    """Kill NATS, and start it again."""
     assert it.app.engine is not None
     engine = it.app.engine
     await asyncio.to_thread(it.place.nats.stop, "KILL")
@@ -136,7 +136,7 @@ async def _broker_is_gone(it: Fleet, found: Failures) -> None:
     announced = engine.stats().announced_total
 
     async def announces() -> bool:
-        """Whether a run that is let in now was told of, and begins sooner than a look would find it."""
+        """Whether a run let in now was announced, and begins sooner than a look would find it."""
         (place,) = it.place.places(1)
         asked = time.monotonic()
         await it.app.manager.start(RunSpec("noop", place))
@@ -156,7 +156,7 @@ async def _holder(it: Fleet) -> StoredWorker | None:
 async def _until[T](look: Callable[[], Awaitable[T | None]], what: str) -> T:
     try:
         async with asyncio.timeout(_PATIENCE):
-            while not (seen := await look()):  # noqa: ASYNC110  # it is in another process
+            while not (seen := await look()):  # noqa: ASYNC110  # it happens in another process
                 await asyncio.sleep(_LOOK_AGAIN)
             return seen
     except TimeoutError:

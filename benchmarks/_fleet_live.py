@@ -1,4 +1,4 @@
-"""How soon what runs say on a worker is in the hub of a server, where it is followed."""
+"""How soon what runs send on a worker reaches the hub of a server, where clients follow it."""
 
 import asyncio
 import json
@@ -16,26 +16,26 @@ from trackside.app.streams.hub import EndedStream
 
 RUNS: Final = 100
 A_SECOND: Final = 5_000
-_HEAD_START: Final = 1.5  # seconds that all runs have to be there and to be followed
+_HEAD_START: Final = 1.5  # seconds for all runs to begin and to be followed
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What came of what was said: how late each part was, and how many there were in a second."""
+    """What became of the parts that were sent: how late each one was, and how many came in a second."""
 
     late: Soon
     said: int
     seconds: float
-    """From the first part that was said to the last one that came."""
+    """From sending the first part to the arrival of the last."""
 
     @property
     def came(self) -> int:
-        """Parts that have come."""
+        """How many parts have come."""
         return len(self.late.took)
 
     @property
     def late_of_all(self) -> Soon:
-        """How late each part was; one that has not come is so for ever."""
+        """How late each part was; one that has not come counts as infinitely late."""
         return Soon([*self.late.took, *[math.inf] * (self.said - self.came)])
 
 
@@ -46,10 +46,10 @@ class _Heard:
 
 
 async def live(where: Place, engine: EngineName, *, seconds: float, burst: int) -> tuple[Live, Live]:
-    """A steady pace, then each run so many parts as fast as it can."""
+    """Measure a steady pace, then this many parts of each run as fast as possible."""
     places = str(-(-RUNS // 2))
     async with fleet(where, engine, TRACKSIDE_WORKER_CONCURRENCY=places) as it:
-        await _say(it, parts=20, pause=0.02)  # caches fill, and what specialises itself does
+        await _say(it, parts=20, pause=0.02)  # to fill caches, and specialise what specialises itself
         a_run = A_SECOND / RUNS
         paced = await _say(it, parts=max(2, round(a_run * seconds)), pause=1 / a_run)
         return paced, await _say(it, parts=burst, pause=0.0)
@@ -59,7 +59,7 @@ async def _say(it: Fleet, *, parts: int, pause: float) -> Live:
     begin = time.monotonic_ns() + round(_HEAD_START * 1e9)
     places = it.place.places(RUNS)
     asked = [
-        # Not all in one moment, as nobody's runs are.
+        # Not all at the same moment: nobody's runs are.
         {"place": place, "parts": parts, "pause": pause, "begin": begin + round(number / RUNS * pause * 1e9)}
         for number, place in enumerate(places)
     ]
@@ -71,7 +71,7 @@ async def _say(it: Fleet, *, parts: int, pause: float) -> Live:
 
 
 async def _follow(it: Fleet, handle: RunHandle) -> list[_Heard]:
-    """Hear a run to its end, as a stream of a client does; only note what comes and when."""
+    """Follow a run to its end, as a client's stream does, noting only what comes and when."""
     assert it.app.membership is not None
     assert it.app.membership.mirrors is not None
     heard: list[_Heard] = []
@@ -92,6 +92,6 @@ def _live_of(heard: Sequence[_Heard], *, said: int) -> Live:
 
 
 def _said_at(data: bytes) -> int:
-    """When a part was said; 0: it is none of the agent's."""
+    """When a part was sent; 0 if it is not one of the agent's."""
     found = json.loads(data)
     return int(found["at"]) if isinstance(found, dict) and "at" in found else 0

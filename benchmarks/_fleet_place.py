@@ -1,6 +1,6 @@
-"""A fleet to be measured: PostgreSQL and NATS of our own, worker processes, and a server in this process.
+"""A fleet to measure: PostgreSQL and NATS of our own, worker processes, and a server in this process.
 
-All is as users have it: the database flushes what it commits, leases have their default length, workers are
+Everything is as users have it: the database flushes its commits, leases have their default length, and workers are
 `trackside worker`. The server is the app without its HTTP, which `http` measures.
 """
 
@@ -36,12 +36,12 @@ type EngineName = Literal["nats", "postgres"]
 
 
 class TookTooLongError(Exception):
-    """Something did not come in time."""
+    """Something did not happen in time."""
 
 
 @dataclass(slots=True)
 class Place:
-    """Where fleets are measured, one after the other: its stores stay."""
+    """Where fleets are measured, one after another; its stores stay."""
 
     folder: Path
     postgres: PostgresServer
@@ -51,7 +51,7 @@ class Place:
     _free: Any = field(default_factory=count)
 
     def places(self, number: int) -> list[int]:
-        """So many places of the book that nobody has had."""
+        """This many places of the book that nobody has used."""
         return [next(self._free) for _ in range(number)]
 
     @asynccontextmanager
@@ -102,7 +102,7 @@ class Runs:
         """Wait until every run has ended, as the database says.
 
         Raises:
-            TookTooLongError: they have not in time.
+            TookTooLongError: they have not ended in time.
         """
         connection = await asyncio.to_thread(self.place.postgres.connect, self.database_name)
         try:
@@ -115,16 +115,16 @@ class Runs:
             await asyncio.to_thread(connection.close)
 
     async def until_noted(self, places: Sequence[int], seconds: float = 60.0) -> None:
-        """Wait until agents were called for these places of the book.
+        """Wait until agents have been called for these places of the book.
 
         Raises:
-            TookTooLongError: they were not in time.
+            TookTooLongError: they were not called in time.
         """
         book = self.place.book
         noted = 0
         try:
             async with asyncio.timeout(seconds):
-                while (noted := book.noted(places, after=noted)) < len(places):  # noqa: ASYNC110  # by another
+                while (noted := book.noted(places, after=noted)) < len(places):  # noqa: ASYNC110  # by another process
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:
             missing = sum(not book.at(one) for one in places)
@@ -142,13 +142,13 @@ class Fleet(Runs):
     options: Mapping[str, str] = field(default_factory=dict)
 
     async def add_workers(self, number: int) -> None:
-        """Start so many more, two at a time; returns when they take runs."""
+        """Start this many more, two at a time; returns when they take runs."""
         for first in range(0, number, 2):
             some = [self._worker() for _ in range(min(2, number - first))]
             await asyncio.gather(*[asyncio.to_thread(one.start) for one in some])
 
     def cpu(self) -> dict[str, float]:
-        """Seconds of CPU time that all of it has used, by kind of process."""
+        """Seconds of CPU time that the whole fleet has used, by kind of process."""
         workers = cpu_of([one.pid for one in self.workers if not one.has_ended])
         return {**self.place.store_cpu(), "server": cpu_of([os.getpid()]), "workers": workers}
 
@@ -171,13 +171,13 @@ class Fleet(Runs):
 
     @property
     def engine_url(self) -> str:
-        """How it is set."""
+        """The setting that names the engine."""
         return self.place.nats.url if self.engine == "nats" else "postgres"
 
 
 @asynccontextmanager
 async def fleet(place: Place, engine: EngineName, *, workers: int = 2, **options: str) -> AsyncGenerator[Fleet]:
-    """A fleet with a database of its own; `options` are variables of the workers."""
+    """A fleet with a database of its own; `options` are environment variables of the workers."""
     async with place.database() as database, AsyncExitStack() as stack:
         url = place.nats.url if engine == "nats" else "postgres"
         settings = Settings(database_url=database, engine=EngineSettings(url=url))
@@ -190,11 +190,11 @@ async def fleet(place: Place, engine: EngineName, *, workers: int = 2, **options
 
 
 async def _elsewhere(input: Any) -> None:
-    """What a server has in the place of an agent, as it executes none."""
+    """Stands in for the agents on a server, which executes none."""
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes right below a process."""
+    """The direct children of a process."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -202,13 +202,13 @@ def children_of(pid: int) -> list[int]:
 
 
 def cpu_of(pids: Iterable[int]) -> float:
-    """Seconds of CPU time that these processes have used, and those below them that have ended."""
+    """Seconds of CPU time that these processes have used, and their children that have ended."""
     return sum(map(_cpu, pids))
 
 
 def _cpu(pid: int) -> float:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has gone
+    except OSError:  # the process is gone
         return 0.0
     return sum(map(int, fields[11:15])) / _TICKS

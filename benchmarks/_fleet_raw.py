@@ -1,8 +1,8 @@
-"""What a fleet does, written by hand on asyncpg and nats-py: what `trackside` on NATS is measured beside.
+"""What a fleet does, written by hand on asyncpg and nats-py: `trackside` on NATS is measured beside it.
 
-A run takes the same rows in the same commits: it is let in and a hint goes into a work queue of JetStream; a worker with
-a place pulls the hint, claims the run, says that it begins, says that it has ended, and acknowledges. All that waits in a
-process goes into one transaction. Nothing is checked, nothing renewed, and nobody hears of it.
+A run takes the same rows in the same commits: it is let in and a hint goes into a work queue of JetStream; a worker
+with a free place pulls the hint, claims the run, says that it begins, says that it has ended, and acknowledges. All
+that waits in a process goes into one transaction. Nothing is checked, nothing is renewed, and nobody is told.
 
 As a program it is one of the workers: `_fleet_raw.py DATABASE NATS BOOK`.
 """
@@ -37,14 +37,14 @@ _CLAIM: Final = """
 
 
 class RawFleetRuns(RawPostgresRuns):
-    """The same, of runs that nobody has until they are claimed."""
+    """The same, for runs that nobody owns until they are claimed."""
 
     steps = ("admit", "claim", "start", "end")
     admit_active = _ADMIT_ACTIVE.replace("'me'", "NULL")
 
     @override
     async def _begin(self, steps: set[str]) -> None:
-        if steps == {"claim"}:  # as ours: it is in doubt only until the next commit
+        if steps == {"claim"}:  # as ours does: it is in doubt only until the next commit
             await self._driver.execute("SET LOCAL synchronous_commit = off")
 
     async def _claim(self, runs: Sequence[tuple[str, str]], when: str) -> None:
@@ -52,7 +52,7 @@ class RawFleetRuns(RawPostgresRuns):
 
 
 async def _work(database: str, url: str, book: Book) -> None:
-    """A worker: a pull for each place."""
+    """Be a worker: one pull for each place."""
     async with RawFleetRuns.at(database) as runs:
         connection = await nats.connect(url)
         pulls = [await connection.jetstream().pull_subscribe_bind(_CONSUMER, _STREAM) for _ in range(PLACES)]
@@ -76,7 +76,7 @@ async def _place(pull: Any, runs: RawFleetRuns, book: Book) -> None:
 
 @dataclass(slots=True)
 class RawFleet(Runs):
-    """Lets runs in, for the workers that it has started."""
+    """Lets runs in for the workers that it has started."""
 
     pids: Sequence[int]
     _runs: RawFleetRuns
@@ -86,17 +86,17 @@ class RawFleet(Runs):
         """Let a run in; a worker notes at this place of the book when it begins."""
         run_id, thread_id = new_id(), new_id()
         await self._runs.do("admit", run_id, thread_id)
-        # As ours, nobody waits for the answer; one that does not come would be noticed later.
+        # As in ours, nobody waits for the answer; a missing one would be noticed later.
         await self._jetstream.publish_async(_SUBJECT, f"{run_id} {thread_id} {place}".encode())
 
     def cpu(self) -> float:
-        """Seconds of CPU time that all of it has used."""
+        """Seconds of CPU time that the whole fleet has used."""
         return sum(self.place.store_cpu().values()) + cpu_of([os.getpid(), *self.pids])
 
 
 @asynccontextmanager
 async def raw_fleet(where: Place, *, workers: int) -> AsyncGenerator[RawFleet]:
-    """So many worker processes of this kind on a database of their own, which has the store's tables."""
+    """This many worker processes of this kind on a database of their own, which has the store's tables."""
     async with where.database() as database, AsyncExitStack() as stack:
         async with Store.open(database):
             pass

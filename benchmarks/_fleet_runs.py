@@ -1,4 +1,4 @@
-"""How soon a run of a fleet begins, how many there are in a second, and what more workers bring."""
+"""How soon a run of a fleet begins, how many runs there are in a second, and what more workers bring."""
 
 import asyncio
 import time
@@ -10,33 +10,33 @@ from _rounds import Cost
 
 from trackside import RunSpec
 
-GAP = 0.02  # seconds between two runs of which only one is there at a time
+GAP = 0.02  # seconds between two runs when only one is there at a time
 WAVES = 4  # runs of a second, one after the other at each place
 PLACES = 16  # that a worker has by default
 
 
 type Start = Callable[[int], Awaitable[object]]
-"""Lets a run in whose agent notes at this place of the book when it was called."""
+"""Lets a run in; the run's agent notes at this place of the book when it was called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Soon:
-    """Milliseconds from asking for a run until its agent was called."""
+    """Milliseconds from the request for a run until its agent was called."""
 
     took: Sequence[float]
 
     def of_100(self, number: int) -> float:
-        """So many of a hundred took no longer."""
+        """The time within which this many of a hundred began."""
         return sorted(self.took)[min(len(self.took) - 1, len(self.took) * number // 100)]
 
 
 async def one_at_a_time(it: Runs, start: Start, runs: int) -> Soon:
-    """Runs that nothing else is beside: asked for, begun, ended, and a moment in which all is idle."""
+    """Do runs that have the fleet to themselves: requested, begun, ended, then a moment in which all is idle."""
     took: list[float] = []
     for place in it.place.places(runs):
         begun = time.monotonic_ns()
         await start(place)
-        # Its agent has been called already, or is in a moment.
+        # Its agent has been called already, or will be in a moment.
         await it.until_noted([place], 30.0)
         took.append((it.place.book.at(place) - begun) / 1e6)
         await asyncio.sleep(GAP)
@@ -44,7 +44,7 @@ async def one_at_a_time(it: Runs, start: Start, runs: int) -> Soon:
 
 
 async def many(it: Runs, start: Start, *, runs: int, at_once: int, cpu: Callable[[], float]) -> Cost:
-    """So many callers let runs in, each one after the other; until all runs have ended; what each of them took."""
+    """Let runs in as this many callers, each one after another, until all have ended; gives what a run took."""
     places = it.place.places(runs)
     left = iter(places)
 
@@ -63,7 +63,7 @@ async def many(it: Runs, start: Start, *, runs: int, at_once: int, cpu: Callable
 
 
 def ours(it: Fleet) -> Start:
-    """Lets a run in."""
+    """How to let a run in on a fleet of ours."""
 
     async def start(place: int) -> None:
         await it.app.manager.start(RunSpec("noop", place))
@@ -73,24 +73,24 @@ def ours(it: Fleet) -> Start:
 
 @dataclass(frozen=True, slots=True)
 class Makespan:
-    """How long all of the waves took with so many workers."""
+    """How long all waves took with this many workers."""
 
     workers: int
     seconds: float
 
     @property
     def places_used(self) -> float:
-        """Of all the places, all the time, so much was used."""
+        """Which share of all the places' time was used."""
         return WAVES / self.seconds
 
 
 async def sleepers(where: Place, numbers: Sequence[int]) -> list[Makespan]:
-    """Runs of a second, as many as fill all places four times, with more and more workers."""
+    """Do runs of a second, enough to fill all places four times, with more and more workers."""
     found: list[Makespan] = []
     async with fleet(where, "nats", workers=0) as it:
         for number in numbers:
             await it.add_workers(number - len(it.workers))
-            await one_at_a_time(it, ours(it), 4 * number)  # all are there, and warm
+            await one_at_a_time(it, ours(it), 4 * number)  # all of them are there, and warm
             places = where.places(WAVES * PLACES * number)
             begun = time.monotonic()
             async with asyncio.TaskGroup() as group:

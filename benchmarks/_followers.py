@@ -1,9 +1,9 @@
-"""Many who follow one stream of events; a process of its own, whose clients cost next to nothing.
+"""Many clients that follow one stream of events and cost next to nothing, in a process of their own.
 
     python _followers.py PORT PATH FOLLOWERS PARTS
 
-It prints a line when everybody is connected, and in the end how many milliseconds it took each part to get to each of them
-since the time that stands in it, as JSON: the median, the 99th percentile, and the longest.
+It prints a line when everybody is connected. At the end it prints as JSON how many milliseconds each part took to reach
+each of them, counted from the time written in the part: the median, the 99th percentile, and the longest.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _AT = re.compile(rb'"at":\s*(\d+)')
 
 
 class Everybody:
-    """Who has connected, and who has what."""
+    """Who has connected, and who has received what."""
 
     def __init__(self, followers: int, parts: int) -> None:
         self.connected = asyncio.Event()
@@ -40,7 +40,7 @@ class Everybody:
 
 
 class Follower(asyncio.Protocol):
-    """Reads all that comes."""
+    """Reads everything that comes."""
 
     def __init__(self, request: bytes, everybody: Everybody) -> None:
         self._request = request
@@ -49,7 +49,7 @@ class Follower(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.write(self._request)  # type: ignore[attr-defined]  # of a connection, which is one that writes
+        transport.write(self._request)  # type: ignore[attr-defined]  # of a connection, which can write
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -38,29 +38,29 @@ _WAITING = f"""{_NUMBERS}
 
 
 def customers(count: int) -> int:
-    """How many customers have so many threads."""
+    """How many customers this many threads belong to."""
     return max(1, count // OF_A_CUSTOMER)
 
 
 async def log(url: str, count: int) -> None:
-    """A log of so many events, by the store itself."""
+    """A log of this many events, written by the store itself."""
     async with Store.open(url, synchronous="NORMAL") as store:
         await fill(store, count)
     await _execute(url, [])
 
 
 async def threads(url: str, count: int) -> None:
-    """So many threads at rest, each of which says in its metadata which customer's it is."""
+    """This many threads at rest, each with its customer in its metadata."""
     await _execute(url, [_filled(statement, count, "idle") for statement in (_THREADS, _LABELS)])
 
 
 async def waiting(url: str, count: int) -> None:
-    """So many runs that are ready and nobody's, each at the head of its thread."""
+    """This many runs that are ready and that nobody owns, each at the head of its thread."""
     await _execute(url, [_filled(statement, count, "busy") for statement in (_THREADS, _LABELS, _RUNS, _WAITING)])
 
 
 async def checkpoints(url: str, count: int) -> None:
-    """So many checkpoints of one thread."""
+    """This many checkpoints of one thread."""
     async with Store.open(url, synchronous="NORMAL") as store:
         saver = store.checkpointer()
         for first in range(0, count, _AT_ONCE):
@@ -87,7 +87,7 @@ def checkpoint(number: int) -> Checkpoint:
 
 
 async def nothing(url: str, count: int) -> None:
-    """Only the tables."""
+    """The tables alone."""
 
 
 def _filled(statement: str, count: int, status: str) -> str:
@@ -95,7 +95,7 @@ def _filled(statement: str, count: int, status: str) -> str:
 
 
 async def _execute(url: str, statements: Sequence[str]) -> None:
-    """Run these, and then have the database know what it has, as it does after a while by itself."""
+    """Run these, then have the database gather its statistics, as it would do after a while by itself."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
             for statement in statements:

@@ -1,4 +1,4 @@
-"""How fast a cost grows with the data: the exponent of the power law that fits what was measured at several sizes."""
+"""How fast a cost grows with the data: the exponent of the power law that fits the costs measured at several sizes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from math import log, sqrt
 from statistics import linear_regression, median
 
 TOLERANCE = 0.1
-"""How much more than the exponent that a line must have is put up with: caches, deeper trees and noise."""
+"""How far above the exponent that it must have a line may be: caches, deeper trees and noise are put up with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     """Cost = constant × size ** `exponent`, by least squares of the logarithms.
 
-    `error` is the standard error of the exponent; None where two points are all there is, through which a line goes exactly.
+    `error` is the standard error of the exponent; None with only two points, through which a line goes exactly.
     """
 
     exponent: float
@@ -21,10 +21,10 @@ class Fit:
 
     @classmethod
     def of(cls, points: Iterable[tuple[float, float]]) -> "Fit":
-        """The fit of points (size, cost), all of them above 0; a size may be there several times.
+        """The fit of points (size, cost), all of them above 0; a size may occur several times.
 
         Raises:
-            statistics.StatisticsError: they are all of one size, or there are fewer than two.
+            statistics.StatisticsError: the points are all of one size, or there are fewer than two.
         """
         logarithms = [(log(size), log(cost)) for size, cost in points]
         sizes, costs = [x for x, _ in logarithms], [y for _, y in logarithms]
@@ -42,34 +42,34 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What was measured of one line, by one clock: nanoseconds of each round, by size, and how fast they have to grow."""
+    """What was measured of one line by one clock: each round's nanoseconds by size, and how fast they must grow."""
 
     must: float
     rounds: Sequence[tuple[int, Sequence[float]]]
 
     @property
     def medians(self) -> list[tuple[int, float]]:
-        """Of each size."""
+        """The median of each size."""
         return [(size, median(costs)) for size, costs in self.rounds]
 
     @property
     def fit(self) -> Fit:
-        """Through every round at every size, but those that seem to have cost nothing: a process of the server had ended."""
+        """The fit of every round at every size, except those that seem to cost nothing: a server process had ended."""
         return Fit.of((size, cost) for size, costs in self.rounds for cost in costs if cost > 0)
 
     @property
     def upper(self) -> Fit:
-        """Through the three largest sizes alone: of many sizes the small ones would hide a line that bends upwards."""
+        """The fit of the three largest sizes alone: among many, the small ones would hide a line that bends upwards."""
         return Growth(self.must, self.rounds[-3:]).fit
 
     @property
     def last_step(self) -> float:
-        """The exponent from the largest size but one to the largest, where a cost that bends upwards shows first."""
+        """The exponent from the second-largest size to the largest, where a cost that bends upwards shows first."""
         return Fit.of(self.medians[-2:]).exponent
 
     @property
     def excess(self) -> float:
-        """How much larger the exponent is than it must be, through all sizes or through the largest ones."""
+        """How far the exponent is above what it must be, through all sizes or through the largest ones."""
         return max(self.fit.exponent, self.upper.exponent) - self.must
 
     @property

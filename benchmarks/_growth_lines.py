@@ -1,4 +1,4 @@
-"""The lines whose growth is measured: each is one figure beside data of several sizes, and how fast it has to grow."""
+"""The lines whose growth is measured: each is one figure beside data of several sizes, and how fast it must grow."""
 
 import asyncio
 import random
@@ -27,22 +27,22 @@ from trackside.harness.ids import new_id
 MEMORY, SQLITE, POSTGRES = "in memory", "SQLite", "PostgreSQL"
 AGENT = "agent"
 PLACES = 20
-"""Where in the log is read, one after the other."""
+"""Reads are at this many places in the log, one after another."""
 SHORT_PAGE = 20
-"""Which the busy thread fills in the smallest log, too."""
+"""A page that the busy thread fills even in the smallest log."""
 OLD_RUNS = 100
 PRODUCERS, APPENDED = 16, 160
 CALLERS, EXECUTED = 32, 96
-"""What shares transactions is done by so many, so often: if it were as often as there is time, the shares would differ."""
+"""Work that shares transactions is done by this many, this often: done for a fixed time, the shares would differ."""
 FLAT, LINEAR = 0.0, 1.0
 
 type Open = Callable[[str, int], AbstractAsyncContextManager[Work]]
-"""The work beside the data at an address, which is of this size."""
+"""Opens the work beside the data at an address; the number is the data's size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One figure; `must` is the exponent with which it has to grow, as there is more to do, and no more than that."""
+    """One figure; `must` is the exponent with which it has to grow because there is more to do, and no faster."""
 
     name: str
     open: Open
@@ -51,9 +51,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Data of several sizes, in things called `what`, and the lines that are measured beside it, each group in one plot.
+    """Data of several sizes, in things called `what`, and the lines that are measured beside it, each group in a plot.
 
-    `fill` makes it in a database with empty tables. Of `more` is measured if everything is asked for.
+    `fill` makes it in a database with empty tables. The sizes in `more` are measured when everything is asked for.
     """
 
     what: str
@@ -65,7 +65,7 @@ class DataSet:
 
 
 def again(do: Callable[[], Awaitable[object]]) -> Work:
-    """One after the other."""
+    """Do it again and again, one after another."""
 
     async def work(times: int) -> None:
         for _ in range(times):
@@ -78,8 +78,8 @@ def again(do: Callable[[], Awaitable[object]]) -> Work:
 async def manager_at(
     url: str, agent: Callable[[object], Awaitable[None]], max_running: int = 256
 ) -> AsyncGenerator[RunManager]:
-    """A manager on a store that is its observer and its coordinator; without an address one in memory."""
-    # Thousands of runs that go on at the same moment hold up the loop for longer than what is usually warned of.
+    """A manager on a store that is its observer and its coordinator; without an address, a manager in memory."""
+    # Thousands of runs that go on at the same moment hold up the loop for longer than the usual warning allows.
     managed = partial(RunManager, {AGENT: agent}, max_running=max_running, block_warning_after=None)
     if not url:
         async with managed() as manager:
@@ -125,7 +125,7 @@ async def running_at_once(url: str, size: int) -> AsyncGenerator[Work]:
 
 
 def _old_runs() -> list[RunLifecycleEvent]:
-    """Runs that ended before any that the log has, on threads of their own."""
+    """Runs that ended before any run in the log, on threads of their own."""
     earlier = timedelta(days=2 * DAYS)
     return [
         replace(event, thread_id=f"old {event.thread_id}", occurred_at=event.occurred_at - earlier)
@@ -135,7 +135,7 @@ def _old_runs() -> list[RunLifecycleEvent]:
 
 @asynccontextmanager
 async def pruning(url: str, size: int) -> AsyncGenerator[Work]:
-    """What is removed has to be there: the same number of old runs is appended before."""
+    """Prune, which needs something to remove: the same number of old runs is appended before each time."""
     async with Store.open(url) as store:
 
         async def append_and_prune() -> None:
@@ -174,7 +174,7 @@ async def listing_threads(url: str, size: int) -> AsyncGenerator[Work]:
 
 @asynccontextmanager
 async def taking(url: str, size: int) -> AsyncGenerator[Work]:
-    """A run is let in, and the one that has waited longest is executed: so many wait, all the time."""
+    """Let a run in, and execute the one that has waited longest: the same number wait all the time."""
 
     def pool_of(agent: str) -> str:
         return DEFAULT_POOL
@@ -229,7 +229,7 @@ async def getting(url: str, size: int) -> AsyncGenerator[Work]:
 
 @asynccontextmanager
 async def together(url: str, size: int) -> AsyncGenerator[Work]:
-    """So many runs, none of which ends before all of them go on."""
+    """This many runs, none of which ends before all of them are running."""
     all_there = asyncio.Barrier(size)
 
     async def meet(value: object) -> None:
@@ -253,7 +253,7 @@ def _one_run(run_id: str) -> Iterator[RunLifecycleEvent]:
 
 @asynccontextmanager
 async def followed(url: str, size: int) -> AsyncGenerator[Work]:
-    """So many followers of one run: an event has come when all of them have it."""
+    """This many followers of one run: an event has arrived when all of them have it."""
     run_id = new_id()
     source, arrivals = _one_run(run_id), Arrivals(size)
     async with Store.open(url) as store:
@@ -282,11 +282,11 @@ EVENT_READS = (
     _page("events after a position"),
     _page("events of a run"),
     Line("how many go on and wait", partial(asking, ask=lambda store: store.live_counts())),
-    # As many sums as there are hours with runs of an agent and a status: until all hours have all of them they become more.
+    # One sum for each hour with runs of an agent and a status: there are more until every hour has all of them.
     Line(f"totals: {LAST_DAY}", partial(reading, ask=TOTALS[LAST_DAY]), 0.5),
 )
 RUN_READS = (
-    _page("runs, the first page"),  # which the console asks for
+    _page("runs, the first page"),  # which the console requests
     _page("runs before a cursor"),
     _page("runs by thread"),
     Line(

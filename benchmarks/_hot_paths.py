@@ -1,4 +1,4 @@
-"""What is profiled: a process that does one thing until nobody wants it any more, or a server that is kept busy."""
+"""What is profiled: a process that does one thing until it is stopped, or a server that is kept busy."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ NAMES: Sequence[str] = (*WORKS, *_SERVED)
 
 
 def working(name: str, under: Sequence[str] = ()) -> AbstractAsyncContextManager[int]:
-    """The id of a process that does this as long as the context; `under` is the command of a profiler, if it has one."""
+    """The id of a process that does this as long as the context; `under` is a profiler's command, if there is one."""
     return _served(name, under) if name in _SERVED else _by_itself(name, under)
 
 

@@ -24,7 +24,7 @@ WORKS: Mapping[str, tuple[int, Callable[[], AbstractAsyncContextManager[Work]]]]
     "run in memory, 1 required observer, 32 at once": (1_000, partial(WAYS[MANAGED[1]], 32)),
     "durable run on SQLite, 32 at once": (300, partial(durable, SqliteFiles(), 32)),
 }
-"""How much is done between two looks whether to go on, and of what."""
+"""How much work is done between two checks whether to go on, and which work."""
 
 
 async def main(name: str) -> None:
@@ -32,7 +32,7 @@ async def main(name: str) -> None:
     async with opened() as work:
         await work(portion)
         print("ready", flush=True)
-        # In a thread: a dispatch never gives the loop a turn.
+        # In a thread, because a dispatch never gives the loop a turn.
         until_its_end = threading.Thread(target=sys.stdin.read, name="input")
         until_its_end.start()
         while until_its_end.is_alive():

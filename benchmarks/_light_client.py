@@ -1,8 +1,8 @@
-"""A client that costs next to nothing: one request, the same each time, over so many connections; a process of its own.
+"""A client that costs next to nothing, in a process of its own: the same request each time, over this many connections.
 
     python _light_client.py PORT PATH BODY CLIENTS REQUESTS
 
-It prints how many requests a second were answered, and the milliseconds that they took, as JSON. An answer that is not
+It prints as JSON how many requests a second were answered, and the milliseconds that they took. Any answer other than
 200 ends it.
 """
 
@@ -15,7 +15,7 @@ from typing import override
 
 
 class Connection(asyncio.Protocol):
-    """Asks again as soon as it is answered, until there is nothing left to ask."""
+    """Sends the request again as soon as it is answered, until there are none left to send."""
 
     def __init__(self, request: bytes, left: list[int], took: list[float], done: asyncio.Future[None]) -> None:
         self._request = request
@@ -28,10 +28,10 @@ class Connection(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # of a connection, which is one that writes
+        self._transport = transport  # type: ignore[assignment]  # of a connection, which can write
 
     def ask(self) -> None:
-        """Send the request once more, or say that all were answered."""
+        """Send the request once more, or report that all were answered."""
         if not self._left[0]:
             if not self._done.done():
                 self._done.set_result(None)
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         if not ended:
             return
         _, _, length = head.lower().partition(b"content-length: ")
-        # An answer that took long comes in chunks.
+        # A long-running request is answered in chunks.
         is_whole = len(body) >= int(length.partition(b"\r\n")[0]) if length else body.endswith(b"0\r\n\r\n")
         if not is_whole:
             return

@@ -1,4 +1,4 @@
-"""The figures that Trackside is held to: what each is, its budget, and in which benchmark's results it is found."""
+"""The figures that Trackside is held to: what each is, its budget, and which benchmark's results hold it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from _results import Result
 from _rounds import Clock
 
 type Cell = Callable[[Result], Sequence[str]]
-"""What stands in a cell of the table, line by line."""
+"""The text of a table cell, line by line."""
 
 type Unit = Literal["ns", "ms", "s", "/s"]
 
@@ -24,8 +24,8 @@ _HTTP_PEERS: Final = ("empty server", *_SERVERS)
 class Line:
     """A figure with a budget, or several that belong together.
 
-    `keeps` is what the words of the benchmark's budgets contain, `ours` and `peers` the figures themselves, and `why` says
-    what is known where the budget is missed, with figures of the result where there are any.
+    `keeps` is a text that the benchmark's budgets contain, `ours` and `peers` are the figures themselves, and `why`
+    says what is known when the budget is missed, with figures of the result where there are any.
     """
 
     work: str
@@ -37,11 +37,11 @@ class Line:
     why: str | Callable[[Result], str]
 
     def reason(self, result: Result) -> str:
-        """Why its budget is missed, as far as that is known."""
+        """Why the budget is missed, as far as that is known."""
         return self.why if isinstance(self.why, str) else self.why(result)
 
     def budgets_in(self, result: Result) -> list[Budget]:
-        """Those of the benchmark that are this line's."""
+        """Those of the benchmark's budgets that are this line's."""
         return [one for one in result.budgets if self.keeps and self.keeps in one.what]
 
     @property
@@ -50,7 +50,7 @@ class Line:
 
 
 def timed(unit: Unit, cases: Sequence[str], *names: str, clock: Clock = "wall") -> Cell:
-    """What contenders took in each case, or how many a second they did: a line for each that was measured."""
+    """What contenders took in each case, or how many they did in a second: one line for each one that was measured."""
 
     def cell(result: Result) -> list[str]:
         lines = []
@@ -65,7 +65,7 @@ def timed(unit: Unit, cases: Sequence[str], *names: str, clock: Clock = "wall") 
 
 
 def kept(key: str, pick: Callable[[str, object], str | None]) -> Cell:
-    """What a benchmark has written down besides its contenders, as `pick` says it."""
+    """What a benchmark recorded besides its contenders, as `pick` words it."""
 
     def cell(result: Result) -> list[str]:
         found: Mapping[str, object] = result.written.get(key, {})
@@ -75,7 +75,7 @@ def kept(key: str, pick: Callable[[str, object], str | None]) -> Cell:
 
 
 def nothing(result: Result) -> list[str]:
-    """Where nobody else is measured."""
+    """Nothing, where nobody else is measured."""
     return []
 
 
@@ -89,7 +89,7 @@ def _in(unit: Unit, nanoseconds: float) -> float:
 
 
 def _waits(*names: str) -> Cell:
-    """Medians of waits, which the benchmark keeps by case and server."""
+    """Medians of waits, which the benchmark records by case and server."""
 
     def pick(key: str, value: object) -> str | None:
         case, _, name = key.rpartition(": ")
@@ -117,7 +117,7 @@ def _memory(*names: str) -> Cell:
 
 
 def _slowest_pages(result: Result) -> list[str]:
-    """Three of them, and how many are above the budget."""
+    """The three slowest pages, and how many are above the budget."""
     found = {
         name: value["p99"]
         for name, value in result.written["milliseconds"].items()
@@ -129,7 +129,7 @@ def _slowest_pages(result: Result) -> list[str]:
 
 
 def _fastest_growing(result: Result) -> list[str]:
-    """Three figures whose exponents are furthest above what they must be, or the least below it, by wall clock."""
+    """The three figures whose exponents are furthest above what they must be, or least below it, by wall clock."""
     excess = {
         f"{name}, {title}": max(by["wall"]["exponent"], by["wall"]["upper"]) - by["wall"]["must"]
         for title, lines in result.written["growth"].items()
@@ -177,7 +177,7 @@ def _runs(database: str) -> Line:
 
 
 def _with_a_store_that_costs_nothing(cases: Sequence[str]) -> Callable[[Result], str]:
-    """What of the budget is left by the run itself."""
+    """Say what the run itself leaves of the budget."""
 
     def why(result: Result) -> str:
         left = []

@@ -19,7 +19,7 @@ AT_ONCE = 8_000
 """Events in one append, which is one transaction."""
 
 AGENTS = {"support": 0.6, "research": 0.3, "coder": 0.0989, "audit": 0.001, "rare": 0.0001}
-"""How likely a run is to be of an agent."""
+"""How likely a run is to be of each agent."""
 
 ENDS = {"success": 0.93, "error": 0.04, "cancelled": 0.02, "timeout": 0.005, "interrupted": 0.005}
 
@@ -40,16 +40,16 @@ type ThreadIdOf = Callable[[int], str]
 
 
 def named(number: int) -> str:
-    """The id of a thread, short."""
+    """The id of a thread, kept short."""
     return f"thread {number}"
 
 
 async def fill(store: Store, count: int, *, thread_id_of: ThreadIdOf = named) -> None:
-    """Append so many events, the last of them as if they occurred just now."""
+    """Append this many events, the last of them as if they occurred just now."""
     with _no_search_for_cycles():
         writing: asyncio.Task[object] | None = None
         for batch in batched(events(count // EVENTS_PER_RUN, thread_id_of=thread_id_of), AT_ONCE):
-            # The next ones are made while these are written. They stay in order: appends are written as they come.
+            # The next batch is made while this one is written. They stay in order: appends are written as they come.
             following = asyncio.create_task(store.append(batch), name="fill")
             await asyncio.sleep(0)
             if writing is not None:
@@ -61,7 +61,7 @@ async def fill(store: Store, count: int, *, thread_id_of: ThreadIdOf = named) ->
 
 @contextmanager
 def _no_search_for_cycles() -> Generator[None]:
-    """Let the collector rest: there are no cycles among these objects, and searching for them takes a third of the time."""
+    """Switch the garbage collector off: these objects have no cycles, and a search takes a third of the time."""
     gc.disable()
     try:
         yield
@@ -70,7 +70,7 @@ def _no_search_for_cycles() -> Generator[None]:
 
 
 def events(runs: int, *, thread_id_of: ThreadIdOf = named) -> Iterator[RunLifecycleEvent]:
-    """The events of so many runs, some of which go on at the same time; the same runs whenever it is asked."""
+    """The events of this many runs, some of which overlap in time; each call gives the same runs."""
     chance = random.Random(7)
     begin = datetime.now(UTC) - timedelta(days=DAYS)
     step = timedelta(days=DAYS) / runs

@@ -1,4 +1,4 @@
-"""A process that does runs and says how much memory it has meanwhile: after each tenth of them, a line in MB."""
+"""A process that does runs and reports its memory meanwhile: after each tenth of them, one line in MB."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ async def agent(value: object) -> None:
 
 
 def resident_mb() -> float:
-    """The memory of this process that is really there, once what is garbage is gone."""
+    """This process's resident memory, once the garbage is gone."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_MB
 

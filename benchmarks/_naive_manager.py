@@ -1,7 +1,7 @@
-"""A run manager as one writes it in an afternoon: the same work as `trackside.RunManager`, and nothing that can go wrong.
+"""A run manager as written in an afternoon: the same work as `trackside.RunManager`, as long as nothing goes wrong.
 
 It makes ids, keeps the runs in a dict with a status each, executes each in a task of its own, awaits an observer for
-four events, counts usage, and hands the result over through a future. It has no admission (two runs may have one
+four events, counts usage, and hands the result over through a future. It has no admission (two runs may share a
 thread), no cancel, no timeout, no failure of agent or observer, no live output, no resume, no order of shutdown, and a
 payload is whatever it was given.
 """
@@ -22,7 +22,7 @@ def random_id() -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """What `RunLifecycleEvent` has."""
+    """The fields of `RunLifecycleEvent`."""
 
     event_id: str
     event_type: str
@@ -35,7 +35,7 @@ class Event:
 
 @dataclass
 class Result:
-    """What `RunResult` has."""
+    """The fields of `RunResult`."""
 
     run_id: str
     thread_id: str
@@ -47,7 +47,7 @@ class Result:
 
 @dataclass
 class Run:
-    """A run that is under way."""
+    """A run in progress."""
 
     run_id: str
     thread_id: str
@@ -58,13 +58,13 @@ class Run:
 
 
 class Observer(Protocol):
-    """What is told."""
+    """Gets the events."""
 
     async def on_event(self, event: Any) -> None: ...
 
 
 class NaiveManager:
-    """Runs one agent, as often as it is asked to."""
+    """Runs one agent as often as it is asked to."""
 
     def __init__(self, agent: Callable[[Any], Awaitable[Any]], observer: Observer, new_id: Callable[[], str]) -> None:
         self.runs: dict[str, Run] = {}
@@ -101,7 +101,7 @@ class NaiveManager:
 
 
 def new_usage() -> dict[str, Any]:
-    """What `completion_data` has, of an agent that calls no model."""
+    """What `completion_data` holds for an agent that calls no model."""
     return {
         "total_input_tokens": 0,
         "total_output_tokens": 0,

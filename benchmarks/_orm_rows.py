@@ -1,7 +1,7 @@
-"""Rows written one by one through SQLAlchemy's ORM, as many an app's data layer does: a session and a commit for each step.
+"""Rows written one by one through SQLAlchemy's ORM, as many apps' data layers do: a session and a commit for each step.
 
-An event gets the next number of its run by `max() + 1` and is added; a run is a row that is added and changed twice. The
-tables are its own, and smaller than the store's. It checks nothing.
+An event gets its run's next number by `max() + 1` and is added; a run is a row that is added and changed twice. The
+tables are this module's own, and smaller than the store's. It checks nothing.
 """
 
 from collections.abc import AsyncGenerator
@@ -19,14 +19,14 @@ from trackside import RunLifecycleEvent
 from trackside.harness.ids import new_id
 
 _CONNECTIONS = 16
-"""To PostgreSQL. A file of SQLite has one writer at a time: there is one connection to it, and all wait for that."""
+"""Connections to PostgreSQL. An SQLite file has one writer at a time: it gets one connection, and all wait for that."""
 _MOST_SECONDS = 300
 
 
 class Row(DeclarativeBase):
-    """What all rows are."""
+    """The base of all rows."""
 
-    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012  # as SQLAlchemy wants it
+    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012  # the form that SQLAlchemy wants
 
 
 class RunRow(Row):
@@ -65,7 +65,7 @@ class OrmRows:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str) -> AsyncGenerator[Self]:
-        """In this database, which is empty."""
+        """Open on this database, which is empty."""
         engine = _engine(url)
         async with engine.begin() as connection:
             await connection.run_sync(Row.metadata.create_all)

@@ -18,9 +18,9 @@ what each benchmark does, and how it is measured."""
 
 
 def write_report(results: Path) -> Path:
-    """Write the report of the results in a folder; returns where it is.
+    """Write the report of the results in a folder; returns its path.
 
-    That of `benchmarks/results` is `benchmarks/REPORT.md`; that of any other folder lies in the folder itself.
+    The report of `benchmarks/results` is `benchmarks/REPORT.md`; that of any other folder goes into the folder itself.
     """
     folder = HERE if results.resolve() == RESULTS else results
     found = read(results)
@@ -44,7 +44,7 @@ def page(results: Mapping[str, Result]) -> str:
 
 
 def _measured_on(results: Sequence[Result]) -> Iterable[str]:
-    """When, at which commit and on what each was measured."""
+    """When, at which commit and on which machine each was measured."""
     yield "## What was measured, and when"
     by_commit = commits(results)
     if len(by_commit) > 1:

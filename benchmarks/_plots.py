@@ -1,4 +1,4 @@
-"""Plots as SVG: small, the same bytes for the same figures, with text that is text, for light and for dark pages."""
+"""Plots as SVG: small, the same bytes for the same figures, with text as text, for light and for dark pages."""
 
 import io
 import re
@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 _OURS: Final = "#2f81f7"
 _OTHERS: Final = "#8b949e"
 _LIMIT: Final = "#d1242f"
-_TEXT: Final = "#010203"  # which no plot has otherwise: it becomes the colour of the page's text
+_TEXT: Final = "#010203"  # a colour that no plot uses otherwise: it becomes that of the page's text
 _LINES: Final = (_OURS, "#bf8700", "#1a7f37", "#8250df", "#cf222e", _OTHERS)
 _STYLE: Final = ":root{color:#1f2328}@media(prefers-color-scheme:dark){:root{color:#e6edf3}}"
 _LOGARITHMIC_FROM: Final = 20.0
-"""How many times the least the most is, from which on lengths are not read any more."""
+"""From this ratio of the greatest figure to the least on, lengths can no longer be read."""
 _ROW: Final = 0.24  # inches
-_PLOT: Final = 0.95  # inches, of a title and an axis
+_PLOT: Final = 0.95  # inches, for a title and an axis
 
 _SETTINGS: Final[Any] = {  # matplotlib names 400 keys in its type
     "svg.fonttype": "none",
@@ -43,7 +43,7 @@ _PLACE: Final = re.compile(r"\d+\.\d{3,}")
 
 
 def svg(plots: Sequence[Plot], ours: Collection[str]) -> str:
-    """One picture of these plots, one below the other; bars and lines of `ours` stand out."""
+    """One picture of these plots, one below another; the bars and lines of `ours` stand out."""
     with mpl.rc_context(_SETTINGS):
         heights = [_PLOT + _ROW * (len(plot.bars) if isinstance(plot, Bars) else 10) for plot in plots]
         picture = Figure(figsize=(8.0, sum(heights)), layout="constrained")
@@ -61,8 +61,8 @@ def svg(plots: Sequence[Plot], ours: Collection[str]) -> str:
 
 
 def _settled(drawn: str) -> str:
-    """The same with places rounded and ids counted: the last digit of a place depends on the machine's floating-point
-    unit, and the ids are made of places.
+    """The same SVG with places rounded and ids numbered: a place's last digit depends on the machine's floating-point
+    unit, and the ids are made from places.
     """
     ids: dict[str, str] = {}
     drawn = _ID.sub(lambda found: ids.setdefault(found[0], f"{found[0][0]}{len(ids) + 1}"), drawn)

@@ -1,4 +1,4 @@
-"""Group commit written by hand on the `sqlite3` module: what the store is measured beside. It checks nothing."""
+"""Group commit written by hand on the `sqlite3` module: the store is measured beside it. It checks nothing."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ EVENTS_ALONE = """
         UNIQUE (run_id, sequence)
     );
 """
-"""The least that a log needs, for a log that has no rows of runs and threads."""
+"""The least that a log needs when it has no rows of runs and threads."""
 
 _STARTED = """
     INSERT INTO runs (run_id, thread_id, agent, status, created_at, started_at, last_sequence, metadata)
@@ -34,10 +34,10 @@ type _Job = tuple[RunLifecycleEvent, str, str, asyncio.Future[None]]
 
 
 class RawLog:
-    """A thread and a queue; one transaction takes all that waits, with `executemany`.
+    """A thread and a queue; one transaction takes everything that waits, with `executemany`.
 
     Args:
-        path: of a database that has the tables, or none if it keeps events alone.
+        path: of a database that has the tables, or has none if this log keeps only events.
         with_rows: also keep the rows of runs and threads, as the store does.
     """
 
@@ -56,7 +56,7 @@ class RawLog:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str, *, with_rows: bool) -> AsyncGenerator["RawLog"]:
-        """A log in this file, with tables of its own if it keeps events alone."""
+        """Open a log in this file, with tables of its own if it keeps only events."""
         log = cls(url.removeprefix("sqlite:///"), with_rows=with_rows)
         yield log
         log._jobs.put(None)

@@ -1,7 +1,7 @@
 """What live observers do with an event, by hand: nothing but the calls of the libraries below them.
 
-They know what this benchmark's events have, check nothing, forget nothing, and run in whoever announces the event. So they
-say what counters, spans and lines cost at least, whoever asks for them.
+They know this benchmark's events, check nothing, forget nothing, and run in the task that announces the event. So they
+show the least that counters, spans and lines cost, whoever asks for them.
 """
 
 import json
@@ -24,7 +24,7 @@ _KINDS = {"chat": SpanKind.CLIENT, "execute_tool": SpanKind.INTERNAL}
 
 
 class RawMetrics:
-    """Counters and histograms of `prometheus_client`, with labels that were looked up before."""
+    """Counters and histograms of `prometheus_client`, with labels looked up in advance."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -120,7 +120,7 @@ type RawObserver = RawMetrics | RawSpans | RawLines | RawKept
 
 
 class StorageAndByHand:
-    """Stores events, and then does the rest by hand, in the same call."""
+    """Stores events, then does the rest by hand, in the same call."""
 
     def __init__(self, storage: StorageObserver, raw: Sequence[RawObserver]) -> None:
         self._storage = storage

@@ -1,4 +1,4 @@
-"""Group commit written by hand on asyncpg: what the store on PostgreSQL is measured beside. It checks nothing."""
+"""Group commit written by hand on asyncpg: the store on PostgreSQL is measured beside it. It checks nothing."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ EVENTS_ALONE = """
         UNIQUE (run_id, sequence)
     );
 """
-"""The least that a log needs, for a log that has no rows of runs and threads."""
+"""The least that a log needs when it has no rows of runs and threads."""
 
 EVENTS = """
     WITH taken AS (
@@ -30,7 +30,7 @@ EVENTS = """
         occurred_at, payload
     FROM taken, unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
         WITH ORDINALITY AS new (event_id, run_id, thread_id, sequence, event_type, occurred_at, payload)"""
-"""All events of a transaction, behind those that are there; whoever takes positions makes the others wait."""
+"""All events of a transaction, after those already there; a writer that takes positions makes the others wait."""
 
 _STARTED = """
     INSERT INTO runs (run_id, thread_id, agent, status, created_at, started_at, last_sequence, metadata)
@@ -55,7 +55,7 @@ type _Job = tuple[RunLifecycleEvent, str, str, asyncio.Future[None]]
 
 
 class RawPostgresLog:
-    """A task and a queue; one transaction takes all that waits: a statement for the rows of each kind.
+    """A task and a queue; one transaction takes everything that waits: one statement for the rows of each kind.
 
     Args:
         connection: to a database that has the tables.
@@ -71,7 +71,7 @@ class RawPostgresLog:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str, *, with_rows: bool) -> AsyncGenerator["RawPostgresLog"]:
-        """A log in this database, with tables of its own if it keeps events alone."""
+        """Open a log in this database, with tables of its own if it keeps only events."""
         connection = await asyncpg.connect(url)
         if not with_rows:
             await connection.execute(EVENTS_ALONE)
@@ -126,6 +126,6 @@ class RawPostgresLog:
 
 
 async def write(connection: asyncpg.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Run a statement that takes rows as an array for each column, if there are any."""
+    """Run a statement that takes rows as one array for each column, if there are any rows."""
     if rows:
         await connection.execute(statement, *map(list, zip(*rows, strict=True)))

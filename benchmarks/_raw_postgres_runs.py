@@ -1,4 +1,4 @@
-"""Complete runs written by hand on asyncpg, with group commit: what durable runs on PostgreSQL are measured beside.
+"""Complete runs written by hand on asyncpg, with group commit: durable runs on PostgreSQL are measured beside it.
 
 It writes the rows that the store writes, in the three transactions that a run waits for, and checks nothing.
 """
@@ -59,10 +59,10 @@ _EVENTS_OF = {"start": (1, ("run_started", "busy")), "end": (3, ("run_completed"
 
 
 class RawPostgresRuns:
-    """A task and a queue; one transaction takes all that waits: a statement for the rows of each kind."""
+    """A task and a queue; one transaction takes everything that waits: one statement for the rows of each kind."""
 
     steps: Sequence[str] = ("admit", "start", "end")
-    """Of a run, in their order; each has a method `_STEP`."""
+    """The steps of a run, in order; each has a method `_STEP`."""
     admit_active = _ADMIT_ACTIVE
     """How a run gets into the queue."""
 
@@ -74,7 +74,7 @@ class RawPostgresRuns:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str) -> AsyncGenerator[Self]:
-        """Runs in this database, which has the store's tables."""
+        """Open on this database, which has the store's tables."""
         connection = await asyncpg.connect(url)
         runs = cls(connection)
         yield runs
@@ -111,7 +111,7 @@ class RawPostgresRuns:
                 done.set_result(None)
 
     async def _begin(self, steps: set[str]) -> None:
-        """What a transaction of these steps begins with."""
+        """Do what a transaction of these steps begins with."""
 
     async def _admit(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         await self._write(_ADMIT_THREAD, [(thread_id, when) for _, thread_id in runs])

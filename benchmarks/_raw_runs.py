@@ -1,4 +1,4 @@
-"""Complete runs written by hand on the `sqlite3` module, with group commit: what durable runs are measured beside.
+"""Complete runs written by hand on the `sqlite3` module, with group commit: durable runs are measured beside it.
 
 It writes the rows that the store writes, in the three transactions that a run waits for, and checks nothing.
 """
@@ -56,7 +56,7 @@ type _Job = tuple[str, str, str, asyncio.Future[None]]
 
 
 class RawRuns:
-    """A thread and a queue; one transaction takes all that waits, with `executemany`."""
+    """A thread and a queue; one transaction takes everything that waits, with `executemany`."""
 
     def __init__(self, path: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -70,7 +70,7 @@ class RawRuns:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str) -> AsyncGenerator["RawRuns"]:
-        """Runs in this file, which has the store's tables."""
+        """Open on this file, which has the store's tables."""
         runs = cls(url.removeprefix("sqlite:///"))
         yield runs
         runs._jobs.put(None)

@@ -1,4 +1,4 @@
-"""What a benchmark says: its tables and budgets on the screen, and all that it measured as JSON.
+"""What a benchmark reports: its tables and budgets on the screen, and everything that it measured as JSON.
 
 The report in this folder is made from that JSON (`_page.py`).
 """
@@ -22,7 +22,7 @@ type Measure = Clock | Literal["memory", "instructions"]
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PARTIAL = ("capacity", "compare", "database", "events", "filled", "only")
-"""Options with which some benchmark measures something else than what its published figures are of."""
+"""Options with which a benchmark measures something other than its published figures."""
 QUICK = Effort(rounds=2, seconds=0.001)
 CLOCKS: Mapping[Clock, str] = {"cpu": "CPU time", "wall": "wall clock"}
 MEASURES: Mapping[Measure, str] = {
@@ -35,21 +35,21 @@ MEASURES: Mapping[Measure, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asked for. `results` is None where no JSON is wanted; `about` is the benchmark in a sentence."""
+    """What the command line asked for. `results` is None without JSON; `about` is the benchmark in a sentence."""
 
     about: str
     effort: Effort
     quick: bool
     results: Path | None
     load: float
-    """Of the machine in the minute before, in processes."""
+    """The machine's load in the minute before, in processes."""
     given: argparse.Namespace
-    """All of it, for what a benchmark takes besides."""
+    """The whole command line, for options that a benchmark adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A figure that we want to keep, and what it is by each clock, or by another measure."""
+    """A figure that we want to keep, and its value by each clock, or by another measure."""
 
     what: str
     limit: float
@@ -63,7 +63,7 @@ class Budget:
 
     @property
     def met(self) -> bool:
-        """Whether both clocks say so."""
+        """Whether every measure is within the limit."""
         return all(value <= self.limit if self.at_most else value >= self.limit for value in self.measured.values())
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Budget:
 
     @property
     def worst(self) -> float:
-        """The measure that is least within the limit."""
+        """The value that is least within the limit."""
         return (max if self.at_most else min)(self.measured.values())
 
 
@@ -90,7 +90,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A plot of how a figure of several contenders goes with another, as points (x, y); `limit` is a budget."""
+    """A plot of how a figure of several contenders depends on another, as points (x, y); `limit` is a budget."""
 
     title: str
     x: str
@@ -107,9 +107,9 @@ type Plot = Bars | Lines
 class Report:
     """A benchmark that has run.
 
-    `ours` are the contenders that are Trackside, `plots` what is drawn instead of the contenders' wall clock, `packages`
-    those whose version matters for its figures, `how` says how it was measured, if not in interleaved rounds, and `extra` is
-    what only its JSON has.
+    `ours` are the contenders that are Trackside, `plots` replaces the plot of the contenders' wall clock, `packages`
+    are those whose version matters for the figures, `how` says how it was measured if not in interleaved rounds, and
+    `extra` is what only the JSON has.
     """
 
     name: str
@@ -165,7 +165,7 @@ def publish(report: Report, options: Options) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Collection[int] = (0,)) -> str:
-    """A Markdown table whose columns are aligned, so that it reads well on a screen, too.
+    """A Markdown table with aligned columns, so that it reads well on a screen, too.
 
     `words` are the columns that hold words; the others hold figures.
     """
@@ -186,12 +186,12 @@ def figure(spread: Spread, *, digits: int = 0) -> str:
 
 
 def times(ratio: float) -> str:
-    """How many times as much, in as many digits as matter."""
+    """A multiple, in as many digits as matter."""
     return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}" if ratio >= 2 else f"{ratio:.2f}"
 
 
 def rate_and_cpu(race: Race, way: Contender, *, digits: int = 1) -> list[str]:
-    """Two cells of a table: how often in a second by wall clock, and microseconds of CPU time."""
+    """Two cells of a table: the rate in a second by wall clock, and microseconds of CPU time."""
     return [figure(race.rate(way, "wall")), figure(race.cost(way, "cpu").scaled(1e-3), digits=digits)]
 
 
@@ -222,7 +222,7 @@ def _how(report: Report, effort: Effort) -> str:
 
 
 def footnote(facts: Mapping[str, object], how: str) -> str:
-    """On what and how it was measured."""
+    """On which machine and how it was measured."""
     packages = facts["packages"]
     versions = ", ".join(f"{name} {number}" for name, number in packages.items()) if isinstance(packages, dict) else ""
     return (
@@ -256,7 +256,7 @@ def _as_json(report: Report, facts: Mapping[str, object], options: Options) -> s
         }
         for contender, costs in report.race.costs.items()
     ]
-    # A line for each contender: what changed from one measurement to the next can be read in a diff.
+    # One line for each contender, so that a diff shows what changed from one measurement to the next.
     lines = ",\n  ".join(json.dumps(contender, ensure_ascii=False) for contender in contenders)
     return f'{json.dumps(head, indent=1, ensure_ascii=False)[:-2]},\n "contenders": [\n  {lines}\n ]\n}}\n'
 
@@ -274,7 +274,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str | None:
-    """The commit that is measured, with a + where what is measured was changed since; None outside a checkout."""
+    """The commit that is measured, with a + if the measured code was changed since; None outside a checkout."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--", "src", "benchmarks/*.py")

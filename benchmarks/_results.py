@@ -1,4 +1,4 @@
-"""What benchmarks have written down, read again: the report is made of nothing else."""
+"""What benchmarks wrote down, read again: the report is made of nothing else."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class Result:
 
     @property
     def tables(self) -> list[str]:
-        """As the benchmark printed them, and what else it said."""
+        """The tables as the benchmark printed them, and what else it said."""
         return ["\n".join(lines) for lines in self.written["tables"]]
 
     @property
@@ -43,12 +43,12 @@ class Result:
 
     @property
     def cases(self) -> list[str]:
-        """Of its contenders."""
+        """The cases of its contenders."""
         return list(dict.fromkeys(one["case"] for one in self.written["contenders"]))
 
     @property
     def plots(self) -> list[Plot]:
-        """What is drawn of it: its own plots, or what each contender took by wall clock."""
+        """What to draw: the benchmark's own plots, or else what each contender took by wall clock."""
         kinds: Mapping[str, type[Bars | Lines]] = {"bars": Bars, "lines": Lines}
         own = [
             kinds[plot["kind"]](**{key: value for key, value in plot.items() if key != "kind"})
@@ -75,7 +75,7 @@ class Result:
 
 
 def benchmarks() -> dict[str, Path]:
-    """Every benchmark there is. Those that serve are called `serve_NAME.py`: `http.py` would stand before Python's own."""
+    """Every benchmark. Those that serve are files `serve_NAME.py`, because an `http.py` would hide Python's own."""
     return dict(sorted((path.stem.removeprefix("serve_"), path) for path in HERE.glob("[a-z]*.py")))
 
 
@@ -94,7 +94,7 @@ def commits(results: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def _readable(nanoseconds: float) -> tuple[float, str]:
-    """A factor and the unit that it leads to."""
+    """A factor, and the unit that it leads to."""
     for factor, unit in ((1e-9, "s"), (1e-6, "ms"), (1e-3, "µs")):
         if nanoseconds * factor >= 1:
             return factor, unit

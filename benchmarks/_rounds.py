@@ -2,7 +2,7 @@
 
 A machine drifts from minute to minute. So each round measures every contender once, in an order that rotates, and two
 contenders are compared within a round before the median is taken. Process CPU time leaves out what other processes took
-of the machine, wall clock time is what a user sees; on a quiet machine they agree.
+of the machine; wall clock time is what a user sees; on a quiet machine they agree.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from typing import Literal
 type Clock = Literal["cpu", "wall"]
 
 type Work = Callable[[int], Awaitable[None]]
-"""Does the work so many times."""
+"""Does the work this many times."""
 
 
 def timed_elsewhere() -> AbstractAsyncContextManager[Work]:
-    """In the place of a way to open what is not opened and timed once more."""
+    """Stands in for `open` where the work was timed elsewhere, and is not to be opened and timed again."""
     raise AssertionError("it was timed elsewhere")
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way of doing the work in one case, as `CompositeObserver` with 4 observers.
+    """One way of doing the work in one case, such as `CompositeObserver` with 4 observers.
 
-    `open` sets it up on a fresh event loop, and what it yields is timed; setting up and closing are not. Without it others
-    have timed it, request by request say, and its costs make a `Race`. `server_cpu_ns` tells the CPU time of a server
-    that works for it, which counts as its own.
+    `open` sets it up on a fresh event loop, and what it yields is timed; setting up and closing are not. Without `open`
+    others have timed it, say request by request, and its costs make a `Race`. `server_cpu_ns` gives the CPU time of a
+    server that works for it, which counts as its own.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured: so many rounds, of so many seconds for each contender."""
+    """How much to measure: this many rounds, of this many seconds for each contender."""
 
     rounds: int
     seconds: float
@@ -52,7 +52,7 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Nanoseconds that doing the work once took."""
+    """Nanoseconds that it took to do the work once."""
 
     cpu: float
     wall: float
@@ -91,19 +91,19 @@ class Race:
         return next(c for c in self.costs if (c.name, c.case) == (name, case))
 
     def cost(self, contender: Contender, clock: Clock) -> Spread:
-        """Nanoseconds that doing the work once took."""
+        """Nanoseconds that it took to do the work once."""
         return Spread.of(cost.by(clock) for cost in self.costs[contender])
 
     def rate(self, contender: Contender, clock: Clock) -> Spread:
-        """How often the work was done in a second."""
+        """How many times a second the work was done."""
         return Spread.of(1e9 / cost.by(clock) for cost in self.costs[contender])
 
     def ratio(self, contender: Contender, beside: Contender, clock: Clock) -> Spread:
-        """How many times as long a contender took as another, round by round."""
+        """How many times as long one contender took as another, round by round."""
         return Spread.of(ours / theirs for ours, theirs in self._pairs(contender, beside, clock))
 
     def difference(self, contender: Contender, beside: Contender, clock: Clock) -> Spread:
-        """How many nanoseconds longer a contender took than another, round by round."""
+        """How many nanoseconds longer one contender took than another, round by round."""
         return Spread.of(ours - theirs for ours, theirs in self._pairs(contender, beside, clock))
 
     def _pairs(self, contender: Contender, beside: Contender, clock: Clock) -> Iterator[tuple[float, float]]:
@@ -123,7 +123,7 @@ def race(contenders: Sequence[Contender], effort: Effort) -> Race:
 
 
 def _count_for(contender: Contender, seconds: float) -> int:
-    """How often the work has to be done to fill so many seconds."""
+    """How often to do the work so that it fills this many seconds."""
     count = 1
     while True:
         taken = _sample(contender, count).wall * count / 1e9
@@ -138,8 +138,8 @@ def _sample(contender: Contender, count: int) -> Cost:
 
 async def _timed(contender: Contender, count: int) -> Cost:
     async with contender.open() as work:
-        await work(max(1, count // 10))  # caches fill, and what specialises itself does
-        gc.collect()  # nobody pays for the garbage of the contender before
+        await work(max(1, count // 10))  # to fill caches, and specialise what specialises itself
+        gc.collect()  # so that nobody pays for the garbage of the contender before
         cpu, wall = contender.server_cpu_ns() + _cpu_ns(), time.perf_counter_ns()
         await work(count)
         wall, cpu = time.perf_counter_ns() - wall, _cpu_ns() + contender.server_cpu_ns() - cpu

@@ -1,6 +1,6 @@
-"""Runs benchmarks one after the other, each in a process of its own, and then makes the report of what they wrote.
+"""Runs benchmarks one after another, each in a process of its own, and then makes the report from what they wrote.
 
-    python _run.py                        lists what there is
+        python _run.py                        lists what there is
     python _run.py NAME… [-- ARGUMENT…]   runs some, or all of them: `all`
     python _run.py report [-- ARGUMENT…]  makes the report alone, of what was measured before
 
@@ -23,19 +23,19 @@ from _results import benchmarks
 
 ALL, REPORT = "all", "report"
 _MOST_SECONDS = 3_600
-"""That one benchmark may take: one that hangs does not stop the others."""
+"""What one benchmark may take: one that hangs does not stop the others."""
 _TIDY_UP_SECONDS = 60
 
 
 def listing() -> str:
-    """A line for each."""
+    """One line for each benchmark."""
     lines = {name: (ast.get_docstring(ast.parse(path.read_text())) or "") for name, path in benchmarks().items()}
     lines |= {ALL: "All of these, and then the report.", REPORT: "The report alone, of what was measured before."}
     return "\n".join(f"{name:<20} {text.splitlines()[0]}" for name, text in lines.items())
 
 
 def run(name: str, arguments: Sequence[str]) -> tuple[int, str | None]:
-    """Run one; returns its exit code, and why it failed, None if it did not."""
+    """Run one benchmark; returns its exit code, and why it failed, None if it did not."""
     with subprocess.Popen([sys.executable, benchmarks()[name], *arguments], start_new_session=True) as process:
         try:
             code = process.wait(_MOST_SECONDS)
@@ -51,7 +51,7 @@ def run(name: str, arguments: Sequence[str]) -> tuple[int, str | None]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Have it end its servers and itself, as somebody does at the keyboard."""
+    """Have it stop its servers and itself, as Ctrl-C at the keyboard does."""
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_TIDY_UP_SECONDS)
@@ -59,7 +59,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def results_of(arguments: Sequence[str]) -> Path | None:
-    """Where benchmarks with these arguments write: None where they write nothing."""
+    """Where benchmarks with these arguments write; None if they write nothing."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--results", type=Path)
@@ -93,7 +93,7 @@ def main() -> int:
         print(f"report: {write_report(results)}", file=sys.stderr)
     for name, why in failed.items():
         print(f"bench: {name} failed: {why}", file=sys.stderr)
-    return code if len(chosen) == 1 else int(bool(failed))  # one alone may say more than that it failed
+    return code if len(chosen) == 1 else int(bool(failed))  # a single one may tell more than that it failed
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Functions to serve, without anything of a framework in the process."""
+"""Functions to serve, without any framework in the process."""
 
 import asyncio
 import time
@@ -16,13 +16,13 @@ async def sleeping(input: Any) -> dict[str, bool]:
 
 
 def _until_there(file: Path) -> None:
-    """Wait for the file, as long as there is a folder in which it could be: a thread that waits on keeps no server."""
+    """Wait for the file as long as its folder exists: a thread that waits on would keep the server from ending."""
     while not file.exists() and file.parent.exists():
         time.sleep(0.02)
 
 
 async def talking(input: Any, run: Any) -> dict[str, bool]:
-    """Say what time it is, as often as wanted, once there is a file of this name."""
+    """Send the time as often as asked, once the named file exists."""
     begin = Path(input["begin"])
     await asyncio.to_thread(_until_there, begin)
     for _ in range(input["parts"]):

@@ -1,4 +1,4 @@
-"""Graphs that are served by ours and by the peers'."""
+"""Graphs that our server and the peers' servers serve."""
 
 import asyncio
 from typing import Any, TypedDict

@@ -1,6 +1,6 @@
 """Servers as their users start them, each a process of its own: ours, the empty one, and those of others.
 
-What others need is installed from the package index into `benchmarks/.peers`, which git ignores. One that does
+What others need is installed from the package index into `benchmarks/.peers`, which git ignores. A server that does
 not install, or does not answer in time, is left out, and `Fleet.missing` says why.
 """
 
@@ -24,24 +24,24 @@ EMPTY, FUNCTION, GRAPH = "empty server", "trackside, function", "trackside, grap
 LANGGRAPH, AEGRA, DBOS = "langgraph dev", "aegra", "dbos"
 _INSTALL_SECONDS = 240
 _START_SECONDS = 60
-_STOP_SECONDS = 60  # that a server may take to end, and a profiler around it to write what it has found
+_STOP_SECONDS = 60  # for a server to end, and a profiler around it to write what it found
 _REQUIRES = {LANGGRAPH: "langgraph-cli[inmem]", AEGRA: "aegra-api", DBOS: "dbos"}
 
 
 class NotThereError(Exception):
-    """A server that cannot be measured here, and why."""
+    """A server cannot be measured here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that answers. `assistant` is what it calls the graph, or function, that does nothing."""
+    """A server that answers. `assistant` is its name for the graph or function that does nothing."""
 
     name: str
     port: int
     process: subprocess.Popen[bytes]
     assistant: str
     started_in: float
-    """Seconds from the start of its process to its first answer of 200."""
+    """Seconds from the start of its process to its first answer with 200."""
 
     @property
     def url(self) -> str:
@@ -50,17 +50,17 @@ class Server:
     def pids(self) -> list[int]:
         """Its process, and all below it."""
         found = [self.process.pid]
-        for pid in found:  # which grows meanwhile
+        for pid in found:  # the list grows meanwhile
             for task in _tasks(pid):
                 found += [int(child) for child in _read(task / "children").split()]
         return found
 
     def cpu_ns(self) -> int:
-        """CPU time until now."""
+        """CPU time so far."""
         return sum(int((_read(task / "schedstat") or "0").split()[0]) for pid in self.pids() for task in _tasks(pid))
 
     def resident_mib(self) -> float:
-        """Memory that it has now."""
+        """The memory that it has now."""
         pages = sum(int((_read(Path(f"/proc/{pid}/statm")) or "0 0").split()[1]) for pid in self.pids())
         return pages * os.sysconf("SC_PAGE_SIZE") / 1_048_576
 
@@ -75,7 +75,7 @@ def _tasks(pid: int) -> list[Path]:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # it has gone
+    except OSError:  # the process is gone
         return ""
 
 
@@ -83,9 +83,9 @@ def _read(path: Path) -> str:
 def trackside(
     name: str, agents: Sequence[str], *, more: Sequence[str] = (), under: Sequence[str] = ()
 ) -> Generator[Server]:
-    """`trackside serve` with these agents, all else as by default: SQLite in a new folder, the access log on.
+    """`trackside serve` with these agents, everything else as by default: SQLite in a new folder, the access log on.
 
-    `under` is a command that runs a module of Python's, as a profiler does.
+    `under` is a command that runs a Python module, as a profiler does.
     """
     with tempfile.TemporaryDirectory() as folder:
         typed = [f"{HERE / file}:{agent}" for file, _, agent in (one.partition(":") for one in agents)]
@@ -96,12 +96,12 @@ def trackside(
 
 
 def function() -> object:
-    """Ours, with a function that does nothing."""
+    """Our server, with a function that does nothing."""
     return trackside(FUNCTION, ["_served_functions.py:noop"])
 
 
 def graph() -> object:
-    """Ours, with graphs."""
+    """Our server, with graphs."""
     return trackside(GRAPH, ["_served_graphs.py:graph", "_served_graphs.py:waiting"])
 
 
@@ -152,19 +152,19 @@ STARTS = {FUNCTION: function, GRAPH: graph, EMPTY: empty, LANGGRAPH: langgraph_d
 
 @dataclass(slots=True)
 class Fleet:
-    """Servers that run side by side; those that could not be had, and why."""
+    """Servers that run side by side; and which could not be had, and why."""
 
     servers: dict[str, Server] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
     def words(self) -> list[str]:
-        """What there is to say of those that are missing."""
+        """What there is to say about those that are missing."""
         return [f"{name} is not measured: {why}" for name, why in self.missing.items()]
 
 
 @contextmanager
 def fleet(names: Sequence[str]) -> Generator[Fleet]:
-    """All of these, as long as the block goes on."""
+    """All of these, for as long as the context lasts."""
     found = Fleet()
     with ExitStack() as stack:
         for name in names:
@@ -184,10 +184,10 @@ def _write_project(folder: Path, name: str, more: Mapping[str, object]) -> None:
 
 
 def installed(name: str) -> Path:
-    """The interpreter of the environment that a peer is installed in, which is made now if it is not there.
+    """The interpreter of a peer's environment, which is made now if it does not exist.
 
     Raises:
-        NotThereError: it does not install.
+        NotThereError: the peer does not install.
     """
     place = PEERS / name.replace(" ", "-")
     python, done = place / "bin" / "python", place / "installed"

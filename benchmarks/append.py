@@ -61,7 +61,7 @@ def events() -> Iterator[RunLifecycleEvent]:
 
 
 def produce(append: AppendOne, producers: int) -> Work:
-    """So many producers, each of which waits for its event to be durable before it makes the next."""
+    """Append as this many producers, each of which waits until its event is durable before it makes the next."""
     streams = [events() for _ in range(producers)]
 
     async def one(stream: Iterator[RunLifecycleEvent], count: int) -> None:

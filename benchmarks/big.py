@@ -97,7 +97,7 @@ PAGES: Mapping[str, Ask] = {
     "threads by agent with 0.01 %": lambda s, _: s.threads(agent="rare", limit=PAGE),
     "threads by metadata (0.1 % of the runs)": lambda s, _: s.threads(metadata={"user": "user 7"}, limit=PAGE),
 }
-"""What is asked for by users of a long log, first pages and deep ones."""
+"""What users of a long log ask for: first pages and deep ones."""
 
 TOTALS: Mapping[str, Ask] = {
     "stats of the last hour": lambda s, _: s.stats(_ago(hours=1)),
@@ -121,7 +121,7 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Latency":
-        """By the nearest rank."""
+        """The percentiles, by the nearest rank."""
         ordered = sorted(seconds)
         return cls(*(ordered[-(-len(ordered) * percent // 100) - 1] * 1e3 for percent in (50, 99)))
 
@@ -140,7 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def places(store: Store, count: int) -> list[Place]:
-    """So many places all over the log."""
+    """This many places, spread over the whole log."""
     (last,) = await store.events(newest_first=True, limit=1)
     chance = random.Random(1)
     found = []
@@ -167,16 +167,16 @@ async def latencies(store: Store, asked: Mapping[str, Ask], at: Sequence[Place])
 
 
 async def measure(url: str, calls: int) -> tuple[dict[str, Latency], dict[str, Latency]]:
-    """Pages and totals."""
+    """Measure pages and totals."""
     async with Store.open(url) as store:
         at = await places(store, calls)
         return await latencies(store, PAGES, at), await latencies(store, TOTALS, at[: max(2, calls // 10)])
 
 
 async def fill_up(url: str, count: int) -> float:
-    """Fill a database; returns the seconds that it took."""
+    """Fill a database; returns how many seconds that took."""
     begin = time.perf_counter()
-    # What is lost in a power cut is filled again.
+    # Whatever a power cut loses is filled in again.
     async with Store.open(url, synchronous="NORMAL") as store:
         await fill(store, count)
     return time.perf_counter() - begin

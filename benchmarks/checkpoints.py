@@ -26,19 +26,19 @@ LONG = 200
 NOTHING, MEMORY, OURS, LANGGRAPHS = "no checkpointer", "InMemorySaver", "store.checkpointer()", "LangGraph's saver"
 NAMES = (NOTHING, MEMORY, OURS, LANGGRAPHS)
 MOST = 0.3
-"""Milliseconds of CPU time that a run may take more than with LangGraph's saver in memory."""
+"""Milliseconds of CPU time that a run may take beyond what it takes with LangGraph's saver in memory."""
 
 type Measured = tuple[Databases, int, int]
-"""On what, how many at once, and how many messages the thread has: a new thread for each run, if none."""
+"""On which databases, how many at once, and how many messages the thread has; 0 means a new thread for each run."""
 
 
 def newest(messages: list[Any], more: list[Any]) -> list[Any]:
-    """Both lists, as many of the newest messages as a long thread has: it stays as long as it is."""
+    """Both lists together, cut to the newest messages that a long thread holds, so that it does not grow."""
     return [*messages, *more][-LONG:]
 
 
 class State(TypedDict):
-    """What a thread has."""
+    """What a thread holds."""
 
     messages: Annotated[list[Any], newest]
 

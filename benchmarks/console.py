@@ -43,7 +43,7 @@ def _ago(**length: float) -> str:
 
 
 def asked_for(place: Place) -> Mapping[str, str]:
-    """The addresses, by what they are: pages, and then what the API answers where they ask it."""
+    """The addresses by name: pages, then the API's answers where the pages ask for them."""
     day, week, month = _ago(days=1), _ago(days=7), _ago(days=30)
     return {
         "page: overview": "/ui",
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def places(url: str, count: int) -> list[Place]:
-    """So many runs all over the log, whose threads have ids that the API takes."""
+    """This many runs, spread over the whole log, on threads whose ids the API accepts."""
     chance, found = random.Random(1), list[Place]()
     async with Store.open(url) as store:
         (last,) = await store.events(newest_first=True, limit=1)
@@ -105,14 +105,14 @@ async def places(url: str, count: int) -> list[Place]:
 
 
 async def fill_up(url: str, count: int) -> None:
-    # What is lost in a power cut is filled again.
+    # Whatever a power cut loses is filled in again.
     async with Store.open(url, synchronous="NORMAL") as store:
         await fill(store, count, thread_id_of=lambda number: str(UUID(int=number, version=4)))
 
 
 @dataclass(slots=True)
 class Answers:
-    """How long one address took each time, in seconds, and what of a round's answers is looked at besides."""
+    """How long one address took each time, in seconds, and what else is recorded about a round's answers."""
 
     first_byte: list[float]
     whole: list[float]
@@ -121,12 +121,12 @@ class Answers:
 
 
 def ask_all(server: Server, at: Sequence[Place], rounds: int) -> tuple[dict[str, Answers], Race]:
-    """Ask for each address at each place, in as many rounds; one after the other, on one connection."""
+    """Ask for each address at each place, in this many rounds; one after another, on one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     names = [*asked_for(at[0])]
     found = {name: Answers([], []) for name in names}
     costs: dict[str, list[Cost]] = {name: [] for name in names}
-    for name in names:  # templates are compiled once, and caches fill
+    for name in names:  # to compile templates and fill caches
         _ask(connection, asked_for(at[0])[name], Answers([], []))
     share = max(1, len(at) // rounds)
     for number in range(rounds):

@@ -55,7 +55,7 @@ class NoOpHandler(AsyncCallbackHandler):
 
 
 def bare_loop(count: int) -> Work:
-    """What somebody would write who needs neither isolation nor an order that holds while it changes."""
+    """The loop of somebody who needs neither isolation nor an order that holds while it changes."""
     observers = [NoOp() for _ in range(count)]
 
     async def dispatch(event: RunLifecycleEvent) -> None:
@@ -145,7 +145,7 @@ def langchain_custom_event(count: int, *, inline: bool = False) -> Work:
 
 
 def langchain_chain_start(count: int) -> Work:
-    """What LangChain itself announces a run with; it makes the run's own callback manager on the way."""
+    """How LangChain itself announces a run; on the way it makes the run's own callback manager."""
     manager = AsyncCallbackManager([NoOpHandler(inline=False) for _ in range(count)])
     run_id = uuid4()
 

@@ -33,7 +33,7 @@ LIMIT = 5.0
 type Open = Callable[[], AbstractAsyncContextManager[Work]]
 
 LATENCIES: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-"""Median, 99th percentile and longest, in milliseconds: what each contender's last piece of work in a loop came to."""
+"""Median, 99th percentile and longest, in milliseconds, of the last piece of work that each contender did in a loop."""
 
 
 class Arrivals:
@@ -47,14 +47,14 @@ class Arrivals:
         self.took = array("q")
 
     def one(self) -> None:
-        """A follower has the event."""
+        """Note that a follower has the event."""
         self.took.append(time.perf_counter_ns() - self.sent_at)
         self._left -= 1
         if self._left == 0:
             self._all_there.set()
 
     def work(self, send: Callable[[], Awaitable[object]]) -> Work:
-        """Send so many events, each when everybody has the one before."""
+        """Send this many events, each one when every follower has the one before."""
 
         async def work(number: int) -> None:
             self.took = array("q")
@@ -68,7 +68,7 @@ class Arrivals:
         return work
 
     def keep(self, name: str) -> None:
-        """Note how long it took."""
+        """Keep how long it took."""
         percentiles = statistics.quantiles(self.took, n=100, method="inclusive")
         LATENCIES[name].append((percentiles[49] / 1e6, percentiles[98] / 1e6, max(self.took) / 1e6))
 
@@ -140,7 +140,7 @@ async def stored(name: str, urls: Iterator[str], followers: int) -> AsyncGenerat
 @asynccontextmanager
 async def followed_by(follow: Callable[[], Awaitable[None]], followers: int = FOLLOWERS) -> AsyncGenerator[None]:
     tasks = [asyncio.ensure_future(follow()) for _ in range(followers)]
-    await asyncio.sleep(0.1)  # until they wait
+    await asyncio.sleep(0.1)  # until all of them wait
     yield
     for task in tasks:
         task.cancel()
@@ -148,7 +148,7 @@ async def followed_by(follow: Callable[[], Awaitable[None]], followers: int = FO
 
 
 def delivery(result: Race, name: str, clock: Clock) -> Spread:
-    """Nanoseconds that an event to all followers takes more than one to nobody."""
+    """How many nanoseconds longer an event to all followers takes than an event to nobody."""
     contender = result.contender(name, FOLLOWED)
     if name in {EVENT, CONDITION}:
         return result.cost(contender, clock)

@@ -17,7 +17,7 @@ QUICK_SIZES = (10, 20)
 
 
 class NoDatabase:
-    """Where no database is: its address is empty."""
+    """Stands in where there is no database: its address is empty."""
 
     name = MEMORY
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sizes_of(of: DataSet, options: Options) -> Sequence[int]:
-    """So much data there is, one after the other."""
+    """The sizes to measure, one after another."""
     if options.quick:
         return QUICK_SIZES
     return [*of.sizes, *(of.more if options.given.full else ())]
@@ -59,7 +59,7 @@ def size_name(of: DataSet, size: int) -> str:
 
 @contextmanager
 def filled(of: DataSet, databases: Databases, sizes: Sequence[int]) -> Generator[dict[int, str]]:
-    """The addresses of databases with data of these sizes."""
+    """The addresses of databases filled with data of these sizes."""
     stack = AsyncExitStack()
 
     async def fill() -> dict[int, str]:
@@ -94,7 +94,7 @@ def raced(of: DataSet, databases: Databases, options: Options) -> Race:
 
 
 def measured(options: Options) -> tuple[Race, list[tuple[DataSet, str]]]:
-    """All of it, and what was measured where."""
+    """Measure everything; gives it, and what was measured where."""
     costs: dict[Contender, Sequence[Cost]] = {}
     found: list[tuple[DataSet, str]] = []
     with PostgresDatabases() as server:
@@ -107,7 +107,7 @@ def measured(options: Options) -> tuple[Race, list[tuple[DataSet, str]]]:
 
 
 def growth_of(result: Race, of: DataSet, sizes: Sequence[int], line: Line, case: str, clock: Clock) -> Growth:
-    """What became of a line, by a clock."""
+    """How a line grew, by one clock."""
     return Growth(
         line.must,
         [
@@ -118,7 +118,7 @@ def growth_of(result: Race, of: DataSet, sizes: Sequence[int], line: Line, case:
 
 
 type Grown = Mapping[str, Mapping[Clock, Growth]]
-"""The lines of a group, by name, by each clock."""
+"""The lines of a group by name, then by clock."""
 
 
 def groups_of(
@@ -141,7 +141,7 @@ def groups_of(
 
 
 def table_of(title: str, of: DataSet, grown: Grown) -> str:
-    """Medians at each size, and how fast they grow."""
+    """The medians at each size, and how fast they grow."""
     wall_of_one = next(iter(grown.values()))["wall"]
     sizes = [f"{size:,}" for size, _ in wall_of_one.rounds]
     header = [
@@ -179,7 +179,7 @@ def plot_of(title: str, of: DataSet, grown: Grown) -> Lines:
 
 
 def budget_of_all(groups: Sequence[Grown]) -> Budget:
-    """That no line grows faster than it must."""
+    """The budget that no line grows faster than it must."""
     lines = [by for grown in groups for by in grown.values()]
     return Budget(
         f"all {len(lines)} lines have an exponent at most {TOLERANCE:g} above what it must be",
@@ -189,7 +189,7 @@ def budget_of_all(groups: Sequence[Grown]) -> Budget:
 
 
 def budget_of(title: str, grown: Grown) -> Budget:
-    """That none of them grows faster than it must."""
+    """The budget that none of these grows faster than it must."""
     excess = {name: max(one.excess for one in by.values()) for name, by in grown.items()}
     name = max(excess, key=lambda one: excess[one])
     return Budget(
@@ -201,7 +201,7 @@ def budget_of(title: str, grown: Grown) -> Budget:
 
 
 def exponents(grown: Grown) -> dict[str, object]:
-    """What only the JSON has."""
+    """The figures that only the JSON has."""
     return {
         name: {
             clock: {

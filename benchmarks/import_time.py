@@ -16,7 +16,7 @@ MILLISECONDS = 1e-6
 
 
 def interpreter(statement: str, environment: dict[str, str]) -> Work:
-    """Fresh interpreters that start, run the statement and stop."""
+    """Start fresh interpreters, each of which runs the statement and stops."""
 
     async def work(times: int) -> None:
         for _ in range(times):

@@ -1,7 +1,7 @@
 """How many instructions one event or run takes, counted by callgrind: a figure that a busy machine does not change.
 
-Each piece of work is counted after it has been done for a while, and so many times that what is due now and then, as the
-copying of what SQLite has written beside its file, comes often enough not to matter.
+Each piece of work is counted after it has been done for a while, and so many times that occasional work, such as
+copying what SQLite has written beside its file, comes often enough not to matter.
 """
 
 import argparse
@@ -26,22 +26,22 @@ EFFORT = Effort(rounds=2, seconds=0)
 BASELINE = HERE / "instructions.json"
 TOLERANCES = {one.words: one.tolerance for one in WORKS}
 PACKAGES = ("sqlalchemy", "msgspec", "uuid-utils")
-"""Those whose code is counted too: of other versions, figures are others."""
+"""Packages whose code is counted, too: with other versions the figures are others."""
 
 ABOVE, NOT_COMPARABLE = 1, 2
 """Exit codes of a comparison."""
 
 
 def counted(share: float) -> dict[str, float]:
-    """Instructions for doing each piece of work once."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # others do not change a count
+    """Count the instructions for doing each piece of work once."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # other threads do not change a count
         return {
             name: count for found in threads.map(partial(_counted_of, share), KINDS) for name, count in found.items()
         }
 
 
 def _counted_of(share: float, kind: str) -> dict[str, float]:
-    """Those of one kind, in a process of their own: what others leave behind in one's memory counts too."""
+    """Count one kind in a process of its own: what other kinds leave behind in its memory would count, too."""
     works = works_of(kind)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind"
@@ -51,7 +51,7 @@ def _counted_of(share: float, kind: str) -> dict[str, float]:
             check=True,
             env=os.environ | {"PYTHONHASHSEED": "0"},
         )
-        # Of each two parts of the output, the first is what was before the work.
+        # Of each pair of output parts, the first is what came before the work.
         counts = [_count_in(Path(f"{out}.{2 * number + 2}")) for number in range(len(works))]
     return {one.words: round(count / one.times_of(share), 1) for one, count in zip(works, counts, strict=True)}
 
@@ -61,8 +61,8 @@ def _count_in(path: Path) -> int:
 
 
 def counted_with() -> dict[str, object]:
-    """What figures can be compared on: the interpreter as it was built, what it runs besides our code, and the processor:
-    the same code took up to 4 % more instructions on one of another make, where it also ran slower.
+    """What must be equal for figures to be compared: the interpreter's build, what it runs besides our code, and the
+    processor: the same code took up to 4 % more instructions on one of another make, where it also ran slower.
     """
     python = ".".join(platform.python_version_tuple()[:2])
     facts = machine(PACKAGES)
@@ -74,7 +74,7 @@ def counted_with() -> dict[str, object]:
 
 
 def why_not_comparable(baseline: Mapping[str, object]) -> str | None:
-    """What keeps figures of here from being compared with the baseline; None if nothing does."""
+    """Why these figures cannot be compared with the baseline; None if they can."""
     now = counted_with()
     before = {key: baseline[key] for key in now}
     if now == before:
@@ -86,7 +86,7 @@ def why_not_comparable(baseline: Mapping[str, object]) -> str | None:
 
 
 def compared(found: Mapping[str, float], baseline: Mapping[str, object]) -> tuple[int, str]:
-    """The exit code of a comparison, and what there is to say."""
+    """The exit code of a comparison, and what to say about it."""
     if (why := why_not_comparable(baseline)) is not None:
         return NOT_COMPARABLE, why
     known = baseline["instructions"]

@@ -76,7 +76,7 @@ async def live() -> AsyncGenerator[Work]:
 @asynccontextmanager
 async def _reading(readers: list[Callable[[], Awaitable[None]]]) -> AsyncGenerator[None]:
     tasks = [asyncio.ensure_future(read()) for read in readers]
-    await asyncio.sleep(0.1)  # until they wait
+    await asyncio.sleep(0.1)  # until all of them wait
     yield
     for task in tasks:
         task.cancel()

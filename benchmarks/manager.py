@@ -25,7 +25,7 @@ EFFORT = Effort(rounds=5, seconds=0.7)
 EVENTS_BY_HAND = "by hand, the events alone"
 QUEUE, QUICK_QUEUE = 10_000, 100
 AT_THE_DOOR = 256
-"""So many are let in at once, in their order."""
+"""This many are let in at once, in order."""
 
 QUEUE_LIMIT = 1_000  # runs/s
 MANY, QUICK_MANY = 100_000, 1_000
@@ -52,7 +52,7 @@ WAYS: Mapping[str, Way] = {EVENTS_BY_HAND: events_by_hand, BY_HAND: by_hand, DUR
 
 @asynccontextmanager
 async def queue(open_manager: Opened, length: int) -> AsyncGenerator[Work]:
-    """So many runs on one thread, which wait for each other: letting all in and seeing all end is doing it once."""
+    """This many runs on one thread, which wait for each other: letting all in and seeing all end counts as one."""
     order: list[int] = []
 
     async def agent(place: int) -> None:
@@ -88,19 +88,19 @@ def queue_case(length: int) -> str:
 
 
 def by_the_run(result: Race, length: int) -> Race:
-    """What a queue cost, for one run of it."""
+    """What a queue cost for each of its runs."""
     return Race({way: [Cost(c.cpu / length, c.wall / length) for c in costs] for way, costs in result.costs.items()})
 
 
 def memory_of(place: str, count: int) -> list[float]:
-    """MB that a process of its own has after each tenth of so many runs."""
+    """The MB that a process of its own has after each tenth of this many runs."""
     script = Path(__file__).with_name("_many_runs.py")
     done = subprocess.run([sys.executable, script, place, str(count)], check=True, stdout=subprocess.PIPE, text=True)
     return [float(line) for line in done.stdout.split()]
 
 
 def growth_of(resident: Sequence[float]) -> float:
-    """MB that came after the first tenth."""
+    """The MB added after the first tenth."""
     return max(resident) - resident[0]
 
 

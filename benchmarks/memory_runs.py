@@ -26,7 +26,7 @@ from trackside.harness.ids import new_id
 EFFORT = Effort(rounds=11, seconds=0.2)
 LOOPS = {"asyncio": None, "uvloop": uvloop.new_event_loop}
 AT_ONCE = (1, 32, 256)
-JUDGED_AT_ONCE = 32  # as the figures of the server are
+JUDGED_AT_ONCE = 32  # as the server's figures are
 NAIVE = "naive loop"
 EMBEDDED = "run_agent, 1 observer"
 MANAGED = "RunManager, no observer", "RunManager, 1 required observer", "RunManager, 1 optional observer"
@@ -65,7 +65,7 @@ async def managed(
             for wave in batched(range(count), at_once):
                 for handle in [await manager.start(RunSpec("agent")) for _ in wave]:
                     assert (await handle.result()).status is RunStatus.success
-            # An optional observer is told behind the run's back; what that costs is part of the work.
+            # An optional observer is told behind the run's back; the cost of that is part of the work.
             for flushed in await manager.observers.flush(60.0):
                 assert flushed.complete
                 assert not flushed.dropped

@@ -1,6 +1,6 @@
 """What live observers cost: each of them for one event, and durable runs with all of them, and with three broken ones.
 
-Beside them stands what the libraries below them cost by hand: less than that no observer can cost.
+Beside them stands what the libraries below them cost by hand: no observer can cost less than that.
 """
 
 import asyncio
@@ -77,14 +77,14 @@ _RUN: Sequence[tuple[LifecycleEventType, dict[str, Any]]] = (
 
 
 class Discarding(SpanExporter):
-    """Where spans end that a collector would get: what the SDK does with them before is measured."""
+    """Takes the spans that a collector would get: what the SDK does with them before that is measured."""
 
     def export(self, spans: object) -> SpanExportResult:
         return SpanExportResult.SUCCESS
 
 
 def spans_to_nowhere() -> TracerProvider:
-    """A provider as an app has it, but for its collector."""
+    """A provider as apps have it, except for the collector."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(Discarding()))
     return provider
@@ -112,7 +112,7 @@ RAW: dict[str, Callable[[Path], RawObserver]] = {
     "by hand: a deque": lambda folder: RawKept(),
 }
 KEPT_WHOLE = "TracingObserver"
-"""Which one still works where three of them are broken: the one that costs most."""
+"""The observer that still works when three of them are broken: the one that costs most."""
 
 
 class Raising:
@@ -161,14 +161,14 @@ async def close(observer: RunObserver) -> None:
 
 
 async def written(observer: RunObserver) -> None:
-    """Wait for what an observer does behind its caller's back."""
+    """Wait for what an observer still does after it has returned to its caller."""
     if isinstance(observer, LoggingObserver):
         await observer.flush(60.0)
 
 
 @asynccontextmanager
 async def given(make: Callable[[Path], RunObserver]) -> AsyncGenerator[Work]:
-    """Events as a buffer gives them: in batches to an observer that takes these, else one by one."""
+    """Events as a buffer gives them: in batches to an observer that takes batches, else one by one."""
     with tempfile.TemporaryDirectory() as folder:
         observer = make(Path(folder))
 
@@ -187,7 +187,7 @@ async def given(make: Callable[[Path], RunObserver]) -> AsyncGenerator[Work]:
 
 
 async def agent(input: Any, run: RunContext) -> None:
-    """Do as if it called a model and a tool."""
+    """Report usage as if it had called a model and a tool."""
     run.record_usage("small", input_tokens=812, output_tokens=64, cost_usd=0.002)
     run.record_tool_call("search")
 
@@ -200,7 +200,7 @@ BROKEN_WAYS: Sequence[Faulty] = (Raising, Hanging, Slow)
 async def durable(
     databases: Databases, concurrent: int, *, live: Sequence[str] = (), faulty: Sequence[Faulty] = (), raw: bool = False
 ) -> AsyncGenerator[Work]:
-    """Runs on a store, until the observers that work have got all of their events."""
+    """Runs on a store, until the observers that work have received all of their events."""
     is_over = asyncio.Event()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -221,7 +221,7 @@ async def durable(
         await stack.enter_async_context(manager)
         stack.callback(is_over.set)
         runs = at_once(start_and_wait(manager), concurrent)
-        await runs(concurrent)  # until it is known who hangs: that costs the first of them a quarter of a second
+        await runs(concurrent)  # until the hanging one is known: that costs the first runs a quarter of a second
 
         async def work(count: int) -> None:
             await runs(count)
@@ -288,7 +288,7 @@ def budgets_of(result: Race, cases: Sequence[str]) -> list[Budget]:
 
 def main() -> None:
     options = options_of(__doc__, EFFORT)
-    # What an observer that raises costs its program, which logs: the text of the first tracebacks, and a write.
+    # An observer that raises costs its program, which logs: the text of the first tracebacks, and a write.
     logging.basicConfig(stream=open(os.devnull, "w"))  # noqa: SIM115, PTH123  # for as long as the process lives
     sizes = CONCURRENT[:1] if options.quick else CONCURRENT
     contenders = [Contender(NOBODY, ONE_EVENT, partial(given, lambda folder: NullObserver()))]

@@ -21,27 +21,27 @@ import trackside
 EFFORT = Effort(rounds=2, seconds=8.0)
 SAMPLES_A_SECOND = 500
 SHOWN, KEPT = 8, 20
-"""Modules in a table, and in the JSON: those with most."""
+"""How many modules a table shows, and how many the JSON has: those with the largest shares."""
 _PACKAGE = Path(trackside.__file__).parent
 _LIBRARIES = Path(sysconfig.get_path("purelib"))
 _STANDARD = Path(sysconfig.get_path("stdlib"))
 
 type Place = tuple[str, str]
-"""A module, and a function in it; what C code does is its caller's."""
+"""A module and a function in it; what C code does counts as its caller's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a module has of it all."""
+    """A module's share of the whole."""
 
     module: str
     share: float
     hottest: str
-    """The function in it that has most."""
+    """The function in it with the largest share."""
 
 
 def parts(found: Iterable[tuple[Place, int]]) -> list[Part]:
-    """By module, those with most first."""
+    """The shares by module, the largest first."""
     modules: Counter[str] = Counter()
     functions: dict[str, Counter[str]] = {}
     for (module, function), count in found:
@@ -69,7 +69,7 @@ def module_of(file: str) -> str:
 
 
 async def time_of(name: str, seconds: float) -> list[Part]:
-    """Where py-spy finds the thread that has the GIL: what waits, and what SQLite does without it, is not in this."""
+    """Where py-spy finds the thread that has the GIL: waiting, and what SQLite does without the GIL, is left out."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "samples"
         async with working(name) as pid:
@@ -90,7 +90,7 @@ async def time_of(name: str, seconds: float) -> list[Part]:
 
 
 def _samples(lines: Sequence[str]) -> Iterable[tuple[Place, int]]:
-    """Of lines like `outer (file:1);inner (file:2) 17`."""
+    """Read lines like `outer (file:1);inner (file:2) 17`."""
     for line in lines:
         stack, _, count = line.rpartition(" ")
         function, _, place = stack.rpartition(";")[2].rpartition(" (")
@@ -98,7 +98,7 @@ def _samples(lines: Sequence[str]) -> Iterable[tuple[Place, int]]:
 
 
 async def memory_of(name: str, seconds: float) -> tuple[float, list[Part]]:
-    """MiB that Python and its libraries had asked for when they had most, and who had."""
+    """The MiB that Python and its libraries had allocated at the peak, and who had allocated them."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "allocations"
         async with working(
@@ -114,7 +114,7 @@ async def memory_of(name: str, seconds: float) -> tuple[float, list[Part]]:
 
 
 def _allocating(stack: Sequence[tuple[str, str, int]]) -> Place:
-    """The innermost function; what came with an import is the package's that is imported."""
+    """The innermost function; what came with an import belongs to the package that is imported."""
     places = ((module_of(file), function) for function, file, _ in stack if "importlib" not in file)
     module, function = next(places, ("Python itself", ""))
     if all("importlib" not in file for _, file, _ in stack):
@@ -160,7 +160,7 @@ def plot_of(name: str, time: Sequence[Part]) -> Bars:
 
 
 async def profiles(seconds: float) -> Mapping[str, tuple[list[Part], float, list[Part]]]:
-    """Of each path: time by module, MiB at the peak, memory by module."""
+    """For each path: time by module, MiB at the peak, memory by module."""
     return {name: (await time_of(name, seconds), *await memory_of(name, seconds)) for name in NAMES}
 
 

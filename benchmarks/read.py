@@ -40,7 +40,7 @@ _RUN = {"times": (4, 5, 6), "jsons": (13, 14)}
 
 
 def cases_of(place: int) -> dict[str, Case]:
-    """What is asked for, of events those after a position."""
+    """What to ask for; of events, those after a position."""
     return {
         f"{PAGE} events after a position": Case(
             lambda store: store.events(place, limit=PAGE),
@@ -89,7 +89,7 @@ def filled(count: int) -> Generator[Path]:
 
 @asynccontextmanager
 async def by_hand(path: Path, case: Case) -> AsyncGenerator[Work]:
-    """In a thread, too, so that the loop does not wait; times and JSON made values, and nothing made of the rows."""
+    """Read in a thread, too, so that the loop does not wait; parse times and JSON, but make no objects of the rows."""
     with closing(sqlite3.connect(path, check_same_thread=False)) as connection:
 
         def fetch() -> list[list[Any]]:

@@ -25,7 +25,7 @@ BUDGET = 0.6
 
 
 def at_once(run: Callable[[], Awaitable[object]], concurrent: int) -> Work:
-    """So many callers, each of which waits for its run to end before it starts the next."""
+    """Run as this many callers, each of which waits for its run to end before it starts the next."""
 
     async def one(count: int) -> None:
         for _ in range(count):
@@ -46,7 +46,7 @@ async def by_hand(databases: Databases, concurrent: int) -> AsyncGenerator[Work]
 
 @asynccontextmanager
 async def in_memory(databases: Databases, concurrent: int) -> AsyncGenerator[Work]:
-    """What is left if reading, judging and encoding what is written costs nothing: a run, and the rows by hand."""
+    """What is left if reading, judging and encoding what is written cost nothing: a run, and the rows by hand."""
     async with databases.new(with_tables=True) as url, RAW_RUNS[databases.name].at(url) as runs:
 
         async def agent(input: Any) -> None:

@@ -53,7 +53,7 @@ class Amounts:
     rounds: int
     samples: int
     runs: Mapping[int, int]
-    """By how many callers let them in."""
+    """How many runs, by the number of callers that let them in."""
     workers: Sequence[int]
     crowd: int
     crowd_runs: int
@@ -64,7 +64,7 @@ class Amounts:
 
     @classmethod
     def of(cls, options: Options) -> "Amounts":
-        """For a look, or to be written down."""
+        """The amounts for a quick look, or for figures to be written down."""
         rounds = options.effort.rounds
         if options.quick:
             return cls(rounds, 5, {32: 64}, (1, 2), 4, 8, 0.2, 5, 1, frozen=False)
@@ -76,7 +76,7 @@ def case_of(callers: int) -> str:
 
 
 async def measure(amounts: Amounts) -> Found:
-    """Measure everything, one after the other: there are two cores."""
+    """Measure everything, one thing after another: there are only two cores."""
     found = Found()
     async with place() as where:
         await _part(found, "runs", _beside_each_other(where, amounts, found))
@@ -89,7 +89,7 @@ async def measure(amounts: Amounts) -> Found:
 
 
 async def _part(found: Found, what: str, measuring: Awaitable[None]) -> None:
-    """Measure a part; one that fails leaves the others."""
+    """Measure one part; if it fails, the others still go on."""
     print(f"{what} …", file=sys.stderr)
     try:
         await measuring
@@ -111,7 +111,7 @@ async def _idle(where: Place, engine: EngineName, amounts: Amounts, found: Found
 
 
 async def _beside_each_other(where: Place, amounts: Amounts, found: Found) -> None:
-    """Both engines and the loop by hand, in rounds."""
+    """Measure both engines, and the loop by hand, in rounds."""
     async with (
         fleet(where, "nats") as on_nats,
         fleet(where, "postgres") as on_postgres,
@@ -140,13 +140,13 @@ async def _beside_each_other(where: Place, amounts: Amounts, found: Found) -> No
 
 
 def race_of(found: Found) -> Race:
-    """What both ways took in the rounds that were measured to their end."""
+    """What both ways took in the rounds that were completed."""
     rounds = min(map(len, found.race.values()), default=0)
     return Race({way: costs[:rounds] for way, costs in found.race.items()} if rounds > 1 else {})
 
 
 def _turned[T](these: Mapping[str, T], number: int) -> list[tuple[str, T]]:
-    """The same, another one first in each round."""
+    """The same, with another one first in each round."""
     first = number % len(these)
     return [*these.items()][first:] + [*these.items()][:first]
 
@@ -158,7 +158,7 @@ def soon_table(found: Found) -> str:
 
 
 def _of_rounds(some: Sequence[Soon], of: int) -> float:
-    """The median of the rounds."""
+    """The median over the rounds."""
     return statistics.median(one.of_100(of) for one in some)
 
 
@@ -301,7 +301,7 @@ def _budgets_of_workers(found: Found) -> list[Budget]:
 
 
 def extra_of(found: Found) -> dict[str, object]:
-    """What the tables are made of, but for single runs and parts."""
+    """What the tables are made from, without single runs and parts."""
     points = (50, 95, 99)
     return {
         "begins_after_ms": {

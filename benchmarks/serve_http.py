@@ -23,7 +23,7 @@ ALONE = "wait, one at a time"
 WAITS, JOINS, STREAMS = "wait, 32 at once", "create + join, 32 at once", "create + stream, 32 at once"
 LIGHT_32, LIGHT_256 = "wait, light client, 32 at once", "wait, light client, 256 at once"
 MAKESPAN = "32 runs of one second"
-_FIRST_LOOK = 30.0  # seconds that the first piece of work may take: a server that does not manage it is left out
+_FIRST_LOOK = 30.0  # seconds that the first piece of work may take: a server that takes longer is left out
 _MOST_SECONDS = 15.0  # that a piece of work may take
 _LIGHT = Path(__file__).parent / "_light_client.py"
 
@@ -51,7 +51,7 @@ async def wait_a_second(server: Server, client: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a piece of work came to: so many runs, in so many seconds, each of them in so many milliseconds."""
+    """The result of a piece of work: this many runs in this many seconds, each of them in this many milliseconds."""
 
     runs: int
     seconds: float
@@ -60,7 +60,7 @@ class Sample:
 
 
 async def through_sdk(server: Server, do: Do, *, at_once: int, runs: int) -> Sample:
-    """So many runs through LangGraph's client, which is one for all."""
+    """Do this many runs through LangGraph's client, one client for all."""
     client = get_client(url=server.url)
     left = iter(range(runs))
     took: list[float] = []
@@ -80,7 +80,7 @@ async def through_sdk(server: Server, do: Do, *, at_once: int, runs: int) -> Sam
 
 
 async def by_light_client(server: Server, *, at_once: int, runs: int) -> Sample:
-    """So many runs by a client that costs next to nothing."""
+    """Do this many runs by a client that costs next to nothing."""
     body = json.dumps({"assistant_id": server.assistant, "input": {}})
     typed = [server.port, "/runs/wait", body, min(at_once, runs), runs]
     cpu = server.cpu_ns()
@@ -101,7 +101,7 @@ async def by_light_client(server: Server, *, at_once: int, runs: int) -> Sample:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One thing that is measured of one server."""
+    """One thing to measure about one server."""
 
     case: str
     server: Server
@@ -126,13 +126,13 @@ class Way:
 
 @dataclass(slots=True)
 class Measured:
-    """What each way came to, round by round, and what did not work."""
+    """The results of each way, round by round, and what did not work."""
 
     samples: dict[Way, list[Sample]]
     failed: list[str]
 
     def race(self) -> Race:
-        """As others have it: nanoseconds of the server's CPU time, and of wall clock, for one run."""
+        """The figures in the usual form: nanoseconds of the server's CPU time, and of wall clock, for one run."""
         return Race(
             {
                 Contender(way.server.name, way.case): [
@@ -143,7 +143,7 @@ class Measured:
         )
 
     def of(self, case: str, name: str) -> list[Sample]:
-        """The samples of one; empty if it was not measured."""
+        """The samples of one way; empty if it was not measured."""
         return next((found for way, found in self.samples.items() if (way.case, way.server.name) == (case, name)), [])
 
     def p50(self, case: str, name: str) -> list[float]:
@@ -152,7 +152,7 @@ class Measured:
 
 
 async def measured(ways: Sequence[Way], effort: Effort) -> Measured:
-    """Measure all ways in interleaved rounds; who does not manage the first piece of work is out of it."""
+    """Measure all ways in interleaved rounds; a way whose first piece of work fails is left out."""
     result = Measured({}, [])
     counts: dict[Way, int] = {}
     for way in ways:
@@ -172,12 +172,12 @@ async def measured(ways: Sequence[Way], effort: Effort) -> Measured:
 
 
 def _is_slow(samples: Sequence[Sample]) -> bool:
-    """Whether two rounds have to do: nobody learns more of one that takes ten seconds."""
+    """Whether two rounds have to suffice: more rounds of ten seconds each teach nobody more."""
     return samples[-1].seconds > _MOST_SECONDS / 2
 
 
 async def _count_for(way: Way, seconds: float) -> int:
-    """How many runs fill so many seconds."""
+    """How many runs fill this many seconds."""
     if way.case == MAKESPAN:
         return 32
     at_once = 1 if way.case == ALONE else 256 if way.case == LIGHT_256 else 32
@@ -230,7 +230,7 @@ def _makespans(result: Measured) -> str:
 
 
 def _rate_beside(result: Measured, case: str, name: str, other: str = EMPTY) -> float:
-    """What part of the other's rate, round by round."""
+    """The share of the other's rate, round by round."""
     pairs = zip(result.of(case, name), result.of(case, other), strict=False)
     return statistics.median((one.runs / one.seconds) / (two.runs / two.seconds) for one, two in pairs)
 

@@ -35,7 +35,7 @@ type Talk = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """How long it took parts to get to everybody, in milliseconds, and what it cost the server for one part and reader."""
+    """How long parts took to reach everybody, in milliseconds, and what each part cost the server for each reader."""
 
     p50: float
     p99: float
@@ -44,7 +44,7 @@ class Followed:
 
 
 async def first_events(server: Server, runs: int) -> tuple[list[float], int]:
-    """For how many milliseconds a client has waited for the first event of each of so many runs; the server's CPU time."""
+    """How many milliseconds a client waited for the first event of each of this many runs; the server's CPU time."""
     took: list[float] = []
     cpu = server.cpu_ns()
     async with asyncio.timeout(_MOST_SECONDS), get_client(url=server.url) as client:
@@ -60,7 +60,7 @@ async def first_events(server: Server, runs: int) -> tuple[list[float], int]:
 
 @asynccontextmanager
 async def _fan_out(server: Server, parts: int) -> AsyncGenerator[tuple[str, Talk]]:
-    """The path of a stream of the empty server, and how to have it say something."""
+    """The path of a stream of the empty server, and how to make it send something."""
     async with httpx.AsyncClient(base_url=server.url) as client:
 
         async def talk() -> None:
@@ -73,7 +73,7 @@ async def _fan_out(server: Server, parts: int) -> AsyncGenerator[tuple[str, Talk
 
 @asynccontextmanager
 async def _run(server: Server, parts: int) -> AsyncGenerator[tuple[str, Talk]]:
-    """The path of the stream of a run of ours, and how to have it say something."""
+    """The path of the stream of a run on our server, and how to make it send something."""
     with tempfile.TemporaryDirectory() as folder:
         begin = Path(folder) / "begin"
         async with get_client(url=server.url) as client:
@@ -121,11 +121,11 @@ class Measured:
         return [statistics.median(took) for took, _ in self.first[name]]
 
     def followed_by(self, name: str, what: str) -> Spread:
-        """Until so many of the followers have a part, in milliseconds."""
+        """The milliseconds until this many of the followers have a part."""
         return Spread.of(getattr(one, what) for one in self.followed[name])
 
     def race(self) -> Race:
-        """As others have it: nanoseconds until the first event, or until half of the followers have a part."""
+        """The figures in the usual form: nanoseconds until the first event, or until half the followers have a part."""
         first = {
             Contender(name, FIRST): [Cost(cpu / len(took), statistics.median(took) * 1e6) for took, cpu in rounds]
             for name, rounds in self.first.items()

@@ -13,7 +13,7 @@ EFFORT = Effort(rounds=5, seconds=1.0)
 START = "start to the first answer"
 RUNS, PEERS_RUNS = 10_000, 500
 TENTHS = 10
-_GROWTH = 8.0  # MiB that are no growth: a page cache that fills, an arena more
+_GROWTH = 8.0  # MiB that do not count as growth: a page cache that fills, another arena
 
 
 @dataclass(slots=True)
@@ -22,12 +22,12 @@ class Measured:
 
     starts: dict[str, list[Cost]] = field(default_factory=dict)
     resident: dict[str, list[float]] = field(default_factory=dict)
-    """MiB when it is idle, and after each tenth of the runs."""
+    """MiB when idle, and after each tenth of the runs."""
     runs: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def race(self) -> Race:
-        """As others have it."""
+        """The figures in the usual form."""
         return Race({Contender(name, START): costs for name, costs in self.starts.items()})
 
 
@@ -46,7 +46,7 @@ def measure_starts(names: Sequence[str], rounds: int, result: Measured) -> None:
 
 
 async def memory_of(server: Server, runs: int) -> list[float]:
-    """MiB when it is idle, and after each tenth of the runs."""
+    """The MiB when idle, and after each tenth of the runs."""
     resident = [server.resident_mib()]
     for _ in range(TENTHS):
         await by_light_client(server, at_once=32, runs=max(1, runs // TENTHS))

@@ -36,7 +36,7 @@ type Way = Callable[[str, Observer], AbstractAsyncContextManager[Work]]
 EFFORT = Effort(rounds=5, seconds=0.5)
 LOG = 20_000
 PORTION = 1_000
-"""Events that are measured as one piece of work: beside so many it does not matter that a feed begins and ends."""
+"""Events measured as one piece of work: beside this many, a feed's beginning and end do not matter."""
 BATCH = 100
 AT_ONCE = 64
 SQLITE, POSTGRES = "SQLite", "PostgreSQL"
@@ -49,9 +49,9 @@ POLICIES: Mapping[str, FeedPolicy] = {
 }
 LEAST_RATE = 2_000
 MOST_LAG = 20.0  # milliseconds
-LOOK_EVERY = 50.0  # milliseconds between two looks at a file of SQLite, which tells nobody when another process commits
+LOOK_EVERY = 50.0  # milliseconds between two looks at an SQLite file, which tells nobody when another process commits
 
-_IDLE = (0.03, 0.08)  # seconds between two events whose lag is measured: not in step with those who look now and then
+_IDLE = (0.03, 0.08)  # seconds between two events whose lag is measured: out of step with periodic looks
 _COLUMNS = "position, event_id, event_type, run_id, thread_id, sequence, occurred_at, payload"
 
 
@@ -77,7 +77,7 @@ async def fill(url: str) -> None:
 
 
 def stretches(portions: int) -> list[int]:
-    """After which positions to begin, to go to the end of the log, so that so much is delivered."""
+    """The positions after which to begin, each time to the log's end, so that this many portions are delivered."""
     whole, rest = divmod(portions * PORTION, LOG)
     return [0] * whole + ([LOG - rest] if rest else [])
 
@@ -157,7 +157,7 @@ def case_of(database: str, does: str) -> str:
 
 
 class Commits:
-    """When a store has committed, by a clock that is the same for all processes of a machine."""
+    """When a store committed, by a clock that all processes of a machine share."""
 
     def __init__(self, store: Store) -> None:
         self.at: list[int] = []
@@ -172,7 +172,7 @@ class Commits:
 
 
 async def append_when_told(url: str) -> None:
-    """What the other process does: append an event for each line, and say when it was committed."""
+    """Be the other process: append an event for each line, and say when it was committed."""
     source = events()
     async with Store.open(url) as store:
         commits = Commits(store)
@@ -186,7 +186,7 @@ async def appending_here(store: Store) -> AsyncGenerator[int]:
     while True:
         before = len(commits.at)
         await store.append([next(source)])
-        yield commits.at[before]  # those after it are the feed's
+        yield commits.at[before]  # the commits after it are the feed's
 
 
 async def appending_elsewhere(url: str) -> AsyncGenerator[int]:
@@ -204,7 +204,7 @@ async def appending_elsewhere(url: str) -> AsyncGenerator[int]:
 
 
 async def lags(url: str, where: str, number: int) -> list[float]:
-    """Milliseconds from commit to hand-over, of so many events, one after another, of an observer that waits for each."""
+    """Milliseconds from commit to hand-over of this many events, one by one, to an observer that waits for each."""
     handed_over: asyncio.Queue[int] = asyncio.Queue()
 
     async def observer(event: RunLifecycleEvent) -> None:
@@ -221,7 +221,7 @@ async def lags(url: str, where: str, number: int) -> list[float]:
                     took.append((await handed_over.get() - committed_at) / 1e6)
                     await asyncio.sleep(random.uniform(*_IDLE))
         await store.subscriptions.delete("lag")
-    return took[1:]  # the first pays for what is opened
+    return took[1:]  # the first one pays for whatever has to be opened
 
 
 def measure_lags(urls: Mapping[str, str], options: Options) -> dict[tuple[str, str], list[tuple[float, float, float]]]:

@@ -57,7 +57,7 @@ def receiver() -> Generator[str]:
 
 
 def sending(send: Send, at_once: int) -> Work:
-    """So many senders, each of which waits for the answer before it sends the next."""
+    """Send as this many senders, each of which waits for the answer before it sends the next."""
     source = events()
 
     async def work(number: int) -> None:
@@ -143,7 +143,7 @@ def table_of(result: Race, case: str) -> str:
 
 
 def signing_microseconds() -> float:
-    """What the signature of one event takes, as the library of Standard Webhooks makes it."""
+    """How long the signature of one event takes, made by the Standard Webhooks library."""
     signer: Any = observer_at("http://127.0.0.1/")._poster._signer
     now, body = WebhookObserver.clock.now(), msgspec.json.encode(next(events()))
     begun = perf_counter_ns()

@@ -27,8 +27,8 @@ class DocumentError(Exception):
 class Document:
     """One text, without its markup.
 
-    `name` is what a citation calls it, `location` is what `open_document` opens it by, `subject` says in a few words what
-    it is about.
+    `name` is what a citation calls it, `location` is what `open_document` opens it by, `subject` says in a few words
+    what it is about.
     """
 
     name: str

@@ -23,8 +23,8 @@ PACKAGES: Final = ("rich", "starlette", "uvicorn", "sqlalchemy", "hypothesis", "
 class Errand:
     """What a visitor comes for.
 
-    `cancel_after` is when visitors lose patience, `answer` what they say to the question they are asked; without one they
-    leave the question to whoever looks at the console.
+    `cancel_after` is when visitors lose patience, `answer` what they say to the question they are asked; without it
+    they leave the question to whoever looks at the console.
     """
 
     agent: str

@@ -21,9 +21,9 @@ _ENDS = (LifecycleEventType.RUN_COMPLETED, LifecycleEventType.RUN_FAILED, Lifecy
 class CostLedger:
     """Appends a line to a CSV file for each run that has ended, however it ended.
 
-    It is durable: Trackside remembers how far it has come in the log, and gives it each event at least once. It knows by the
-    event's id what comes a second time, because nobody knows whether the first succeeded. For that it reads the file once
-    and keeps all ids in memory: about 100 bytes for each line, so begin a new file before there are millions.
+    It is durable: Trackside remembers how far it has come in the log, and gives it each event at least once. An event
+    may come again because nobody knows whether the first time succeeded; the ledger knows it by its id. For that it
+    reads the file once and keeps all ids in memory: about 100 bytes a line, so begin a new file before it has millions.
 
     Args:
         path: the file; it is created, but its folder has to exist.
