@@ -1,6 +1,6 @@
-"""The command line as its users have it: in a folder of its own, through pipes and on terminals.
+"""The command line as users have it: in a folder of its own, through pipes and on terminals.
 
-Commands are forked, unless they are typed into a shell: then it is the executable that runs.
+Commands are forked, unless a test types them into a shell: then the executable itself runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.fixture
 def trackside(tmp_path: Path, forkery: Forkery) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs one command in `tmp_path` to its end, without a terminal; with `shell` what stands there, as `$0`."""
+    """Runs one command in `tmp_path` to its end, without a terminal; `shell` is a script, with the command as `$0`."""
 
     def run(
         *arguments: str, stdin: str = "", shell: str | None = None, stdout: int | None = None, **env: str
@@ -74,8 +74,8 @@ def trackside(tmp_path: Path, forkery: Forkery) -> Callable[..., subprocess.Comp
 
 @pytest.fixture(autouse=True)
 def signals_as_in_a_terminal() -> Iterator[None]:
-    """Commands start with the signals that their tests send at their defaults, also where `nohup` or a shell's `&` had
-    these ignored for all that comes of the test run.
+    """Commands start with the signals that their tests send at their defaults, even where `nohup` or a shell's `&` had
+    these ignored for everything that the test run starts.
     """
     ignored = [n for n in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT) if signal.getsignal(n) is signal.SIG_IGN]
     for number in ignored:
@@ -91,14 +91,14 @@ def here(
 ) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """As `trackside`, but in this process: a tenth of the time, for tests of many commands.
 
-    Importing what a command needs blocks its event loop, which here is the first thing that happens in it.
+    Importing what a command needs blocks its event loop, and here that is the first thing that happens in the loop.
     """
     blockbuster.deactivate()
     monkeypatch.chdir(tmp_path)
     kept = environment()
     for name in set(os.environ) - set(kept):
         monkeypatch.delenv(name)
-    # A framework's package of this name, which other tests have imported, is not there where a command begins.
+    # A framework's package of this name, which other tests have imported, is not there when a command begins.
     hidden = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "agents"}
     modules, path = set(sys.modules), list(sys.path)
 
@@ -141,7 +141,7 @@ def project(
 
 @pytest.fixture
 def piped(tmp_path: Path, forkery: Forkery) -> Iterator[Callable[..., ForkedCommand]]:
-    """Starts commands in `tmp_path` whose output is read while they run; kills those that are left in the end."""
+    """Starts commands in `tmp_path` whose output is read while they run; at the end kills those that are left."""
     started: list[ForkedCommand] = []
 
     def start(*arguments: str) -> ForkedCommand:
@@ -156,7 +156,7 @@ def piped(tmp_path: Path, forkery: Forkery) -> Iterator[Callable[..., ForkedComm
 
 
 class Terminal:
-    """A command on a pseudo-terminal of its own: what it shows, and the keys that are pressed."""
+    """A command on a pseudo-terminal of its own: what it shows, and the keys that a test presses."""
 
     def __init__(
         self, forkery: Forkery, arguments: Sequence[str], *, cwd: Path, columns: int, rows: int, env: dict[str, str]
@@ -169,14 +169,14 @@ class Terminal:
             self._process = forkery.start_on((screen, screen, screen), arguments, folder=cwd, environment=env)
 
     def wait_for(self, text: str) -> None:
-        """Wait until this has been written, anywhere."""
+        """Wait until this has been written, anywhere on the terminal."""
         deadline = time.monotonic() + PATIENCE
         while text not in self.text:
             if not self._read(deadline):
                 raise AssertionError(f"{text!r} never came; the terminal has:\n{self.text[-2_000:]}")
 
     def wait_for_more(self, times: int) -> None:
-        """Wait until it has been written to so many times more; a live line is, also while an agent blocks the loop."""
+        """Wait until this many more writes have come; a live line makes them even while an agent blocks the loop."""
         deadline = time.monotonic() + PATIENCE
         for _ in range(times):
             if not self._read(deadline):
@@ -190,7 +190,7 @@ class Terminal:
         os.kill(self._process.pid, number)
 
     def wait(self) -> int:
-        """Wait for the end; the exit code."""
+        """Wait for the end; gives the exit code."""
         deadline = time.monotonic() + PATIENCE
         while self._read(deadline):
             pass
@@ -203,11 +203,11 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """What a person sees in the end."""
+        """What a person sees at the end."""
         return self._screen.show(self.output.decode(errors="replace"))
 
     def hang_up(self) -> None:
-        """Close the terminal, as a window is closed, and wait for the end."""
+        """Close the terminal, as closing a window does, and wait for the end."""
         os.close(self._fd)
         self._fd = -1
         self._process.wait(PATIENCE)
@@ -223,7 +223,7 @@ class Terminal:
             raise AssertionError(f"nothing happens any more; the terminal has:\n{self.text[-2_000:]}")
         try:
             data = os.read(self._fd, 65_536)
-        except OSError:  # how Linux says that the other side has gone
+        except OSError:  # how Linux says that the other side is gone
             return False
         self.output += data
         return bool(data)
@@ -268,7 +268,7 @@ class Screen:
 
 @pytest.fixture
 def terminal(tmp_path: Path, forkery: Forkery) -> Iterator[Callable[..., Terminal]]:
-    """Starts commands in `tmp_path`, each on a terminal of its own; kills those that are left in the end."""
+    """Starts commands in `tmp_path`, each on a terminal of its own; at the end kills those that are left."""
     opened: list[Terminal] = []
 
     def start(*arguments: str, columns: int = 80, rows: int = 50, **env: str) -> Terminal:

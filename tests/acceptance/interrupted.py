@@ -1,8 +1,8 @@
-"""Runs one command again and again in processes that are forked from this one, which has imported everything, and presses
-Ctrl-C at one step of each after another: `interrupted.py STEPS COMMAND...`, where STEPS is how many of the steps to take.
+"""Runs one command again and again in processes forked from this one, which has imported everything, and presses Ctrl-C
+at one step after another: `interrupted.py STEPS COMMAND...`, where STEPS is how many of the steps to take.
 
-A step is the beginning of a function of the command line or of what it runs its event loop with. For each it says in a line
-of JSON what the function is, how the command ended, and all that it showed.
+A step is the beginning of a function of the command line, or of what it runs its event loop with. For each step it
+prints in a line of JSON what the function is, how the command ended, and everything that it showed.
 """
 
 import gc
@@ -30,7 +30,7 @@ def import_everything() -> None:
 
 
 def run_interrupted(words: list[str], step: int, told: int) -> NoReturn:
-    """Be the command, and press Ctrl-C at this step; step 0 is none, and then `told` takes how many there are."""
+    """Be the command, and press Ctrl-C at this step; step 0 is none, and then `told` takes the number of steps."""
     steps = 0
 
     def begin(code: CodeType, offset: int) -> object:
@@ -44,7 +44,7 @@ def run_interrupted(words: list[str], step: int, told: int) -> NoReturn:
             os.kill(os.getpid(), signal.SIGINT)
         return None
 
-    # Those that there are know of another output, which can be sought in.
+    # The existing streams were made for another output, one that can seek.
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = ["trackside", *words]
     sys.monitoring.use_tool_id(TOOL, "interrupted")
@@ -62,11 +62,11 @@ def main() -> None:
     wanted, words = int(sys.argv[1]), sys.argv[2:]
     import_everything()
     gc.collect()
-    gc.freeze()  # so that no child looks at what it has from here
+    gc.freeze()  # so that no child looks at the objects it inherits
     steps, code, shown = fork_interrupted(run_interrupted, words, 0)
     print(json.dumps(["", code, shown]), flush=True)
     every = max(1, int(steps) // wanted)
-    for step in range(2, int(steps) + 1, every):  # the first is `main` itself, which has not begun yet
+    for step in range(2, int(steps) + 1, every):  # the first step is `main` itself, which has not begun yet
         print(json.dumps(fork_interrupted(run_interrupted, words, step)), flush=True)
 
 

@@ -1,7 +1,7 @@
-"""Runs a program again and again in processes that have imported nothing of it yet, and presses Ctrl-C at one import of each
+"""Runs a program again and again in processes that have imported nothing of it yet, and presses Ctrl-C at one import
 after another: `interrupted_importing.py TIMES PROGRAM WORDS...`.
 
-For each it says in a line of JSON what was to be imported, how the program ended, and all that it showed.
+For each it prints in a line of JSON what was being imported, how the program ended, and everything that it showed.
 """
 
 import json
@@ -18,7 +18,7 @@ PROGRAM = "trackside_command"
 
 
 class Interrupter(MetaPathFinder):
-    """Finds nothing, and presses Ctrl-C when asked so many times, from the module of the program on; 0 is never."""
+    """Finds nothing, and presses Ctrl-C when asked that many times, counted from the program's module; 0 is never."""
 
     def __init__(self, moment: int, told: int) -> None:
         self.asked = 0
@@ -35,7 +35,7 @@ class Interrupter(MetaPathFinder):
 
 
 def run_interrupted(words: list[str], moment: int, told: int) -> None:
-    """Be the program, as its first line finds things, and then say how many imports there were if no moment was given."""
+    """Be the program, as its first line finds things, and then report the number of imports if no moment was given."""
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = words
     interrupter = Interrupter(moment, told)
@@ -48,7 +48,7 @@ def run_interrupted(words: list[str], moment: int, told: int) -> None:
 
 
 def fork_interrupted(run: Callable[[list[str], int, int], None], words: list[str], moment: int) -> tuple[str, int, str]:
-    """What a child process told that runs this, its exit code, and all that it showed."""
+    """What a child process that runs this reported, its exit code, and everything that it showed."""
     shown, showing = os.pipe()
     told, telling = os.pipe()
     child = os.fork()
@@ -73,7 +73,7 @@ def main() -> None:
     imports, code, shown = fork_interrupted(run_interrupted, words, 0)
     print(json.dumps(["", code, shown]), flush=True)
     last = int(imports)
-    for number in range(wanted):  # not from the first, while which nobody listens yet
+    for number in range(wanted):  # not from the first import, during which nobody listens yet
         moment = 2 + number * (last - 2) // wanted
         print(json.dumps(fork_interrupted(run_interrupted, words, moment)), flush=True)
 

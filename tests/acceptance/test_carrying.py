@@ -1,4 +1,4 @@
-"""What the tutorial about PostgreSQL carries from one server to another is there in the end, however often that is done."""
+"""What the PostgreSQL tutorial carries from one server to another is there at the end, however often it is carried."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ builder.add_conditional_edges("check", lambda state: END if state["checked"] els
 deciding = builder.compile()
 """
 CAPITALS = "6F1D0C9E-0B57-4D0E-9F0A-1B2C3D4E5F61"
-"""An id that macOS makes: no request of a client names a thread by it."""
+"""An id that macOS makes: no client's request can name a thread by it."""
 CUT_OFF = """
 from langgraph_sdk._sync.threads import SyncThreadsClient
 
@@ -76,7 +76,7 @@ SETTINGS = '[agents]\ndiary = "agents.py:diary"\ngraph = "graph.py:graph"\ndecid
 
 
 WHOLE = {"question": "why?", "said": ["answer"], "customer": "acme"}
-"""What a thread of the graph remembers that was asked this."""
+"""What a thread of the graph remembers after this question."""
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def carry(folder: Path, old: str, new: str, *, before: str = "") -> str:
 
 
 def carry_in_parts(folder: Path, old: str, new: str) -> str:
-    """Carry, and be cut off behind each change of a thread's state."""
+    """Carry, and be cut off after each change of a thread's state."""
     while not (said := carry(folder, old, new, before=CUT_OFF)):
         pass
     return said

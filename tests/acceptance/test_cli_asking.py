@@ -1,4 +1,4 @@
-"""What cannot be undone is asked about, with numbers; where nobody sits, it takes `--yes`; `--dry-run` only says it."""
+"""Before what cannot be undone, commands ask, with numbers; unattended they take `--yes`; `--dry-run` only says it."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_what_is_named_twice_is_deleted_once_and_so_is_what_follows(here: Run, t
 def test_who_names_one_that_is_gone_removes_no_other_whose_id_is_longer(
     here: Run, tmp_path: Path, command: str
 ) -> None:
-    """As a script does that forgets somebody, and is run twice."""
+    """Ask as a script does that forgets somebody, and is run twice."""
 
     async def prepare(store: Store) -> None:
         for name in ("anna@example.org", "joanna@example.org"):
@@ -190,7 +190,7 @@ def test_a_run_that_nobody_looks_after_is_cancelled_and_deleted(here: Run, tmp_p
 
 
 def test_of_threads_of_which_one_cannot_be_deleted_none_is(here: Run, tmp_path: Path) -> None:
-    """A run on it was left by a script that was killed, and a later one has ended: the thread is at rest."""
+    """A killed script left a run on the thread, and a later run has ended: the thread is at rest."""
 
     async def prepare(store: Store) -> None:
         await store.append(make_run("left-1", thread_id="b")[:3])

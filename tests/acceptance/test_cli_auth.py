@@ -1,4 +1,4 @@
-"""API keys on the command line: shown once, listed without themselves, revoked when somebody says so."""
+"""API keys on the command line: shown once, listed without their secrets, revoked when somebody says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with what was typed: one clear line that says what and how to fix it, the right exit code."""
+"""Whatever is wrong with the command line: one clear line says what and how to fix it, with the right exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def agents(tmp_path: Path) -> None:
 
 
 def the_one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """What was said on standard error, which is one line, and nothing on standard output."""
+    """The single line on standard error, with nothing on standard output."""
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -242,7 +242,7 @@ def test_a_read_only_folder_is_named(here: Trackside) -> None:
 
 
 def damage(path: Path) -> None:
-    """Scramble the first page of each table and index, as a bad disk might, but not what says that they are there."""
+    """Scramble the first page of each table and index, as a bad disk might, but not what says that they exist."""
     with closing(sqlite3.connect(path)) as database:
         (size,) = database.execute("PRAGMA page_size").fetchone()
         of_the_schema = database.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'alembic_version'")
@@ -290,7 +290,7 @@ def test_an_id_that_fits_nothing_or_more_than_one_says_so(here: Trackside) -> No
 
 
 def test_a_bug_of_ours_is_called_one_and_shows_where_only_when_asked(trackside: Trackside) -> None:
-    # A working directory that is gone is nothing that any command is prepared for.
+    # No command is prepared for a working directory that is gone.
     gone = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" "$@"'
 
     calm = trackside("runs", shell=gone)

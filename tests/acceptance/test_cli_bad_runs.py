@@ -1,4 +1,4 @@
-"""Runs that were asked for wrongly, as the command line tells them: the thing is named, with what to do, and in one line."""
+"""Runs requested wrongly, as the command line reports them: one line that names the mistake and says what to do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def agents(tmp_path: Path) -> None:
 
 
 def the_one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """What was said on standard error, which is one line, and nothing on standard output."""
+    """The single line on standard error, with nothing on standard output."""
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
     return line.removeprefix("error: ")

@@ -1,4 +1,4 @@
-"""Completion in a real shell: commands, options, and ids and names out of the database; silent, and only reading."""
+"""Completion in a real shell: commands, options, and ids and names from the database; silent, and read-only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def offered(trackside: Run, line: str, **env: str) -> list[str]:
 
 
 def found(trackside: Run, line: str, **env: str) -> list[str]:
-    """What is offered where something is: on a busy machine, at the first time, it may take longer than a person waits."""
+    """What is offered, where anything is: on a busy machine the first time may take longer than a person waits."""
     return next((names for _ in range(TRIES) if (names := offered(trackside, line, **env))), [])
 
 
@@ -78,7 +78,7 @@ def test_a_server_is_asked_where_one_is_meant(trackside: Run, filled: Path, fork
 
 
 def test_a_server_that_does_not_answer_is_left_alone(trackside: Run, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts connections, and says nothing
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert offered(trackside, f"trackside runs --url {url} run-b") == []
 
@@ -138,7 +138,7 @@ def test_in_a_real_shell(
 
 def test_in_a_real_fish(filled: Path) -> None:
     def completed(line: str) -> list[str]:
-        """What it offers, a line each; `complete -C` is how fish is asked without a terminal."""
+        """What fish offers, one candidate a line; `complete -C` is how to ask fish without a terminal."""
         script = f"trackside --show-completion fish | source; complete -C '{line}'"
         command = [shell_of("fish"), "--no-config", "-c", script]
         done = subprocess.run(

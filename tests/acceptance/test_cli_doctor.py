@@ -1,4 +1,4 @@
-"""`trackside doctor`: each thing that can be wrong is made so for real, and found, with what to do about it."""
+"""`trackside doctor`: each possible fault is made for real, and doctor finds it and says what to do about it."""
 
 from __future__ import annotations
 

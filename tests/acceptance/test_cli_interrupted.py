@@ -28,7 +28,7 @@ sys.meta_path.insert(0, runpy.run_path(script)["Interrupter"](20, 1))
 sys.argv = [program, "--version"]
 runpy.run_path(program, run_name="__main__")
 """
-"""A program to which Ctrl-C comes at an import, and nothing is done about it."""
+"""A program in which Ctrl-C comes at an import, and nothing handles it."""
 AGENTS = "async def echo(input):\n    return {'answer': input}\n"
 
 

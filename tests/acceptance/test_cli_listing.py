@@ -83,7 +83,7 @@ def test_runs(recorded: Trackside) -> None:
     nothing = recorded("runs", "--status", "timeout")
     assert (nothing.returncode, nothing.stdout) == (0, "Nothing matches.\n")
 
-    # One run, by the beginning of its id.
+    # A single run, by the beginning of its id.
     talk = every[1]
     beginning = talk["run_id"][:23]
     shown = recorded("runs", beginning).stdout

@@ -62,7 +62,7 @@ def test_agents_and_runs_speak_through_the_logging_that_the_agents_module_config
     trackside: Trackside, tmp_path: Path
 ) -> None:
     lines = run(trackside, tmp_path, "by_logging", "configure_logging()", "")
-    of_runs = [line for line in lines if line["run_id"]]  # the others are of those who make the database
+    of_runs = [line for line in lines if line["run_id"]]  # the others come from whatever makes the database
     assert {"run started", "on the loop", "in a thread", "run completed"} <= set(words(of_runs))
     assert len({line["run_id"] for line in of_runs}) == 1
 

@@ -114,7 +114,7 @@ def noted(folder: Path, name: str) -> list[str]:
 
 
 def closed(folder: Path) -> set[str]:
-    """Whose `aclose` was called since this was asked last."""
+    """The observers whose `aclose` was called since the last call of this."""
     files = list(folder.glob("*.closed"))
     for file in files:
         file.unlink()
@@ -208,7 +208,7 @@ def test_who_fails_and_who_is_delivered_to_again_is_said_once(
     told += [json.loads(line) for line in out.splitlines()]
 
     assert (process.returncode, err) == (0, "")
-    # One that is slower than its lease finds that it is not the one who delivers, and becomes that again.
+    # An observer slower than its lease finds that it no longer delivers, and then becomes the one that does again.
     those = [one for one in told if one["what"] not in {"goes_on", "elsewhere"}]
     assert [one["what"] for one in those] == ["failing", "recovered", "ended"]
     assert those[0]["error"] == "the endpoint did not take it: connection refused"
@@ -287,7 +287,7 @@ def test_what_another_process_has_not_delivered_is_waited_for(
 def test_a_process_is_not_told_that_it_feeds_from_elsewhere(
     here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who looks at the database may see who is fed there before the process has heard that it is its own turn."""
+    """Somebody who looks at the database may see who is fed there before the process has heard that it is its turn."""
     configure(folder, table("Mail", "mail"))
     run(here)
     acquired, looked = asyncio.Event(), asyncio.Event()

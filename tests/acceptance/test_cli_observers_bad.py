@@ -1,4 +1,4 @@
-"""Observers that are configured wrongly, behave badly, or whose receivers do: said at the start or in the end, and no run
+"""Observers that are misconfigured, behave badly, or whose receivers do: said at the start or at the end, and no run
 stops because of them.
 """
 
@@ -91,7 +91,7 @@ SECRETS = {
     "TRACES": "traces-hunter2",
 }
 
-# What each of them needs besides the option that is tried.
+# What each of them needs besides the option under test.
 NEEDED: dict[str, list[dict[str, str]]] = {
     "metrics": [{}],
     "tracing": [{"endpoint": '"http://127.0.0.1:9"'}],
@@ -249,7 +249,7 @@ def test_spans_that_no_collector_takes_are_said(here: Trackside, folder: Path) -
 
 
 class Flooding(ThreadingHTTPServer):
-    """A receiver that takes everything, and says 10 GB about it to whoever listens."""
+    """A receiver that accepts everything, and answers with 10 GB to whoever listens."""
 
     daemon_threads = True
 
@@ -294,7 +294,7 @@ def test_of_an_answer_of_10_gb_little_is_read_and_the_event_is_delivered(here: T
 
 
 class Echoing(ThreadingHTTPServer):
-    """A receiver that refuses everything, and says in its answer all that it was sent."""
+    """A receiver that refuses everything, and repeats in its answer everything that it was sent."""
 
     def __init__(self) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -313,7 +313,7 @@ class Echoing(ThreadingHTTPServer):
 
 
 class Babbling(ThreadingHTTPServer):
-    """A receiver that says in one line what is said to it, and hangs up."""
+    """A receiver that repeats in one line what is sent to it, and hangs up."""
 
     def __init__(self) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -327,7 +327,7 @@ class Babbling(ThreadingHTTPServer):
 
 @pytest.fixture
 def ports() -> Iterator[dict[str, int]]:
-    """Receivers that fail: nobody is there, who is there refuses, who is there speaks another language."""
+    """Receivers that fail: one that is not there, one that refuses, one that speaks another language."""
     with ExitStack() as stack:
         found = {"nobody": 9}
         for name, kind in (("refusing", Echoing), ("babbling", Babbling)):

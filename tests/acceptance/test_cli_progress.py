@@ -1,4 +1,4 @@
-"""Bars on a terminal, on standard error alone; nothing of them in a pipe; and what Ctrl-C has to say of what was done."""
+"""Bars on a terminal, on standard error alone; none of them in a pipe; and what Ctrl-C reports of what was done."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_ctrl_c_says_what_was_done_and_how_to_go_on(
 ) -> None:
     here("export", "runs.jsonl")
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")  # so that it is under way, and gets nowhere
+        other.execute("BEGIN IMMEDIATE")  # so that it is running, and gets nowhere
         one = terminal(*command, columns=120)
         one.wait_for(shown)
         one.press(b"\x03")

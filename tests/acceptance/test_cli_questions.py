@@ -1,4 +1,4 @@
-"""Several questions at once, and questions about calls of tools: asked by a framework, answered on the command line."""
+"""Several questions at once, and questions about tool calls: asked by a framework, answered on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that is not there, is another one, or goes away meanwhile: one sentence says so, and what follows goes on."""
+"""A server that is missing, is another one, or goes away meanwhile: one sentence says so, and what follows goes on."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_needs_the_database_says_so(here: Trackside, command: list[str]) ->
         assert "`trackside export` on that machine" in done.stderr
         assert "cannot be imported" in done.stderr
 
-    if command[0] not in {"serve", "observers"}:  # which have nothing to do with where runs are recorded
+    if command[0] not in {"serve", "observers"}:  # which do not depend on where runs are recorded
         done = here(*command, TRACKSIDE_URL="http://127.0.0.1:1")
         assert (done.returncode, done.stderr.startswith("error: TRACKSIDE_URL: ")) == (2, True)
 
@@ -117,7 +117,7 @@ def test_what_a_variable_says_wrongly_is_not_blamed_on_an_option(here: Trackside
 
 @contextmanager
 def answering(status: int, body: str, headers: dict[str, str]) -> Iterator[str]:
-    """Something at an address of its own that answers so to everything."""
+    """Something at an address of its own that answers everything like this."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -220,7 +220,7 @@ async def test_a_stream_that_falls_silent_says_for_how_long_it_was_waited_for() 
     async def fall_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nid: 0\n\n")
-        await reader.read()  # until the other one is gone
+        await reader.read()  # until the other side is gone
         writer.close()
 
     silent = await asyncio.start_server(fall_silent, "127.0.0.1", 0)
@@ -268,7 +268,7 @@ def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(
         asyncio.run(record(3))
         assert positions(tail, 5) == [11, 12, 13, 14, 15]
         assert positions(starts, 2) == [6, 11]
-        server.terminate()  # in order, and nothing was new since: that is an outage as well
+        server.terminate()  # in order, and with nothing new since: that is an outage as well
         assert "waiting: " in tail.stderr.readline()
         server.restart()
         asyncio.run(record(4))
@@ -365,7 +365,7 @@ async def test_what_a_run_has_said_is_shown_once_however_often_its_stream_is_cut
 
 @asynccontextmanager
 async def relayed(url: str) -> AsyncIterator[tuple[str, set[asyncio.StreamWriter]]]:
-    """Another address of a server, and the connections that there are through it."""
+    """Another address for a server, and the connections that exist through it."""
     connections: set[asyncio.StreamWriter] = set()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -390,7 +390,7 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 def lines_up_to(text: Iterable[str], part: str) -> str:
-    """What comes up to a line with this part."""
+    """What comes up to a line that contains this part."""
     lines = []
     for line in text:
         lines.append(line)

@@ -46,7 +46,7 @@ name = "mail"
 
 @pytest.fixture
 def delivered(tmp_path: Path, here: Run) -> Run:
-    """A run of five events, all of which `mail` has got."""
+    """A run of five events, all of which `mail` has received."""
     (tmp_path / "watch.py").write_text(WATCH, encoding="utf-8")
     (tmp_path / "trackside.toml").write_text(SETTINGS, encoding="utf-8")
     assert here("run", "echo", "hi").returncode == 0
@@ -77,7 +77,7 @@ def test_what_is_not_taken_is_counted_and_where_to_look_is_said(delivered: Run, 
     (tmp_path / "down").touch()
     deliver = piped("deliver", "--json")
     assert json.loads(deliver.stdout.readline())["what"] == "goes_on"
-    # One after the other: the second takes back from among what is parked what it gives again.
+    # One after the other: the second removes from the parked events what it delivers again.
     done = delivered("replay", "mail", "--from", "4", "--yes", "--wait")
     assert (done.returncode, done.stderr) == (1, "")
     said = "mail has got everything up to position 5, but did not take 2 events, parked now; see `trackside parked mail`.\n"
@@ -91,7 +91,7 @@ def test_what_is_not_taken_is_counted_and_where_to_look_is_said(delivered: Run, 
 def test_who_delivers_may_be_through_before_it_is_looked_for(
     delivered: Run, piped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was not taken counts from the place that was asked for, not from where the subscription is found."""
+    """What was not taken counts from the position asked for, not from where the subscription is found."""
 
     async def look_late(records: Records, name: str, *args: Any) -> CaughtUp:
         while (await records.subscription(name)).behind:
@@ -138,7 +138,7 @@ def test_an_event_that_blocks_is_said(
         assert deliver.poll() is None
 
     async def look_late(records: Records, name: str, *args: Any) -> CaughtUp:
-        while not (await records.subscription(name)).failures:  # it was taken up once more
+        while not (await records.subscription(name)).failures:  # it was tried once more
             assert deliver.poll() is None
             await asyncio.sleep(0.01)
         return await catching_up.catch_up(records, name, *args)

@@ -264,7 +264,7 @@ def test_an_imported_question_is_not_answered_where_nobody_remembers_it(here: Tr
 def test_who_answers_when_somebody_has_just_answered_is_told_so(
     here: Trackside, piped: Piped, monkeypatch: pytest.MonkeyPatch, agent: str, standing: str
 ) -> None:
-    """Between the look at what is asked and the run that brings the answer, the agent is imported, which takes a while."""
+    """Between reading the question and the run that brings the answer the agent is imported, which takes a while."""
     here("run", f"agents.py:{agent}", "hello", "--thread", "t-1")
 
     def load(*args: Any, **options: Any) -> Any:

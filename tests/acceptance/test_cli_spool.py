@@ -1,4 +1,4 @@
-"""A database that takes no more when a run ends: what its user is told, and that the next run puts it right."""
+"""A database that takes no more when a run ends: what the user is told, and that the next run puts it right."""
 
 import json
 import subprocess
@@ -113,7 +113,7 @@ def test_a_spool_that_cannot_be_used_either_is_no_reason_for_silence(trackside: 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk of its own; skips where that takes more rights than there are."""
+    """A small disk of its own; skips the test where that takes more rights than there are."""
     folder = tmp_path / "disk"
     folder.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)

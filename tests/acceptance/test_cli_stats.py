@@ -1,4 +1,4 @@
-"""`trackside stats` draws: what runs came to over time, on a terminal and nowhere else."""
+"""`trackside stats` draws: what runs added up to over time, on a terminal and nowhere else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def used(model: str, tokens: int, cost: float) -> dict[str, Any]:
 
 
 async def record(url: str) -> None:
-    """Two days with four runs at the end of each third hour, the first of which fails."""
+    """Record two days with four runs at the end of every third hour, the first of which fails."""
     async with Store.open(url) as store:
         for hours in range(45, -1, -3):
             for number in range(4):

@@ -1,4 +1,4 @@
-"""`trackside subscriptions`, `replay` and `parked`: how far observers are that are fed from the log, and their moves."""
+"""`trackside subscriptions`, `replay` and `parked`: how far observers fed from the log are, and how to move them."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_what_is_over_is_no_last_error(subscribed: Trackside) -> None:
     assert "last error    the address is gone (" in facts
 
     subscribed("replay", "mail", "--from", "4", "--yes")
-    assert "the address is gone" in said(subscribed("subscriptions", "mail"))  # two events are parked still
+    assert "the address is gone" in said(subscribed("subscriptions", "mail"))  # two events are still parked
     subscribed("parked", "mail", "drop", "--yes")
 
     assert "last error" not in said(subscribed("subscriptions", "mail"))

@@ -31,7 +31,7 @@ async def fail(input):
 
 @pytest.fixture
 def recorded(here: Trackside, tmp_path: Path) -> Trackside:
-    """A database with one run, of five events, which this process has recorded, and may go on with."""
+    """A database with one run of five events, which this process has recorded and may go on with."""
     (tmp_path / "agents.py").write_text(AGENTS)
     assert here("run", "agents.py:talk", "trains", "--thread", "t-1").returncode == 0
     return here
@@ -90,7 +90,7 @@ def test_tail_begins_where_it_is_told_to(recorded: Trackside, piped: Piped) -> N
     recorded("run", "agents.py:fail", "boats")
     assert positions(everything, 5) == [6, 7, 8, 9, 10]
     recorded("run", "agents.py:fail", "boats")
-    assert positions(only_new, 1)[0] in {9, 14}  # whether it had begun at the first is not said
+    assert positions(only_new, 1)[0] in {9, 14}  # it does not say whether it had begun at the first
 
 
 def test_tail_shows_what_gives_runs_a_status(recorded: Trackside, piped: Piped) -> None:

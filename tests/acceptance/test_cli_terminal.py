@@ -1,4 +1,4 @@
-"""`trackside` on a terminal: what a person sees in the end, and what Ctrl-C does."""
+"""`trackside` on a terminal: what a person sees at the end, and what Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_where_there_is_only_ascii_each_character_of_ours_has_one_that_takes_its
 
 
 def rows(terminal: Any) -> list[str]:
-    """The lines that are left on the screen, without their times."""
+    """The lines left on the screen, without their times."""
     return [line[9:] if line[:9].strip().endswith("s") else line for line in terminal.lines]
 
 
@@ -223,7 +223,7 @@ def test_a_second_ctrl_c_breaks_into_an_agent_that_blocks_the_event_loop(
 ) -> None:
     shown = terminal("run", "agents.py:blocking", "hello")
     shown.wait_for("about to block")
-    shown.wait_for_more(3)  # a signal that comes just before `time.sleep` begins is not seen before it ends
+    shown.wait_for_more(3)  # a signal that comes just before `time.sleep` begins is seen only when the sleep ends
     shown.press(b"\x03")
     shown.wait_for("the agent blocks; once more to break it off")
     shown.press(b"\x03")
@@ -331,7 +331,7 @@ def take_longer_than_whoever_waits():
 gc.freeze = take_longer_than_whoever_waits
 sys.exit(main())
 """
-"""What a command has to do at its end takes as long as threads are given to come to theirs."""
+"""What a command has to do at its end takes as long as its threads are given to finish."""
 
 
 def test_threads_that_wait_for_work_are_none_that_anybody_waits_for(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`trackside workers`: who is there and what waits, from a database or a server, and having some leave."""
+"""`trackside workers`: who is there and what waits, from a database or a server, and how to have some leave."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def read(run: Run, *arguments: str, **env: str) -> subprocess.CompletedPro
 
 
 async def until_listed(count: int, run: Run, *where: str) -> list[str]:
-    """The lines of so many processes, as soon as all are there: a server answers before it has said that it is."""
+    """The lines of this many processes, once all are there: a server answers before it has said that it is there."""
     async with asyncio.timeout(30):
         while True:
             done = await read(run, "--json", *where)
@@ -147,7 +147,7 @@ async def test_who_cannot_be_drained_is_said(trackside: Run, postgres_with_table
         of_server = await read(
             trackside, "drain", server["worker_id"], "--yes", TRACKSIDE_DATABASE_URL=postgres_with_tables
         )
-        # All of one process, so that they have one name.
+        # All in one process, so that they have the same name.
         ambiguous = await read(trackside, "drain", one["name"], "--yes", TRACKSIDE_DATABASE_URL=postgres_with_tables)
         unknown = await read(trackside, "drain", "elsewhere:1", "--yes", TRACKSIDE_DATABASE_URL=postgres_with_tables)
 

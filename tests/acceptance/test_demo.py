@@ -25,7 +25,7 @@ MINUTES = 60  # seconds
 
 @dataclass(frozen=True)
 class Demo:
-    """A demo that was run to its end."""
+    """A demo that has run to its end."""
 
     exit_code: int
     output: str
@@ -55,7 +55,7 @@ class Demo:
 
 
 def environment() -> dict[str, str]:
-    """That of a user who has no model: 100 columns, no colour."""
+    """The environment of a user who has no model: 100 columns, no colour."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "LANGSMITH_"))}
     return kept | {"COLUMNS": "100", "NO_COLOR": "1"}
 
@@ -78,7 +78,7 @@ def run_demo(folder: Path, *arguments: str, cwd: Path = ROOT) -> Demo:
 def demo_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], blockbuster: BlockBuster
 ) -> Callable[..., Demo]:
-    """Runs a demo in this process: its start, of seconds, is most of one that refuses what it is asked for."""
+    """Runs a demo in this process: its start takes seconds, most of the time of one that refuses its arguments."""
     blockbuster.deactivate()
     monkeypatch.setenv("COLUMNS", "100")
 
@@ -181,7 +181,7 @@ def test_what_a_human_is_asked_is_answered_by_another_run_of_the_thread(
 
 
 def _essence(question: Any) -> Any:
-    """The beginning of a question in words; of an exception to the limits what it is for."""
+    """The beginning of a question in words; for an exception to the limits, what it is for."""
     if isinstance(question, str):
         return question[:18]
     return question["arguments"] if question["tool"] == "grant_exception" else question
@@ -332,7 +332,7 @@ def test_ctrl_c_ends_every_run_and_says_so(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, complaints = process.communicate(timeout=MINUTES)
     demo = Demo(process.returncode, output, complaints, database)
-    # Where a machine is slow, the loop's watchdog may have had a word to say before.
+    # On a slow machine the loop's watchdog may have written something first.
     own = [line for line in demo.complaints.splitlines() if line.startswith("demo:")]
     assert (demo.exit_code, own, demo.complaints.endswith("demo: stopped\n")) == (130, ["demo: stopped"], True)
     assert "Traceback" not in demo.complaints

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODEL = "SmolLM2-135M-Instruct"
-RESEARCH = "agent = 'research'"  # the other agents go by rules, also where there is a model
+RESEARCH = "agent = 'research'"  # the other agents follow rules even where there is a model
 MINUTES = 60  # seconds
 
 pytestmark = pytest.mark.long

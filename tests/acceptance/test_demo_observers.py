@@ -1,4 +1,4 @@
-"""`./scripts/demo observers` as a user types it: all receivers get all that the log has, and nothing is left running."""
+"""`./scripts/demo observers` as a user types it: every receiver gets what the log has, and nothing is left running."""
 
 import os
 import re
@@ -19,25 +19,25 @@ ROOT = Path(__file__).parents[2]
 MINUTE = 60  # seconds
 
 type Done = tuple[subprocess.CompletedProcess[str], Path]
-"""A demo that was run to its end, and the folder that it had for temporary files."""
+"""A demo that has run to its end, and the folder that it had for temporary files."""
 
 
 def environment(folder: Path, **others: str) -> dict[str, str]:
-    """That of a user without a home: 100 columns, no colour, a folder of his own for temporary files."""
+    """The environment of a user without a home: 100 columns, no colour, a private folder for temporary files."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "LANGSMITH_"))}
     here = {"COLUMNS": "100", "NO_COLOR": "1", "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
     return kept | here | {"HOME": str(folder / "home")} | others
 
 
 def checks(output: str) -> dict[str, tuple[str, str, str]]:
-    """What it says of each receiver in the end: whether it got all, how many it got, and how many it should have got."""
+    """What it says of each receiver at the end: whether it got all, how many, and how many it should have got."""
     lines = output.partition("What the log has, and what arrived")[2].splitlines()
     found = (re.match(r"(✓|✗)  (\w+) +(\d+) of (\d+) ", line) for line in lines)
     return {line[2]: (line[1], line[3], line[4]) for line in found if line is not None}
 
 
 def broker_at(port: str) -> str | None:
-    """The id of the NATS server there, which greets whoever comes; another server may have the port by now."""
+    """The id of the NATS server there, which greets every client; another server may have the port by now."""
     try:
         with socket.create_connection(("127.0.0.1", int(port)), timeout=5) as probe:
             greeting = probe.makefile("rb").readline().decode()
@@ -74,7 +74,7 @@ def demo_without_prometheus(folder: Path, *options: str) -> Iterator[subprocess.
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """With a Prometheus."""
+    """The demo with a Prometheus."""
     try:
         program("prometheus")
     except NoPrometheusError as exc:

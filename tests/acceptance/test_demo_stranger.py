@@ -42,7 +42,7 @@ $ product stop
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """The demo, with a folder of its own for temporary files."""
+    """Start the demo, with a folder of its own for temporary files."""
     return subprocess.Popen(
         [ROOT / "scripts" / "demo", "stranger"],
         env={**os.environ, "TMPDIR": str(folder)},
@@ -55,12 +55,12 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def processes_in(folder: Path) -> list[int]:
-    """The processes that were started with something of this folder in their command lines."""
+    """The processes that have something of this folder in their command lines."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if os.fsencode(folder) in command:
             found.append(int(path.parent.name))

@@ -51,11 +51,11 @@ class Fleet:
         return line
 
     def until_happened(self, process: str, what: str) -> None:
-        """Read on until this is said of a process."""
+        """Read on until a line says this of a process."""
         self.until(lambda line: line.get("happened", {}).get("process") == process and what in line["happened"]["what"])
 
     def end(self) -> int:
-        """Tell it to stop, and read to the end; its exit code."""
+        """Tell it to stop, and read to the end; gives its exit code."""
         self.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + PATIENCE
         while self._has_more(deadline):
@@ -204,7 +204,7 @@ def test_nothing_is_left_of_a_fleet_that_is_killed(fleet: Any) -> None:
 @pytest.mark.long
 def test_data_is_kept_in_a_folder_whose_name_is_not_utf8(fleet: Any) -> None:
     with tempfile.TemporaryDirectory(prefix=os.fsdecode(b"trackside-fleet-\xe9-")) as name:
-        Path(name).chmod(0o711)  # PostgreSQL is another user's where we are root
+        Path(name).chmod(0o711)  # PostgreSQL runs as another user when we are root
 
         one = fleet("--data", name, "--workers", "1", "--servers", "1")
         up = one.until(lambda line: "up" in line)["up"]
@@ -219,7 +219,7 @@ def test_data_is_kept_in_a_folder_whose_name_is_not_utf8(fleet: Any) -> None:
 @pytest.mark.long
 def test_data_that_is_kept_is_there_the_next_time(fleet: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="trackside-fleet-") as name:
-        Path(name).chmod(0o711)  # PostgreSQL is another user's where we are root
+        Path(name).chmod(0o711)  # PostgreSQL runs as another user when we are root
         options = ("--data", name, "--workers", "1", "--servers", "1", "--engine", "postgres")
         for times in (1, 2):
             one = fleet(*options)

@@ -84,7 +84,7 @@ def test_a_killed_server_is_started_again_where_it_was(folder: Path) -> None:
 def test_a_server_of_functions_loads_no_framework_and_nothing_that_is_not_used(folder: Path) -> None:
     with TracksideServer(folder, "agents.py:modules") as server:
         server.terminate()
-        server.restart()  # the first time it made a database, with Alembic
+        server.restart()  # at the first start it made a database, with Alembic
         with get_sync_client(url=server.url, api_key=None) as client:
             found = client.runs.wait(None, "modules", input=1)
 

@@ -1,4 +1,4 @@
-"""A server for others: it starts with keys alone, and knows in seconds of those that are made and revoked beside it."""
+"""A server for others: it starts with keys only, and knows within seconds of keys made and revoked beside it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_server_that_lets_nobody_in_says_where_a_key_has_to_be_made(tmp_path: 
 
 
 def status_in_the_end(client: Any) -> int:
-    """What a client gets that got an answer before; a server reads its keys again when it has held them for two seconds."""
+    """What a client gets that was answered before; a server reads its keys again after holding them for two seconds."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
         try:

@@ -194,7 +194,7 @@ def test_a_check_says_what_of_a_project_has_no_effect(here: Command, tmp_path: P
 
 
 def test_a_start_warns_of_a_spool_that_could_keep_nothing(here: Command, tmp_path: Path) -> None:
-    """Else it would be noticed when the database is away, and ends of runs are lost."""
+    """Otherwise it would be noticed only when the database is away, and ends of runs are lost."""
     in_the_way = tmp_path / "trackside.db-spool"
     in_the_way.write_text("no folder", encoding="utf-8")
     says = (

@@ -1,4 +1,4 @@
-"""A server that is killed under load and started again on the same database: what was acknowledged is known, and ends."""
+"""A server killed under load and started again on the same database: every acknowledged run is known, and ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def until_told(input, run):
 async def endless(input, run):
     await asyncio.Event().wait()
 """
-BEFORE_THE_KILL = 25  # runs that are acknowledged
+BEFORE_THE_KILL = 25  # acknowledged runs
 ENDED = {"success", "error", "timeout", "interrupted"}
 KEPT = {"assistant_id": "works", "input": {}, "on_completion": "keep"}
 
@@ -49,7 +49,7 @@ def database(request: pytest.FixtureRequest) -> str:
 
 
 class Load:
-    """Clients that start runs, until the server is gone, and note which of them were acknowledged."""
+    """Clients that start runs until the server is gone, and note which of them were acknowledged."""
 
     def __init__(self, url: str, clients: int = 4) -> None:
         self.acknowledged: list[str] = []
@@ -106,7 +106,7 @@ def end_of(client: httpx.Client, place: str) -> str:
 def test_who_follows_a_run_whose_server_is_killed_gets_its_end_from_the_next_one(
     folder: Path, database: str, forkery: Forkery
 ) -> None:
-    """LangGraph's client connects again by itself, with the id of the last event that it has."""
+    """LangGraph's client reconnects by itself, with the id of the last event that it has."""
     with (
         TracksideServer(folder, "agents.py:until_told", database=database, forkery=forkery) as server,
         get_sync_client(url=server.url, api_key=None) as client,
@@ -134,7 +134,7 @@ def test_who_asks_the_next_server_for_a_run_whose_thread_has_gone_with_it_gets_w
             end_of_stream(client, ended)
             lost = client.post("/runs", json={"assistant_id": "endless"}).json()
             while client.get(place_of(lost)).json()["status"] == "pending":
-                pass  # one that had not begun would be executed by the next server
+                pass  # the next server would execute a run that had not begun
         server.kill()
 
         server.restart()
@@ -152,7 +152,7 @@ def place_of(run: dict[str, Any]) -> str:
 
 
 def end_of_stream(client: httpx.Client, run: dict[str, Any]) -> bytes:
-    """What a run's stream says last."""
+    """The last thing that a run's stream says."""
     body = client.get(f"{place_of(run)}/stream").raise_for_status().content
     return body.rstrip(b"\r\n").rpartition(b"\r\n\r\n")[2]
 
@@ -182,7 +182,7 @@ def test_a_run_that_may_be_tried_again_is_after_a_kill(folder: Path, database: s
 
 
 def last_values(client: httpx.Client, thread: str) -> Any:
-    """What the thread has in the end, once none of its runs goes on."""
+    """What the thread has at the end, once none of its runs is active."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         found = client.get(f"/threads/{thread}").raise_for_status().json()

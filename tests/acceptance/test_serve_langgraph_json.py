@@ -111,7 +111,7 @@ start = "beginning"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WHOM", "")
-    monkeypatch.delenv("WHOM")  # so that it is forgotten afterwards
+    monkeypatch.delenv("WHOM")  # so that it is removed afterwards
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "graphs.py").write_text(GRAPHS, encoding="utf-8")
     (tmp_path / "lib").mkdir()
@@ -208,7 +208,7 @@ def test_the_command_line_gives_graphs_the_context_that_a_server_gives_them(
     assert asked.returncode == 75, asked.stderr
 
     def said(*command: str) -> tuple[str, Any]:
-        """Of which run, and what it comes to."""
+        """Which run it is about, and what it comes to."""
         *_, event, last = map(json.loads, here(*command, "--json").stdout.splitlines())
         return event["run_id"], last["result"]["output"]
 
@@ -246,7 +246,7 @@ def test_doctor_loads_its_graphs_too(here: Callable[..., subprocess.CompletedPro
 
 @pytest.fixture
 def observed(folder: Path) -> Path:
-    """The project with an observer that needs its variables and its modules, and a run that nobody has told it of."""
+    """The project with an observer that needs its variables and its modules, and a run not yet announced to it."""
     (folder / "watch.py").write_text(WATCH, encoding="utf-8")
     (folder / "trackside.toml").write_text(SETTINGS, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""SIGHUP: a server begins anew in its place, and nobody is turned away meanwhile; or goes on, if it could not begin."""
+"""SIGHUP: a server begins anew in its place and turns nobody away meanwhile; or goes on, if it could not begin."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def leaves(input):
     except TimeoutError:
         return {{"said": "{word}"}}
 """
-"""An agent that gives a function up, which goes on in a thread of the event loop's and has no end."""
+"""An agent that abandons a function, which goes on in a thread of the event loop's and never ends."""
 CLIENTS = 4
 PROJECT = """
 import os

@@ -1,4 +1,4 @@
-"""`RemoteGraph` against a real server: a graph that runs elsewhere, alone and as a node of a graph here."""
+"""`RemoteGraph` against a real server: a graph that runs elsewhere, alone and as a node of a local graph."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ type Remote = Callable[[str], RemoteGraph]
 
 @pytest.fixture
 async def remote(url: str) -> AsyncIterator[Remote]:
-    """Graphs of the server, by their names."""
+    """The server's graphs, by name."""
     async with get_client(url=url, api_key=None) as client:
         yield partial(RemoteGraph, client=client)
 
 
 @pytest.fixture
 async def thread_id(url: str) -> str:
-    """A new thread of the server."""
+    """A new thread on the server."""
     async with get_client(url=url, api_key=None) as client:
         return str((await client.threads.create())["thread_id"])
 
@@ -125,7 +125,7 @@ async def test_a_question_of_a_node_that_is_elsewhere_stops_the_graph_here(remot
     asked: Any = await local.ainvoke({"messages": [HumanMessage("pay")]}, here)
     assert asked["__interrupt__"][0].value == {"question": "pay?", "amount": 3}
     assert (await local.aget_state(here)).next == ("remote",)
-    # The graph here does not hand an answer on; it is given where the question was asked, on the thread of the same id.
+    # The local graph passes no answer on; it is given where the question was asked, on the thread of the same id.
     told = await graph.ainvoke(Command(resume="yes"), here)
     assert told["messages"][-1]["content"] == "it is paid"
 

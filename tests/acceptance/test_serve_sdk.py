@@ -17,7 +17,7 @@ from served_project import PLACES, ServedProject
 
 
 class Calls:
-    """A client of either kind as an asynchronous one, and the names of its methods that were called."""
+    """Either kind of client as an asynchronous one, and the names of its methods that were called."""
 
     def __init__(self, client: Any) -> None:
         self.called: set[str] = set()
@@ -34,7 +34,7 @@ class _Part:
 
         def call(*positional: Any, **named: Any) -> Any:
             self._called.add(f"{self._name}.{name}")
-            if name == "stream" and self._name == "threads":  # no call, but something with methods of its own
+            if name == "stream" and self._name == "threads":  # not a call, but something with methods of its own
                 return method(*positional, **named)
             return _Call(lambda: method(*positional, **named), synchronous=_is_synchronous(method))
 
@@ -46,7 +46,7 @@ def _is_synchronous(method: Callable[..., Any]) -> bool:
 
 
 class _Call:
-    """What one call of a method gives, to be awaited or iterated."""
+    """The result of one method call, to be awaited or iterated."""
 
     def __init__(self, make: Callable[[], Any], *, synchronous: bool) -> None:
         self._make, self._synchronous = make, synchronous
@@ -196,7 +196,7 @@ async def streams(client: Any) -> None:
 
 
 async def thread_streams(client: Any) -> None:
-    """Version 2 of the protocol; each of its methods is called in the tests of the server itself."""
+    """Version 2 of the protocol; the tests of the server itself call each of its methods."""
     stream = client.threads.stream(assistant_id="chat")
     asked = {"messages": [{"role": "user", "content": "hi"}]}
     if hasattr(stream, "__aenter__"):

@@ -54,7 +54,7 @@ def serving(folder: Path, grace: str, *agents: str) -> TracksideServer:
 
 
 class Stream:
-    """A run that is streamed by a client in a thread of its own."""
+    """A run that a client streams in a thread of its own."""
 
     def __init__(self, server: TracksideServer, agent: str) -> None:
         self.lines: list[str] = []
@@ -97,7 +97,7 @@ def test_a_run_that_ends_in_time_is_streamed_to_its_end(server: TracksideServer)
         assert client.get("/health/ready").status_code == 200
         server.signal(signal.SIGTERM)
         unready = unready_answer(client)
-    with pytest.raises(httpx.ConnectError):  # nobody is left to wait for a server that ends
+    with pytest.raises(httpx.ConnectError):  # a server that ends leaves nobody waiting
         httpx.get(f"{server.url}/ok")
     (server.folder / "go").touch()
 
@@ -111,7 +111,7 @@ def test_a_run_that_ends_in_time_is_streamed_to_its_end(server: TracksideServer)
 
 
 def unready_answer(client: httpx.Client) -> httpx.Response:
-    """The first answer that says so, on the connection that is open."""
+    """The first answer that says so, on the open connection."""
     while (answer := client.get("/health/ready")).status_code == 200:
         pass
     assert answer.status_code == 503
@@ -133,7 +133,7 @@ def test_a_run_that_goes_on_is_cancelled_and_its_stream_ends(server: TracksideSe
 def test_who_has_connected_before_the_signal_is_answered(server: TracksideServer) -> None:
     address = httpx.URL(server.url)
     with contextlib.ExitStack() as stack:
-        server.signal(signal.SIGSTOP)  # as a moment in which something blocks its event loop
+        server.signal(signal.SIGSTOP)  # like a moment in which something blocks its event loop
         clients = []
         for _ in range(20):
             client = stack.enter_context(socket.create_connection((address.host, address.port), timeout=PATIENCE))
@@ -180,7 +180,7 @@ def test_a_client_that_follows_the_log_is_let_go(server: TracksideServer) -> Non
         server.signal(signal.SIGTERM)
 
         for _ in log.iter_lines():
-            pass  # to a proper end, which httpx insists on
+            pass  # to a proper end, on which httpx insists
 
     assert server.wait() == 0
 

@@ -1,4 +1,4 @@
-"""A start that takes long, and whoever has started the process waits for it: systemd, as `sd_notify(3)` has it."""
+"""A start that takes long, while whoever started the process waits for it: systemd, as `sd_notify(3)` has it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Manager:
         self._socket.settimeout(PATIENCE)
 
     def next(self) -> str:
-        """What the process says next."""
+        """The next thing that the process says."""
         return self._socket.recv(4_096).decode()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._socket.close()
 
 
@@ -55,7 +55,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 @contextmanager
 def begun(folder: Path, manager: Manager, *arguments: str) -> Iterator[TracksideProcess]:
-    """A process that does not get beyond its agents before there is a file `go`."""
+    """A process that does not get past its agents before a file `go` exists."""
     (folder / "agents.py").write_text(SLOW_TO_IMPORT, encoding="utf-8")
     command, *options = arguments
     typed = [command, "agents.py:echo", "--json", "--port", "0", *options]
@@ -92,7 +92,7 @@ def test_a_start_that_takes_long_can_be_stopped(tmp_path: Path, manager: Manager
 async def test_a_start_that_is_told_to_stop_asks_for_no_more_time(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a stop would be waited for as long as the start that it ends."""
+    """Otherwise a stop would be waited for as long as the start that it ends."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
     life = ProcessLife(1.0, lambda event, **facts: None)
     with notifying.starting():

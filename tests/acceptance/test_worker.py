@@ -177,7 +177,7 @@ def test_a_worker_that_is_drained_by_command_ends_as_by_the_signal(
 
 
 def workers(here: Run, database: str) -> list[dict[str, Any]]:
-    """The workers as a program gets them."""
+    """The workers as a program sees them."""
     done = here("workers", "--json", "--database", database)
     assert done.returncode == 0, done.stderr
     return [one for line in done.stdout.splitlines() if (one := json.loads(line))["kind"] == "worker"]

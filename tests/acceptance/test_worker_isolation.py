@@ -1,4 +1,4 @@
-"""`trackside worker --isolation process`: one worker to everybody, whose runs have processes of their own."""
+"""`trackside worker --isolation process`: one worker to everybody else, whose runs have processes of their own."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ delivery = "durable"
 """
 NOWHERE = "postgresql://trackside:sesame@127.0.0.1:1/trackside"
 A_SIGN_SOON = "5s"
-"""A lease with signs of life that are not long waited for: with them a worker says what it does, and hears what is asked."""
+"""A lease with frequent signs of life: with each of them a worker says what it does, and hears what is asked of it."""
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def working(
 
 @pytest.fixture
 def lease() -> str:
-    """How long the worker may be silent before its runs are taken for lost: longer than a busy machine stops anybody."""
+    """How long the worker may be silent before its runs count as lost: longer than a busy machine stops anybody."""
     return "1m"
 
 
@@ -107,14 +107,14 @@ def worker(
 
 
 def workers(here: Run, database: str) -> list[dict[str, Any]]:
-    """The workers as a program gets them."""
+    """The workers as a program sees them."""
     done = here("workers", "--json", "--database", database)
     assert done.returncode == 0, done.stderr
     return [one for line in done.stdout.splitlines() if (one := json.loads(line))["kind"] == "worker"]
 
 
 def default_pool(server: TracksideServer) -> dict[str, Any]:
-    """What the server knows of the pool."""
+    """What the server knows about the pool."""
     pools = httpx.get(f"{server.url}/queue", timeout=PATIENCE).json()["pools"]
     (pool,) = [one for one in pools if one["pool"] == "default"]
     return pool
@@ -128,7 +128,7 @@ def said(worker: TracksideProcess) -> list[str]:
 def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
     server: TracksideServer, postgres_with_tables: str
 ) -> None:
-    with working(server.folder, postgres_with_tables) as worker:  # not forked: there is only what it starts with itself
+    with working(server.folder, postgres_with_tables) as worker:  # not forked: it has only what it starts with itself
         has = ask(server, "tells")
         ours = [one for one in Path(f"/proc/{worker.pid}/fd").iterdir() if int(one.name) > 2]  # not standard error
         shared = {str(one.readlink()) for one in ours} & set(has["opened"])
@@ -164,7 +164,7 @@ def test_places_are_counted_once_and_the_worker_answers_for_all(
 ) -> None:
     begin(server, "one")
     wait_until(lambda: len(workers(here, postgres_with_tables)) == 3, "both processes are there")
-    # A place that looks for work is taken for a moment, too.
+    # A place that looks for work also counts as taken for a moment.
     wait_until(
         lambda: [one["running"] for one in supervisors(here, postgres_with_tables)] == [1], "it says what it executes"
     )
@@ -196,7 +196,7 @@ def test_the_worker_tells_what_its_processes_do_for_the_fleet(
         'trackside_queue_workers{pool="default"} 1.0',
         'trackside_subscription_active{subscription="told"} 1.0',
     }
-    with working(folder, postgres_with_tables, forkery=forkery) as worker:  # it is alone: no server has a duty
+    with working(folder, postgres_with_tables, forkery=forkery) as worker:  # it is alone: no server holds a duty
         told = f"{worker.ready['url']}/metrics"
         wait_until(lambda: wanted <= {*httpx.get(told, timeout=PATIENCE).text.splitlines()}, "it tells all of that")
 
@@ -226,7 +226,7 @@ def test_it_drains_as_one(
     run_id = begin(server, "drained")
     wait_until(
         lambda: len(workers(here, postgres_with_tables)) == 3, "both processes are there"
-    )  # none is ended as it begins
+    )  # none is ended while it begins
     if how == "signal":
         worker.signal(signal.SIGTERM)
     else:
@@ -247,7 +247,7 @@ def test_the_second_signal_cancels_what_runs_also_in_a_process_that_hears_both_a
     run_id = begin(server, "second")
     pid = int((server.folder / "at-it-second").read_text("ascii"))
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: "(stopped)" in status_file(pid), "it stands still")  # else it may take the next signal first
+    wait_until(lambda: "(stopped)" in status_file(pid), "it stands still")  # else it may receive the next signal first
     for says in ("waiting for 1 run", "stopping quickly"):
         worker.signal(signal.SIGTERM)
         wait_until(lambda says=says: says in worker.log, says)
@@ -259,13 +259,13 @@ def test_the_second_signal_cancels_what_runs_also_in_a_process_that_hears_both_a
 
 
 def pending_signals(pid: int) -> set[int]:
-    """What a process has been sent, and has not come to look at."""
+    """The signals that a process has been sent but has not yet handled."""
     (mask,) = [int(line.split()[1], 16) for line in status_file(pid).splitlines() if line.startswith("ShdPnd")]
     return {number for number in signal.Signals if mask >> number - 1 & 1}
 
 
 def status_file(pid: int) -> str:
-    """What the system says of a process."""
+    """What the operating system says about a process."""
     return Path(f"/proc/{pid}/status").read_text("ascii")
 
 
@@ -285,7 +285,7 @@ def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideSe
 def test_the_place_of_a_process_that_leaves_has_another_one_soon(
     here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
-    """Also if somebody has drained it; and one that cannot begin is said, and tried again."""
+    """Even if it was drained; and a process that cannot begin is reported, and tried again."""
     wait_until(lambda: len(workers(here, postgres_with_tables)) == 3, "both processes are there")
     (server.folder / "agents.py").rename(server.folder / "away.py")
     leaves = next(one for one in workers(here, postgres_with_tables) if one["isolated_in"])

@@ -1,6 +1,6 @@
 """The console in a real browser, against real server processes.
 
-Tests here share an event loop, and with it one browser: `pytestmark = pytest.mark.asyncio(loop_scope="session")`.
+The tests here share an event loop, and with it one browser: `pytestmark = pytest.mark.asyncio(loop_scope="session")`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> VisitServer:
-    """`async with visit(server.url) as v: page = await v.go("/ui")`; options as Playwright's `new_context`."""
+    """`async with visit(server.url) as v: page = await v.go("/ui")`; takes Playwright's `new_context` options."""
 
     def of(url: str, **options: Any) -> AbstractAsyncContextManager[Visit]:
         return visiting(browser, url, **options)
@@ -51,7 +51,7 @@ def visit(browser: Browser) -> VisitServer:
 def serve(tmp_path: Path, forkery: Forkery) -> Iterator[ServeConsole]:
     """`server = await serve()` starts `trackside serve` with the agents of `console_agents.py`.
 
-    Arguments are those of `TracksideServer`.
+    It takes the arguments of `TracksideServer`.
     """
     with ExitStack() as stack:
 
@@ -66,7 +66,7 @@ def serve(tmp_path: Path, forkery: Forkery) -> Iterator[ServeConsole]:
 
 @pytest.fixture
 def serve_more(serve: ServeConsole, tmp_path: Path) -> ServeConsole:
-    """`server = await serve_more()` starts one with the agents of `thread_agents.py`."""
+    """`server = await serve_more()` starts a server with the agents of `thread_agents.py`."""
 
     async def start(**options: Any) -> TracksideServer:
         source = AGENTS.with_name("thread_agents.py").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Agents whose runs a page shows while they go on: they say something, and wait until the test has seen it."""
+"""Agents whose runs a page shows while they go on: they send something, and wait until the test has seen it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARKUP = '<img src=x onerror="document.title=\'run\'"><script>document.title="ru
 
 
 async def until(name: str) -> None:
-    """Wait for a file of the test's."""
+    """Wait for a file that the test makes."""
     while not Path(name).exists():
         await asyncio.sleep(0.02)
 

@@ -1,4 +1,4 @@
-"""Agents in the console: what they are, how they do, and the playground, in which they are tried."""
+"""Agents in the console: what they are, how they do, and the playground, where users try them."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_who_answers_a_moment_too_late_is_told_so(serve_more: Any, visit: 
         (thread,) = (await client.post("/threads/search", json={})).json()
 
         async def be_faster(route: Route) -> None:
-            """Answer when the server has read the answer of the page, and the page has not started a run with it."""
+            """Answer once the server has read the page's answer, and before the page has started a run with it."""
             read = await route.fetch()
             body = {"assistant_id": "decides", "command": {"resume": {"decisions": [{"type": "approve"}] * 2}}}
             assert (await client.post(f"/threads/{thread['thread_id']}/runs", json=body)).status_code == 200
@@ -254,7 +254,7 @@ async def send(page: Page, text: str = "Go on") -> None:
 
 
 async def counted(page: Page, number: int) -> list[int]:
-    """What `patient` has counted in the attempt that is shown last, once so many are there."""
+    """What `patient` has counted in the attempt shown last, once there are this many numbers."""
     parts = page.locator(".play-parts").last
     await expect(parts).to_contain_text(f'"number":{number}}}', timeout=30_000)
     return [json.loads(line)["number"] for line in (await parts.inner_text()).splitlines()]
@@ -279,7 +279,7 @@ async def test_a_run_is_followed_to_the_end_of_its_last_attempt(serve: Any, visi
         await stop.click()
         await expect(log.locator(".status-cancelled")).to_have_count(1)
         await expect(stop).to_be_hidden()
-        seen.complaints.clear()  # the browser tells of each request that nobody answered
+        seen.complaints.clear()  # the browser complains of each request that nobody answered
 
         await send(page)
         await expect(log.locator(".play-parts").last).to_contain_text('"attempt":1')

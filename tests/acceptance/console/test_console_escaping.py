@@ -1,6 +1,6 @@
-"""Whatever agents, users and clients write is text on every page: nothing of it is done, and no element is made of it.
+"""Whatever agents, users and clients write is text on every page: no page executes it or makes an element of it.
 
-The pages are those that there are: a new one is opened, too, and one whose path takes what is not known here fails.
+The pages are those that exist: a new one is opened, too, and one whose path takes something unknown here fails.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PAGES = [
     one.path
     for one in all_endpoints(dashboard.GROUPS)
     if one.method == "GET" and one.media_type != EVENT_STREAM and not one.path.startswith("/ui/static/")
-    if not one.path.endswith(".json")  # a file to be saved
+    if not one.path.endswith(".json")  # a file to save
 ]
 AGENTS = Path(hostile_agents.__file__)
 SETTINGS = """
@@ -50,7 +50,7 @@ graph = "hostile_agents.py:graph"
 NAMES = ["run_id", "run", "thread_id", "thread", "agent", "text", "q", "status", "type", "name", "after", "before", "since",
          "until", "range", "from", "to", "min_cost", "min_duration", "sort", "view", "metadata", "limit", "next", "key",
          "checkpoint", "a", "b", "tab", "at", "fork", "rows", "events_after", "width", "model", "gone"]  # fmt: skip
-"""What filters may be called: each is tried with what makes no sense."""
+"""The names of filters: each is tried with a value that makes no sense."""
 
 SHOWN = {
     "/ui/runs/{run_id}": {"title", "result", "human", "ai", "tool", "model", "error", "question"},
@@ -60,7 +60,7 @@ SHOWN = {
     "/ui/subscriptions": {"subscription", "subscription error", "consumer"},
     "/ui/subscriptions/{name:path}": {"subscription", "subscription error", "parked error", "stored agent", "consumer"},
 }
-"""Which fields have to be seen as text, so that a page cannot pass by showing nothing."""
+"""The fields that must be seen as text, so that a page cannot pass by showing nothing."""
 
 NOTHING_PLANTED = """() => {
   const bad = [...document.querySelectorAll(
@@ -81,7 +81,7 @@ VIEWS = {
 
 
 class Things:
-    """What was stored, by the names that paths know."""
+    """What was stored, by the names that paths use."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []
@@ -105,7 +105,7 @@ class Things:
 
 
 async def store_things(store: Store) -> str:
-    """What only whoever has the database can write, and a key of an admin with an odd name."""
+    """Store what only somebody with the database can write, and an admin's key with an odd name."""
     stored: list[RunLifecycleEvent] = []
     for status in (RunStatus.success, RunStatus.error, RunStatus.interrupted):
         run = make_run(
@@ -132,7 +132,7 @@ async def store_things(store: Store) -> str:
 
 
 async def send_things(url: str, key: str, things: Things) -> None:
-    """What clients write."""
+    """Send what clients write."""
     async with httpx.AsyncClient(base_url=url, headers={"x-api-key": key}, timeout=60) as http:
         for agent in ("says", "fails", "asks", "graph"):
             metadata = {hostile("thread note"): hostile("thread note"), "nul": "a\0b"}
@@ -160,14 +160,14 @@ async def send_things(url: str, key: str, things: Things) -> None:
         for method, path, body in (
             ("POST", "/runs/crons", cron), ("PUT", "/store/items", item), ("POST", "/assistants", assistant),
         ):  # fmt: skip
-            await http.request(method, path, json=body)  # what a server does not take cannot be shown
+            await http.request(method, path, json=body)  # what a server does not accept cannot be shown
         raw = b'{"assistant_id": "says", "input": {"half": "\\ud800", "nul": "\\u0000"}}'
         await http.post("/runs/wait", content=raw)
 
 
 @asynccontextmanager
 async def hostile_place(serve: Any, visit: Any, folder: Path) -> AsyncIterator[tuple[Visit, Things]]:
-    """A visit to a server that is full of it, by somebody who may see all."""
+    """A visit to a server that is full of it, by somebody who may see everything."""
     (folder / "hostile_agents.py").write_text(AGENTS.read_text("utf-8"), "utf-8")
     server = await serve(settings=SETTINGS)
     things = Things()
@@ -184,7 +184,7 @@ async def hostile_place(serve: Any, visit: Any, folder: Path) -> AsyncIterator[t
 
 
 async def look(seen: Visit, path: str) -> tuple[Page, str]:
-    """Open a page and all that can be opened on it; what it says in all."""
+    """Open a page and everything that can be opened on it; gives all of its text."""
     page = await seen.go(path)
     await page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     await page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -204,7 +204,7 @@ async def test_whatever_is_written_is_text_on_every_page(serve: Any, visit: Any,
             for path in things.paths(template):
                 page, text = await look(seen, path)
                 said += text
-                if await page.locator("#refresh").count():  # what comes later is taken over as text, too
+                if await page.locator("#refresh").count():  # what comes later is inserted as text, too
                     await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
                     await asyncio.sleep(0)
                     await page.wait_for_function("() => !document.querySelector('.htmx-request, .htmx-swapping')")
@@ -215,7 +215,7 @@ async def test_whatever_is_written_is_text_on_every_page(serve: Any, visit: Any,
                 assert "<img class=planted src=x onerror=window.wasHit=1>" in said, (
                     f"{template} does not show it as it is"
                 )
-            # The browser complains of pages that are not there, or make no sense; of whatever is refused by the policy, too.
+            # The browser complains of pages that are missing or make no sense, but also of whatever the policy refuses.
             seen.complaints = [one for one in seen.complaints if "Failed to load resource" not in one]
             seen.check()
 

@@ -1,4 +1,4 @@
-"""What all pages of the console have: the frame around them, keys, light and dark, failures that say what to do."""
+"""What all pages of the console share: the frame around them, keys, light and dark, failures that say what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGES = [
     one.path
     for one in all_endpoints(dashboard.GROUPS)
     if one.method == "GET" and one.media_type != EVENT_STREAM and not one.path.startswith("/ui/static/")
-    if not one.path.endswith(".json")  # a file to be saved
+    if not one.path.endswith(".json")  # a file to save
 ]
 WIDER_THAN_IT_SHOULD_BE = """() => {
   const width = document.documentElement.clientWidth;
@@ -31,7 +31,7 @@ WIDER_THAN_IT_SHOULD_BE = """() => {
 
 
 async def run_some(url: str) -> dict[str, str]:
-    """Runs that went well, failed and ask something; what paths name of them."""
+    """Do runs that go well, fail, and ask something; gives the names that paths use for them."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         named: dict[str, str] = {"assistant_id": "graph", "name:path": "mail", "rest:path": "nowhere"}
         for agent in ("talks", "fails", "works", "asks", "graph"):
@@ -113,7 +113,7 @@ async def test_keys_lead_everywhere(serve: Any, visit: Any) -> None:
             await page.keyboard.press("g")
             await page.keyboard.press(key)
             await expect(page).to_have_url(f"{server.url}{path}")
-            await page.wait_for_load_state()  # before its scripts are there, nobody hears a key
+            await page.wait_for_load_state()  # before its scripts are there, no key does anything
         await page.keyboard.press("j")
         await page.keyboard.press("j")
         rows = page.locator("[data-row]")
@@ -125,7 +125,7 @@ async def test_keys_lead_everywhere(serve: Any, visit: Any) -> None:
         await page.go_back()
         await page.keyboard.press("/")
         assert await page.evaluate("() => !!document.activeElement.closest('.filters')")
-        await page.keyboard.type("gr?")  # what is typed into a filter is no key
+        await page.keyboard.type("gr?")  # what is typed into a filter is not a shortcut
         await expect(page).to_have_url(f"{server.url}/ui/runs")
         await page.locator("h1").click()
         await page.keyboard.press("?")
@@ -303,7 +303,7 @@ async def test_a_page_that_could_not_be_looked_up_looks_again_though_nothing_hap
         await page.route("**/ui/runs", refuse)
         while (
             not refused.is_set()
-        ):  # what comes while the page is being looked up, as when it has gone live, is left out
+        ):  # leave out what comes while the page is looked up, as when it has gone live
             await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
             await asyncio.wait([asyncio.ensure_future(refused.wait())], timeout=0.5)
         await expect(page.locator("#stale")).to_contain_text("cannot look this up now")
@@ -314,7 +314,7 @@ async def test_a_page_that_could_not_be_looked_up_looks_again_though_nothing_hap
 
 
 async def test_the_database_away_is_said_on_a_page(serve: Any, visit: Any, own_postgres_server: Any) -> None:
-    """Pages that are open say that they are old; new ones why there is nothing to see."""
+    """Open pages say that they are out of date; new ones say why there is nothing to see."""
     database = own_postgres_server
     server = await serve(database=await asyncio.to_thread(database.create_database, "console"))
     await run_some(server.url)

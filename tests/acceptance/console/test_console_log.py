@@ -21,7 +21,7 @@ MARKUP = '<img src=x onerror="document.title=1"><script>document.title=2</script
 TURNED = "evil\u202etxt.exe\u200b\u2066"
 JOINED = "a\u200db \u0645\u06cc\u200c\u062e x\u200c\u0645 \x7f\u2028\ufeff\U000e0041"
 JOINED_SEEN = "a\\u200db \u0645\u06cc\u200c\u062e x\\u200c\u0645 \\u007f\\u2028\\ufeff\\udb40\\udc41"
-"""The same where it is JSON: a joiner inside of a Persian word stays as it is."""
+"""The same in JSON: a joiner inside a Persian word stays as it is."""
 ARABIC = "تقرير عن الأسعار"
 HIDE = """(hidden) => {
     Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -30,7 +30,7 @@ HIDE = """(hidden) => {
 
 
 def database(folder: Path) -> str:
-    """The address of the server's database, for whoever else writes there."""
+    """The address of the server's database, for others that write there."""
     return f"sqlite:///{folder / 'runs.db'}"
 
 
@@ -50,12 +50,12 @@ async def all_positions(url: str, **query: Any) -> list[int]:
 
 
 async def is_live(page: Page) -> None:
-    """Wait until the page follows."""
+    """Wait until the page is live."""
     await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
 
 
 async def has_rows(page: Page, count: int) -> None:
-    """Wait until so many events are shown."""
+    """Wait until this many events are shown."""
     await expect(page.locator("#log tbody tr")).to_have_count(count)
 
 
@@ -87,7 +87,7 @@ async def test_events_come_as_they_happen_and_wait_while_somebody_reads(serve: A
             "href", f"/ui/threads/{run.thread_id}"
         )
 
-        # An event that is open stays where it is, and so does the list.
+        # An open event stays where it is, and so does the list.
         await rows.nth(1).locator("summary").click()
         await expect(rows.nth(1).locator(".payload")).to_contain_text('"error": "KeyError: \'a\'\\nmore"')
         live_payload = await rows.nth(1).locator(".payload").inner_text()
@@ -108,7 +108,7 @@ async def test_events_come_as_they_happen_and_wait_while_somebody_reads(serve: A
         assert await positions(page) == await all_positions(server.url)
         await seen.picture("log")
 
-        # What the server writes and what the script writes of the same events is the same.
+        # The server and the script write the same event in the same way.
         live = texts(await rows.all_inner_texts())
         links = await rows.locator("a").evaluate_all(
             "all => all.map(a => [a.getAttribute('href'), a.title, a.className])"
@@ -173,7 +173,7 @@ async def test_the_log_is_filtered_and_read_back_page_by_page(serve: Any, visit:
             pages.append(await positions(page))
         assert pages[0] + pages[1] + pages[2] == everything
         assert pages[3:] == [pages[1], pages[0]]
-        await is_live(page)  # the newest page follows, however one got there
+        await is_live(page)  # the newest page follows, however the user got there
         await seen.go(f"/ui/log?before={everything[-1]}")
         await expect(page.locator(".empty-title")).to_have_text("There are no older events")
         await page.get_by_role("link", name="Follow live").click()
@@ -258,7 +258,7 @@ async def test_numbers_are_the_same_live_as_after_a_reload(serve: Any, visit: An
         await client.post("/runs/wait", json=body)  # which comes as it happens
         await expect(started).to_have_count(1)
         await page.evaluate(HIDE, True)
-        await client.post("/runs/wait", json=body)  # which is asked for when somebody looks again
+        await client.post("/runs/wait", json=body)  # which is requested when somebody looks again
         await page.evaluate(HIDE, False)
         await expect(started).to_have_count(2)
         live = await shown()
@@ -318,7 +318,7 @@ async def test_a_flood_is_drawn_as_far_as_anybody_can_read(serve: Any, visit: An
         assert 5 <= len(shown) <= 2_000
         print("the longest task took", await page.evaluate("window.longest"), "ms")
 
-        # Paused, it keeps what it can show; what it skips is said, and can be had.
+        # While paused, the page keeps what it can show; it says what it skips, and that can be fetched.
         await page.get_by_role("button", name="Pause").click()
         await record(database(tmp_path), (RecordedRun(ago=60 - n / 100) for n in range(2_000)))
         await expect(page.locator("#fresh")).to_have_text("10,000 new")

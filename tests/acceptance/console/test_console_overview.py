@@ -23,7 +23,7 @@ AGENTS = ("talks", "talks", "works", "fails", "fails", "fails", "asks")
 
 
 async def ran(url: str, *agents: str, headers: dict[str, str] | None = None, kept: str = "keep") -> None:
-    """Have each of these agents run, one after the other, to the end; the runs are kept, or deleted then."""
+    """Run each of these agents, one after another, to the end; the runs are kept, or deleted then."""
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
         for agent in agents:
             answer = await client.post("/runs/wait", json={"assistant_id": agent, "input": {}, "on_completion": kept})
@@ -31,7 +31,7 @@ async def ran(url: str, *agents: str, headers: dict[str, str] | None = None, kep
 
 
 async def asked(url: str, path: str, headers: dict[str, str] | None = None, **query: Any) -> Any:
-    """What the API says."""
+    """What the API answers."""
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
         answer = await client.get(path, params=query)
         answer.raise_for_status()
@@ -171,7 +171,7 @@ async def _see_what_a_bar_leads_to(url: str, page: Page) -> None:
     assert chosen["status"] == ["error"]
     runs = await asked(url, "/runs", **chosen)
     assert len(runs) == int(await numbers.inner_text())
-    # The bar of this step: its middle, just above the ground, where errors stand.
+    # The bar of this step, in the middle and just above the ground, where errors are drawn.
     step = await page.evaluate(
         """since => {
           const given = JSON.parse(document.getElementById("series").dataset.series);
@@ -194,7 +194,7 @@ async def test_the_time_is_in_the_address_is_typed_as_the_browser_has_it_and_non
     async with visit(server.url, timezone_id="Asia/Tokyo") as seen:
         page = await seen.go("/ui")
         times = page.get_by_role("navigation", name="Time")
-        # Runs that have just begun fill the shortest time, and would be one bar of a day.
+        # Runs that have just begun fill the shortest time range, and would be a single bar in a day.
         await expect(times.get_by_role("link", name="15 min")).to_have_attribute("aria-current", "true")
         await times.get_by_role("link", name="6 h").click()
         await page.wait_for_url("**/ui?range=6h")
@@ -244,13 +244,13 @@ async def test_charts_are_drawn_in_light_and_dark_and_dragging_over_one_shows_th
 
 
 def key_of(made: Any) -> str:
-    """The secret of a key that the command line has made."""
+    """The secret of a key that the command line made."""
     assert made.returncode == 0, made.stderr
     return str(json.loads(made.stdout)["secret"])
 
 
 async def sign_in(page: Page, key: str) -> None:
-    """Say who looks."""
+    """Sign in with a key."""
     await page.get_by_label("API key or token").fill(key)
     await page.get_by_role("button", name="Sign in").click()
 

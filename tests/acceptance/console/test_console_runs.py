@@ -1,4 +1,4 @@
-"""The page of runs: what is shown of which, what is done with several of them, and what happens while somebody looks."""
+"""The page of runs: what it shows of which, what is done with several, and what happens while somebody looks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ARABIC = "تقرير عن الأسعار"
 
 
 def database(folder: Path) -> str:
-    """The address of the server's database, for whoever else writes there."""
+    """The address of the server's database, for others that write there."""
     return f"sqlite:///{folder / 'runs.db'}"
 
 
 async def started(client: httpx.AsyncClient, agent: str, *, wait: bool = False) -> dict[str, Any]:
-    """A run on a thread of its own, begun over the API; ended, with `wait`."""
+    """A run on a thread of its own, started over the API; with `wait` it has ended."""
     thread = (await client.post("/threads", json={})).json()["thread_id"]
     made = (await client.post(f"/threads/{thread}/runs", json={"assistant_id": agent, "input": {"text": "go"}})).json()
     if wait:
@@ -39,7 +39,7 @@ async def started(client: httpx.AsyncClient, agent: str, *, wait: bool = False) 
 
 
 async def names(page: Page) -> list[str]:
-    """What the rows of the table are called."""
+    """The names of the table's rows."""
     return texts(await page.locator("#runs tbody .run-name").all_inner_texts())
 
 
@@ -238,7 +238,7 @@ async def test_nothing_moves_under_whoever_is_at_work_in_the_table(serve: Any, v
         await expect(page.locator("#newer a")).to_have_count(0)
         await expect(page.locator("#bulk")).to_be_hidden()
 
-        # What does not fit any more stays where it is while the pointer is in the table, and goes when it leaves.
+        # A row that no longer fits stays while the pointer is in the table, and goes when the pointer leaves.
         page = await seen.go("/ui/runs?status=running")
         await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
         await page.locator(f"#run-{first['run_id']} .status").hover()
@@ -247,7 +247,7 @@ async def test_nothing_moves_under_whoever_is_at_work_in_the_table(serve: Any, v
         await page.mouse.move(5, 5)
         await expect(page.locator(".empty-title")).to_have_text("No runs match these filters")
 
-        # A dropped stream is said, and what was missed is there after it.
+        # The page says that its stream dropped, and has afterwards what it missed.
         page = await seen.go("/ui/runs")
         await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
         await asyncio.to_thread(server.kill)
@@ -281,7 +281,7 @@ async def test_times_are_typed_as_they_are_where_the_browser_is(serve: Any, visi
             await page.wait_for_url("**since=today%2B05%3A30")
             await expect(page.get_by_label(label)).to_have_value("today")
 
-        # What an address says, and a form says once more, stays what it was.
+        # A time that an address gives, and a form repeats, stays what it was.
         for since, shown, once_more in (
             ("2026-01-31", "2026-01-31T05:30", "2026-01-31T00:00:00.000Z"),
             ("2026-01-30T18:30:00Z", "2026-01-31", "2026-01-30T18:30:00.000Z"),
@@ -452,7 +452,7 @@ async def test_everybody_sees_and_stops_what_is_his(serve: Any, visit: Any, trac
     async with visit(server.url) as seen:
         page = await signed_in(await seen.go("/ui/runs"), secrets["ron"])
         await expect(page.locator("#runs tbody .status-running")).to_have_count(1)
-        await expect(page.locator("#runs input")).to_have_count(0)  # he may look
+        await expect(page.locator("#runs input")).to_have_count(0)  # this user may look
         await expect(page.locator("#bulk")).to_have_count(0)
         await seen.go("/ui/log")
         await expect(page.locator("#log tbody tr")).to_have_count(2)
@@ -463,7 +463,7 @@ async def test_everybody_sees_and_stops_what_is_his(serve: Any, visit: Any, trac
         await seen.go("/ui/log")
         await expect(page.locator(".empty-title")).to_have_text("No events yet")
         await seen.go("/ui/runs")
-        for what in ("cancel", "retry"):  # of somebody else's there is nothing to do
+        for what in ("cancel", "retry"):  # nothing can be done with somebody else's run
             said = await page.evaluate(
                 """async ([what, id]) => {
                     const headers = {"HX-Request": "true", "Content-Type": "application/x-www-form-urlencoded"};
@@ -485,7 +485,7 @@ async def test_everybody_sees_and_stops_what_is_his(serve: Any, visit: Any, trac
 
 
 async def signed_in(page: Page, secret: str) -> Page:
-    """The page to which somebody wanted, once he has said who he is."""
+    """The page that somebody wanted, after signing in."""
     await page.get_by_label("API key or token").fill(secret)
     await page.get_by_role("button", name="Sign in").click()
     return page

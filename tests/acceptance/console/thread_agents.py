@@ -1,5 +1,5 @@
-"""Agents whose threads and graphs are worth a look: a model that streams and calls tools, two questions at once, much, and
-what nobody should believe.
+"""Agents whose threads and graphs are worth a look: a model that streams and calls tools, two questions at once, much
+data, and what nobody should believe.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Graphs as somebody would have written them for LangGraph's server: they know nothing of Trackside.
 
-`gate`, `speak`, `deep` and `twice` wait until `release` is run with the same key, so that tests know how far a run is
-without looking at a clock.
+`gate`, `speak`, `deep` and `twice` wait until `release` is run with the same key, so that tests know how far a run has
+come without looking at a clock.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Context:
 
 
 async def _say(text: str, state: Any) -> AIMessage:
-    """What a model says, word by word; the id is the same each time for the same number of messages."""
+    """What a model says, word by word; the same number of messages gives the same id each time."""
     model = GenericFakeChatModel(messages=iter([AIMessage(text)]))
     return AIMessage(**(await model.ainvoke(state["messages"])).model_dump())
 
