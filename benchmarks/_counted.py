@@ -3,7 +3,7 @@
     python _counted.py SHARE KIND
 
 Each piece of this kind is done this share of the times that it names, between two marks. A mark is a call of a
-C library function that nothing else calls, at which callgrind begins to count anew. Before that, a while warms it up.
+C library function that nothing else calls, at which callgrind counts anew. It is done for a while first, to warm up.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ from math import log, sqrt
 from statistics import linear_regression, median
 
 TOLERANCE = 0.1
-"""How far above the exponent that it must have a line may be: caches, deeper trees and noise are put up with."""
+"""How far a line's exponent may be above what it must be: caches, deeper trees and noise are put up with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ SHORT_PAGE = 20
 OLD_RUNS = 100
 PRODUCERS, APPENDED = 16, 160
 CALLERS, EXECUTED = 32, 96
-"""Work that shares transactions is done by this many, this often: done for a fixed time, the shares would differ."""
+"""Work that shares transactions is done by this many, this often: if time decided, the shares would differ."""
 FLAT, LINEAR = 0.0, 1.0
 
 type Open = Callable[[str, int], AbstractAsyncContextManager[Work]]

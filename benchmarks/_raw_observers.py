@@ -1,6 +1,6 @@
 """What live observers do with an event, by hand: nothing but the calls of the libraries below them.
 
-They know this benchmark's events, check nothing, forget nothing, and run in the task that announces the event. So they
+They know this benchmark's events, check nothing, forget nothing, and run in the caller that announces it. So they
 show the least that counters, spans and lines cost, whoever asks for them.
 """
 

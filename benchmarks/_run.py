@@ -1,6 +1,6 @@
 """Runs benchmarks one after another, each in a process of its own, and then makes the report from what they wrote.
 
-        python _run.py                        lists what there is
+    python _run.py                        lists what there is
     python _run.py NAME… [-- ARGUMENT…]   runs some, or all of them: `all`
     python _run.py report [-- ARGUMENT…]  makes the report alone, of what was measured before
 
