@@ -253,7 +253,7 @@ class Tour:
         """Wait until `look` says yes.
 
         Raises:
-            StrangerError: it never does; the message is `otherwise` and the end of the log.
+            StrangerError: it does not; the message is `otherwise` and the end of the log.
         """
         until = time.monotonic() + _PATIENCE
         while not look():
