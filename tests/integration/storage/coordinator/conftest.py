@@ -50,6 +50,11 @@ def required(store: Store) -> list[Any]:
     return [ObserverBinding(StorageObserver(store), required=True)]
 
 
+def take_for_dead(database: Any, worker_id: str) -> None:
+    """Let the lease of a worker end."""
+    database.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{worker_id}'")
+
+
 @pytest.fixture
 def agents() -> Agents:
     return Agents()
