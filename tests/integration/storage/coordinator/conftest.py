@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.integration.runs.stage import Agents
+from tests.property.queue_hands import ForgetfulSession, Hand
 from told_events import told
 
 from trackside import ObserverBinding, RunHandle, RunManager, RunSpec
@@ -85,3 +86,20 @@ async def worker(url: str, agents: Agents) -> AsyncIterator[Any]:
 
         enter.make = make  # type: ignore[attr-defined]
         yield enter
+
+
+@pytest.fixture
+def hand(store: Store) -> Iterator[Callable[[], Hand]]:
+    """Makes workers on one store, which know of each other only what the database says."""
+    session = ForgetfulSession(store._writer._session)
+    store._writer._session = cast("Any", session)
+    hands: list[Hand] = []
+
+    def make() -> Hand:
+        hands.append(Hand(store, session))
+        return hands[-1]
+
+    yield make
+    for each in hands:
+        if each.coordinator._enrolment._heart is not None:
+            each.coordinator._enrolment._heart.stop()
