@@ -1,88 +1,31 @@
 """An answer reaches the question it was given to, and no other, also where its node has failed since it took one."""
 
 import asyncio
-import operator
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import langgraph.pregel._algo
 import langgraph.types
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 from pydantic import BaseModel
 from tests.contract.ways_to_run import required
+from tests.integration.langgraph.asking_graphs import Desk, State, asked, graph_of
 
 from trackside import RunManager, RunSpec, RunStatus, current_run
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
-from trackside.harness.adapters.langgraph import LangGraphAgent
-from trackside.harness.states import ThreadPlace
 
 WHERE = ["node", "inside", "inside-twice", "called", "keeping", "function"]
 
 
-class State(TypedDict, total=False):
-    notes: Annotated[list[Any], operator.add]
-
-
-def graph_of(saver: Any, where: str, *nodes: Any) -> Any:
-    """A graph of these nodes, one after the other, or one that has it somewhere inside; or a function that is the first."""
-    if where == "function":
-
-        @entrypoint(checkpointer=saver)
-        async def asks(state: State) -> Any:
-            return await nodes[0](state)
-
-        return asks
-    builder = StateGraph(State).add_sequence([(node.__name__, node) for node in nodes])
-    builder.add_edge(START, nodes[0].__name__)
-    if where == "node":
-        return builder.compile(checkpointer=saver)
-    inner: Any = builder.compile(checkpointer=True if where == "keeping" else None)
-    if where == "inside-twice":
-        inner = StateGraph(State).add_node("inner", inner).add_edge(START, "inner").compile()
-
-    async def calls(state: State) -> Any:
-        return await inner.ainvoke({"notes": []})
-
-    node = calls if where == "called" else inner
-    return StateGraph(State).add_node("outer", node).add_edge(START, "outer").compile(checkpointer=saver)
-
-
 class Approval(BaseModel):
     approved: bool
-
-
-class Desk:
-    """Asks whether it may look, and whether it may delete what it saw; so often it fails behind the first, or the second."""
-
-    def __init__(self, *, fails_to_look: int = 0, fails_to_delete: int = 0) -> None:
-        self.fails_to_look, self.fails_to_delete = fails_to_look, fails_to_delete
-        self.told: list[Any] = []
-
-    async def clean(self, state: State) -> State:
-        look = interrupt("look?")
-        self.told.append(look)
-        self.fail_or_not("fails_to_look")
-        delete = interrupt("delete?")
-        self.told.append(delete)
-        self.fail_or_not("fails_to_delete")
-        return {"notes": [look, delete]}
-
-    def fail_or_not(self, which: str) -> None:
-        if left := getattr(self, which):
-            setattr(self, which, left - 1)
-            raise ConnectionError("the disk is away")
-
-
-def asked(outcome: Any) -> list[Any]:
-    return [question["value"] for question in outcome.interrupts]
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -244,74 +187,6 @@ async def test_of_two_answers_the_one_that_fits_is_kept_where_the_other_is_refus
     assert (wrong.end["error_type"], told) == ("InvalidSpecError", ["there", "there"])
 
 
-def looking(saver: Any, where: str, fails: int = 1) -> Any:
-    """Two nodes that ask, and between them one that fails so many times."""
-    failures = [ConnectionError("gone")] * fails
-
-    async def look(state: State) -> State:
-        return {"notes": [interrupt("look?")]}
-
-    async def work(state: State) -> State:
-        if failures:
-            raise failures.pop()
-        return {"notes": ["worked"]}
-
-    async def delete(state: State) -> State:
-        return {"notes": [interrupt("delete?")]}
-
-    return graph_of(saver, where, look, work, delete)
-
-
-@pytest.mark.parametrize("where", ["node", "inside", "inside-twice", "called", "keeping"])
-async def test_an_answer_that_a_graph_has_gone_on_from_is_none_to_what_it_asks_next(
-    stage: Any, saver: Any, where: str
-) -> None:
-    graph = looking(saver, where, fails=2)
-    paused = await stage.play(graph, {"notes": []}, thread_id="t")
-    command = {"resume": {paused.interrupts[0]["id"]: "yes"}}
-    lost = await stage.play(graph, thread_id="t", command=command)
-    refused = await stage.play(graph, thread_id="t", command={"resume": {paused.interrupts[0]["id"]: "no"}})
-    tried = await stage.play(graph, thread_id="t", command=command, attempt=2, retry_of=lost.result.run_id)
-    again = await stage.play(graph, thread_id="t", command=command, attempt=3, retry_of=tried.result.run_id)
-
-    assert lost.events[-1].payload["status"] == "error"
-    assert (refused.status, refused.end["error_type"]) == (RunStatus.error, "UnknownQuestionError")
-    assert (tried.status, asked(again), again.humans) == (RunStatus.error, ["delete?"], [])
-    done = await stage.play(graph, thread_id="t", command={"resume": "no"})
-    assert done.values["notes"][-3:] == ["yes", "worked", "no"]
-
-
-async def test_who_lets_a_graph_inside_go_on_that_has_failed_behind_an_answer_answers_nothing(
-    stage: Any, saver: Any
-) -> None:
-    graph = looking(saver, "inside")
-    await stage.play(graph, {"notes": []}, thread_id="t")
-    await stage.play(graph, thread_id="t", command={"resume": "yes"})
-    addressed = await LangGraphAgent(graph).answers_at(ThreadPlace(thread_id="t"), "yes", is_free=True)
-    outcome = await stage.play(graph, thread_id="t", command={"resume": addressed})
-    assert (asked(outcome), outcome.humans) == (["delete?"], [])
-
-
-async def test_a_later_answer_to_a_graph_inside_that_was_changed_takes_the_place_of_the_earlier(
-    stage: Any, saver: Any
-) -> None:
-    desk = Desk(fails_to_look=1)
-
-    async def begin(state: State) -> State:
-        return {"notes": ["begun"]}
-
-    graph = graph_of(saver, "inside", begin, desk.clean)
-    await stage.play(graph, {"notes": []}, thread_id="t")
-    agent = LangGraphAgent(graph)
-    state = await agent.state(ThreadPlace(thread_id="t"))
-    assert state is not None
-    inside = ThreadPlace(thread_id="t", namespace=state.tasks[0]["checkpoint"]["checkpoint_ns"])
-    await agent.update_state(inside, {"notes": ["by hand"]}, as_node="begin")
-
-    outcomes = [await stage.play(graph, thread_id="t", command={"resume": answer}) for answer in ("yes", "no")]
-    assert (desk.told, asked(outcomes[-1])) == (["yes", "no"], ["delete?"])
-
-
 async def test_an_attempt_with_an_answer_behind_which_its_node_has_asked_again_asks_that(
     stage: Any, saver: Any
 ) -> None:
@@ -383,130 +258,3 @@ async def test_a_second_question_that_an_older_langgraph_has_asked_leaves_the_fi
     done = await stage.play(graph, thread_id="t", command={"resume": "42"})
 
     assert done.result.output == {"notes": ["Ann", "42"]}
-
-
-def shipping_and_paying() -> Any:
-    """A graph of two nodes that ask beside each other; once, one fails behind its answer, when the other has finished."""
-    failures = [ConnectionError("the bank is away")]
-
-    async def ship(state: State) -> State:
-        return {"notes": [f"ship: {interrupt('ship?')}"]}
-
-    async def pay(state: State) -> State:
-        answer = interrupt("pay?")
-        if failures:
-            await asyncio.sleep(0.1)  # until the other has finished
-            raise failures.pop()
-        return {"notes": [f"pay: {answer}"]}
-
-    return StateGraph(State).add_node(ship).add_node(pay).add_edge(START, "ship").add_edge(START, "pay").compile()
-
-
-async def test_of_two_who_asked_inside_the_one_that_failed_is_answered_alone(stage: Any, saver: Any) -> None:
-    graph = (
-        StateGraph(State).add_node("outer", shipping_and_paying()).add_edge(START, "outer").compile(checkpointer=saver)
-    )
-    ids = {each["value"]: each["id"] for each in (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts}
-    both = await stage.play(graph, thread_id="t", command={"resume": dict.fromkeys(ids.values(), "yes")})
-    assert both.status is RunStatus.error
-
-    alone = await stage.play(graph, thread_id="t", command={"resume": {ids["pay?"]: "no"}})
-
-    assert sorted(alone.result.output["notes"]) == ["pay: no", "ship: yes"]
-
-
-def asking(question: str, *, fails: int = 0) -> Any:
-    """A graph of a node that is called as what it asks, and fails so often before it does."""
-    failures = [ConnectionError("gone")] * fails
-
-    async def ask(state: State) -> State:
-        if failures:
-            raise failures.pop()
-        return {"notes": [f"{question}: {interrupt(question)}"]}
-
-    return StateGraph(State).add_node(question, ask).add_edge(START, question).compile()
-
-
-def calling(saver: Any, call: Any) -> Any:
-    """A graph of a node that calls others."""
-    return StateGraph(State).add_node("calls", call).add_edge(START, "calls").compile(checkpointer=saver)
-
-
-@pytest.mark.parametrize("by_id", [True, False])
-@pytest.mark.parametrize("chosen", ["charge", "refund"])
-async def test_an_answer_reaches_whichever_of_several_graphs_its_node_has_called(
-    stage: Any, saver: Any, chosen: str, by_id: bool
-) -> None:
-    """LangGraph shows but one of them, and in its tasks not what another one asks."""
-    charges, refunds = asking("charge"), asking("refund")
-
-    async def routes(state: State) -> Any:
-        return await (charges if state["notes"] == ["charge"] else refunds).ainvoke({"notes": []})
-
-    graph = calling(saver, routes)
-    paused = await stage.play(graph, {"notes": [chosen]}, thread_id="t")
-    assert await LangGraphAgent(graph).answers_at(ThreadPlace(thread_id="t"), "yes", is_free=True) == {
-        paused.interrupts[0]["id"]: "yes"
-    }
-
-    answer = {paused.interrupts[0]["id"]: "yes"} if by_id else "yes"
-    outcome = await stage.play(graph, thread_id="t", command={"resume": answer})
-
-    assert outcome.result.output == {"notes": [chosen, f"{chosen}: yes"]}, outcome.result.error
-
-
-async def test_an_answer_reaches_the_first_of_two_graphs_that_its_node_calls(stage: Any, saver: Any) -> None:
-    plan, act = asking("plan"), asking("act")
-
-    async def calls(state: State) -> State:
-        planned = await plan.ainvoke({"notes": []})
-        return await act.ainvoke(planned)
-
-    graph = calling(saver, calls)
-    outcome = await stage.play(graph, {"notes": []}, thread_id="t")
-    asked_one_by_one = asked(outcome)
-    for _ in range(2):
-        outcome = await stage.play(graph, thread_id="t", command={"resume": "yes"})
-        asked_one_by_one += asked(outcome)
-
-    assert (asked_one_by_one, outcome.result.output) == (["plan", "act"], {"notes": ["plan: yes", "act: yes"]})
-
-
-async def test_of_two_who_asked_in_the_graph_that_was_called_who_has_finished_is_answered_no_more(
-    stage: Any, saver: Any
-) -> None:
-    other, called = asking("other"), shipping_and_paying()
-
-    async def routes(state: State) -> Any:
-        return await (other if state["notes"] else called).ainvoke({"notes": []})
-
-    graph = calling(saver, routes)
-    ids = {each["value"]: each["id"] for each in (await stage.play(graph, {"notes": []}, thread_id="t")).interrupts}
-    await stage.play(graph, thread_id="t", command={"resume": dict.fromkeys(ids.values(), "yes")})
-
-    late = await stage.play(graph, thread_id="t", command={"resume": {ids["ship?"]: "no"}})
-
-    assert late.end["error_type"] == "UnknownQuestionError"
-
-
-@pytest.mark.parametrize("by_id", [True, False])
-async def test_an_answer_to_the_second_of_two_graphs_is_none_to_what_the_first_asks_since(
-    stage: Any, saver: Any, by_id: bool
-) -> None:
-    """LangGraph does not show what the second one has asked."""
-    cleanup, mailing = asking("delete", fails=1), asking("mail")
-
-    async def calls(state: State) -> State:
-        notes = list[Any]()
-        try:
-            notes += (await cleanup.ainvoke({"notes": []}))["notes"]
-        except ConnectionError:
-            notes.append("not cleaned up")
-        return {"notes": notes + (await mailing.ainvoke({"notes": []}))["notes"]}
-
-    graph = calling(saver, calls)
-    paused = await stage.play(graph, {"notes": []}, thread_id="t")
-    answer = {paused.interrupts[0]["id"]: "yes"} if by_id else "yes"
-    answered = await stage.play(graph, thread_id="t", command={"resume": answer})
-
-    assert (asked(paused), asked(answered)) == (["mail"], ["delete"])
