@@ -1,4 +1,4 @@
-"""What stands before the console: who is signed in, what a page of ours is, and what those find who are strangers.
+"""What stands before the console: what a page of ours is, and what those find who are strangers.
 
 Everything is driven by the list of the console's endpoints: a new page or action is walked over as soon as it is there.
 """
@@ -8,170 +8,45 @@ from __future__ import annotations
 import asyncio
 import html
 import re
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta, tzinfo
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, override
+from typing import Any, override
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
-import jwt
-import limits  # noqa: F401  # the server imports it in its event loop, and it reads files then
-import msgspec
 import pytest
-from langgraph.graph import END, START, StateGraph
 from running_server import serving
-from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from tests.integration.server.console_visits import (
+    ACTIONS,
+    AGENTS,
+    ENDPOINTS,
+    FOREIGN,
+    OWN,
+    PAGES,
+    SECRET,
+    browsing,
+    filled,
+    form_of,
+    inventory,
+    served_with_keys,
+    things_of_ada,
+)
 
-from trackside.app import dashboard
 from trackside.app.dashboard.assets import NAMES
 from trackside.app.server.front import Front
-from trackside.app.server.guest import living
 from trackside.app.server.log import ServerLog
 from trackside.app.server.principal import Permission
-from trackside.app.server.routing import EVENT_STREAM, Endpoint, all_endpoints
-from trackside.app.settings import AccessSettings, ServerSettings, Settings
+from trackside.app.server.routing import EVENT_STREAM
+from trackside.app.settings import AccessSettings
 from trackside.app.storage._subscriptions import consumer as consumer_module
-from trackside.app.wiring import open_app
-from trackside.harness import RunContext
 from trackside.testing import make_run
 
 DIALECTS = ("sqlite",)
 
 type ServeAgents = Callable[..., Any]
-
-ENDPOINTS = all_endpoints(dashboard.GROUPS)
-PAGES = [one for one in ENDPOINTS if one.method == "GET" and not one.path.startswith("/ui/static/")]
-ACTIONS = [one for one in ENDPOINTS if one.method != "GET"]
-FOREIGN = "not sent by a page of this server"
-SECRET = "known-to-nobody-but-ada"
-TOKEN_KEY = "k" * 40
-
-
-def state(values: dict[str, Any]) -> dict[str, Any]:
-    return values
-
-
-def graph() -> Any:
-    builder = StateGraph(dict)
-    builder.add_node("state", state)
-    builder.add_edge(START, "state")
-    builder.add_edge("state", END)
-    return builder.compile()
-
-
-async def chat(input: Any, run: RunContext) -> Any:
-    run.set_title(str(input))
-    return input
-
-
-async def fails(input: Any, run: RunContext) -> Any:
-    raise ValueError(str(input))
-
-
-AGENTS = {"chat": chat, "fails": fails, "graph": graph()}
-
-
-class Browser:
-    """Somebody's browser, which keeps cookies and knows the token of its pages."""
-
-    def __init__(self, url: str, **options: Any) -> None:
-        self.http = httpx.AsyncClient(base_url=url, timeout=30, **options)
-
-    async def token(self, page: str = "/ui/sign-in?gone=1") -> str:  # which is shown whoever has signed in
-        found = re.search(r'name="trackside-token" content="([^"]+)"', (await self.http.get(page)).text)
-        assert found is not None
-        return html.unescape(found[1])
-
-    async def sign_in(self, key: str, to: str = "/ui", **headers: str) -> httpx.Response:
-        form = {"key": key, "next": to, "csrf": await self.token()}
-        return await self.http.post("/ui/sign-in", data=form, headers=headers)
-
-
-@asynccontextmanager
-async def browsing(url: str, key: str | None = None) -> AsyncIterator[Browser]:
-    browser = Browser(url)
-    async with browser.http:
-        if key is not None:
-            assert (await browser.sign_in(key)).status_code == 303
-        yield browser
-
-
-@asynccontextmanager
-async def served_with_keys(serve_agents: ServeAgents, **settings: Any) -> AsyncIterator[tuple[Any, dict[str, str]]]:
-    settings = {"access": AccessSettings(auth="keys"), **settings}
-    async with serve_agents(AGENTS, **settings) as served:
-        made = served.app.store.api_keys
-        keys = {
-            name: (await made.create("k", owner=owner, permission=permission)).secret
-            for name, owner, permission in (
-                ("root", "root", "admin"), ("ada", "ada", "run"), ("reader", "ada", "read"), ("bob", "bob", "run")
-            )
-        }  # fmt: skip
-        yield served, keys
-
-
-async def things_of_ada(url: str, key: str) -> dict[str, Any]:
-    """A run that ended and one that failed, on threads, with her secret wherever one may be."""
-    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as http:
-        metadata = {"note": SECRET, "owner": "ada"}
-        thread_id = (await http.post("/threads", json={"metadata": metadata})).json()["thread_id"]
-        made = []
-        for agent in ("graph", "chat", "fails"):
-            body = {"assistant_id": agent, "input": {"text": SECRET}, "metadata": metadata}
-            answer = await http.post(f"/threads/{thread_id}/runs", json=body)
-            assert answer.status_code == 200, answer.text
-            made.append(answer.json()["run_id"])
-            await http.get(f"/threads/{thread_id}/runs/{made[-1]}/join")
-        return {"thread_id": thread_id, "run_id": made[-1], "run_ids": made}
-
-
-def filled(endpoint: Endpoint, things: dict[str, Any]) -> str:
-    """The path of an endpoint with things in it."""
-
-    def value(found: re.Match[str]) -> str:
-        name = found[1].partition(":")[0]
-        return quote(str(things.get(name, uuid4() if name.endswith("_id") else "mail")), safe="")
-
-    return re.sub(r"{([^}]+)}", value, endpoint.path)
-
-
-def form_of(endpoint: Endpoint, things: dict[str, Any]) -> dict[str, Any]:
-    """A form that fits, of what has to be in it."""
-    form: dict[str, Any] = {}
-    for one in msgspec.structs.fields(endpoint.body):
-        if one.encode_name in things:
-            form[one.encode_name] = things[one.encode_name]
-        elif one.required:
-            form[one.encode_name] = sample(one.type)
-    form.pop("csrf", None)
-    return form
-
-
-def sample(kind: Any) -> Any:
-    if get_origin(kind) is Literal:
-        return get_args(kind)[0]
-    if get_origin(kind) in {Union, UnionType}:
-        return sample(next(one for one in get_args(kind) if one is not type(None)))
-    if get_origin(kind) is list:
-        return [sample(get_args(kind)[0])]
-    return {int: 1, float: 1.0, bool: "true"}.get(kind, "x")
-
-
-async def inventory(store: Any) -> Any:
-    """All that actions might change, as it is stored."""
-    return (
-        [stored.event.event_id for stored in await store.events(limit=1_000)],
-        [(one.name, one.state, one.cursor, one.parked) for one in await store.subscriptions.all()],
-        sorted(one.run_id for one in await store.runs(limit=100)),
-    )
 
 
 async def test_no_action_is_done_for_a_page_of_elsewhere(serve_agents: ServeAgents) -> None:
@@ -248,176 +123,6 @@ async def test_with_a_cookie_the_api_takes_nothing_but_from_our_pages(serve_agen
         assert with_key.status_code == 200, "who says who he is by a header is no browser"
         owner = (await served.app.store.thread(with_key.json()["thread_id"])).owner
         assert owner == "bob", "and the header counts"
-
-
-async def test_cookies_are_kept_from_scripts_and_from_others(serve_agents: ServeAgents) -> None:
-    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as somebody:
-        first = await somebody.http.get("/ui/sign-in")
-        for headers, is_safe in (({}, False), ({"x-forwarded-proto": "https"}, True)):
-            answer = await somebody.sign_in(keys["ada"], **headers)
-            for cookie, site in ((answer.headers["set-cookie"], "Strict"), (first.headers["set-cookie"], "Lax")):
-                assert {"Path=/", "HttpOnly", f"SameSite={site}"} <= set(cookie.split("; "))
-            assert ("Secure" in answer.headers["set-cookie"].split("; ")) is is_safe
-            assert "Max-Age" not in answer.headers["set-cookie"], "it ends with the browser"
-            assert "Domain" not in answer.headers["set-cookie"]
-        somebody.http.cookies.set("trackside_session", quote(keys["ada"]))
-        token = await somebody.token("/ui")
-        out = await somebody.http.post("/ui/sign-out", data={"csrf": token})
-        assert out.status_code == 303
-        assert "Max-Age=0" in out.headers["set-cookie"]
-        assert out.headers["location"] == "/ui/sign-in"
-
-
-async def test_who_signs_in_with_what_is_good(serve_agents: ServeAgents) -> None:
-    async with served_with_keys(serve_agents) as (served, keys):
-        made = served.app.store.api_keys
-        revoked = await made.create("k", owner="ada")
-        end = datetime.now(UTC) + timedelta(milliseconds=50)
-        expired = await made.create("k", owner="ada", expires_at=end)
-        await made.revoke(revoked.key.key_id)
-        while datetime.now(UTC) < end:
-            await asyncio.sleep(0.01)
-        bad = ["", "x", "ts_0", keys["ada"][:-1], revoked.secret, expired.secret, "a\r\nx-api-key: b", "\N{SNOWMAN}"]
-        async with browsing(served.url) as somebody:
-            for key in bad:
-                answer = await somebody.sign_in(key)
-                assert answer.status_code == 401, key
-                assert "trackside_session" not in answer.headers.get("set-cookie", "")
-                assert "That did not work" in answer.text
-                assert not key or len(key) < 3 or html.escape(key) not in answer.text
-                here = await somebody.http.get("/ui/runs?agent=a&x=%2F", headers={"sec-fetch-site": "none"})
-                assert here.status_code == 303
-                assert here.headers["location"] == "/ui/sign-in?next=%2Fui%2Fruns%3Fagent%3Da%26x%3D%252F"
-            answer = await somebody.sign_in(f"  {keys['ada']}\n", to="/ui/runs?agent=a")
-            assert (answer.status_code, answer.headers["location"]) == (303, "/ui/runs?agent=a")
-            page = await somebody.http.get("/ui/runs")
-            assert page.status_code == 200
-            assert "Sign out" in page.text
-        async with browsing(served.url, (one := await made.create("k", owner="ada")).secret) as ada:
-            assert (await ada.http.get("/ui")).status_code == 200
-            await made.revoke(one.key.key_id)
-            gone = await ada.http.get("/ui")
-            assert (gone.status_code, gone.headers["location"]) == (303, "/ui/sign-in?next=%2Fui&gone=1")
-            assert "no longer valid" in (await ada.http.get(gone.headers["location"])).text
-            script = await ada.http.get("/ui", headers={"hx-request": "true"})
-            assert (script.status_code, script.headers["hx-redirect"]) == (401, "/ui/sign-in?next=%2Fui&gone=1")
-            too_long = await ada.sign_in("x" * 5_000)
-            assert too_long.status_code == 401
-
-
-async def test_who_signs_in_in_one_tab_goes_on_in_all(serve_agents: ServeAgents) -> None:
-    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as somebody:
-        first, second = await somebody.token(), await somebody.token("/ui/sign-in?next=%2Fui%2Fruns")
-        for token, to in ((first, "/ui"), (second, "/ui/runs")):
-            form = {"key": keys["ada"], "next": to, "csrf": token}
-            answer = await somebody.http.post("/ui/sign-in", data=form)
-            assert (answer.status_code, answer.headers["location"]) == (303, to)
-        shown = await somebody.http.get("/ui/sign-in?next=%2Fui%2Fruns%3Fagent%3Da")
-        assert (shown.status_code, shown.headers["location"]) == (303, "/ui/runs?agent=a")
-        stays = await somebody.http.get("/ui/sign-in?next=%2Fui%2Fruns&gone=1")
-        assert (stays.status_code, "You are signed in." in stays.text) == (200, True), "what sent him here might again"
-        assert 'href="/ui/runs"' in stays.text
-
-        # Tabs that were opened at once got cookies of their own, of which the browser kept one.
-        stale = await somebody.http.post("/ui/sign-in", data={"key": keys["ada"], "next": "/ui/runs", "csrf": "0" * 64})
-        assert stale.status_code == 403
-        found = re.search(r'name="csrf" value="([^"]+)"', stale.text)
-        assert found is not None
-        assert 'name="next" value="/ui/runs"' in stale.text
-        again = await somebody.http.post("/ui/sign-in", data={"key": keys["bob"], "csrf": html.unescape(found[1])})
-        assert again.status_code == 303
-        assert "bob" in (await somebody.http.get("/ui")).text
-
-
-async def test_who_comes_by_a_link_of_elsewhere_is_who_he_was(serve_agents: ServeAgents) -> None:
-    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url, keys["ada"]) as ada:
-        cookies = dict(ada.http.cookies)
-        page = "/ui/runs?agent=a"
-        async with httpx.AsyncClient(
-            base_url=served.url, cookies={"trackside_token": cookies["trackside_token"]}
-        ) as http:
-            for site in ({}, {"sec-fetch-site": "cross-site"}):  # browsers say no site where nothing is encrypted
-                linked = await http.get(page, headers=site)
-                assert linked.status_code == 401
-                assert linked.headers["refresh"] == "0;url=/ui/sign-in?next=%2Fui%2Fruns%3Fagent%3Da"
-                assert "default-src 'none'" in linked.headers["content-security-policy"]
-            for site in ("same-origin", "same-site", "none"):
-                assert (await http.get(page, headers={"sec-fetch-site": site})).status_code == 303, "with all cookies"
-        to = linked.headers["refresh"].partition("url=")[2]
-        assert (await ada.http.get(to, headers={"sec-fetch-site": "same-origin"})).headers["location"] == page
-
-
-OWN = """
-from langgraph_sdk import Auth
-
-auth = Auth()
-
-@auth.authenticate
-async def authenticate(authorization: str | None):
-    name = (authorization or "").removeprefix("Bearer ")
-    if name == "blocked":
-        raise Auth.exceptions.HTTPException(status_code=403, detail="You are blocked.")
-    assert name.startswith("user-"), "nobody knows you"
-    return {"identity": name.removeprefix("user-")}
-
-@auth.on
-async def owners(ctx, value):
-    filters = {"owner": ctx.user.identity}
-    value.setdefault("metadata", {}).update(filters)
-    return filters
-"""
-
-
-async def test_tokens_and_functions_of_ones_own_sign_in_as_well(
-    serve_agents: ServeAgents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KEY_OF_TOKENS", TOKEN_KEY)
-    access = AccessSettings(auth="jwt", jwt_key="env:KEY_OF_TOKENS", jwt_permission="scope")
-    async with serve_agents(AGENTS, access=access) as served, browsing(served.url) as somebody:
-
-        def token(key: str = TOKEN_KEY, **more: Any) -> str:
-            return jwt.encode({"sub": "ada", "exp": int(time.time()) + 600, "scope": "read", **more}, key)
-
-        assert (await somebody.sign_in(token(key="o" * 40))).status_code == 401
-        assert (await somebody.sign_in(token(exp=int(time.time()) - 600))).status_code == 401
-        assert (await somebody.sign_in(token(scope="nothing"))).status_code == 403
-        long = await somebody.sign_in(token(groups=["some-group-of-many"] * 300))
-        assert (long.status_code, "too long for a cookie" in long.text) == (422, True)
-        assert (await somebody.sign_in(token())).status_code == 303
-        assert "ada" in (await somebody.http.get("/ui/runs")).text
-    (tmp_path / "own.py").write_text(OWN)
-    async with (
-        serve_agents(AGENTS, access=AccessSettings(auth=f"{tmp_path / 'own.py'}:auth")) as served,
-        browsing(served.url) as somebody,
-    ):
-        assert (await somebody.sign_in("nobody")).status_code == 401
-        blocked = await somebody.sign_in("blocked")
-        assert (blocked.status_code, "You are blocked." in blocked.text) == (403, True)
-        assert (await somebody.sign_in("user-ada")).status_code == 303
-        assert (await somebody.http.get("/ui/runs")).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "to",
-    ["//evil.example", "///ui", "///ui/evil.example", "https://evil.example/ui", "/\\evil.example", "\\\\evil.example",
-     "/ui\\..\\..\\evil", "javascript:alert(1)", "data:text/html,x", "/uix", "ui", "", " /ui", "/ui\r\nSet-Cookie: a=b",
-     "http:/ui", "https:ui", "//ui", "/%2Fevil.example", "/docs", "\t/ui", "/ui@evil.example"],
-)  # fmt: skip
-async def test_signing_in_leads_nowhere_else(serve_agents: ServeAgents, to: str) -> None:
-    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as somebody:
-        form = (await somebody.http.get("/ui/sign-in", params={"next": to})).text
-        found = re.search(r'name="next" value="([^"]*)"', form)
-        assert found is not None
-        assert found[1].startswith("/ui")
-        answer = await somebody.sign_in(keys["ada"], to=to)
-        assert answer.headers.get_list("set-cookie")[0].startswith("trackside_session")
-        linked = await somebody.http.get("/ui/sign-in", params={"next": to})
-        for leads in (answer, linked):
-            assert leads.status_code == 303
-            there = httpx.URL(served.url).join(leads.headers["location"])
-            assert str(there).startswith(f"{served.url}/ui")
-            assert there.path in {"/ui", "/ui/../../evil"} or there.path.startswith("/ui/")
-        assert "a" not in somebody.http.cookies
 
 
 async def test_what_somebody_may_not_do_is_refused_whatever_the_page_shows(serve_agents: ServeAgents) -> None:
@@ -555,36 +260,6 @@ def test_these_alone_are_for_everybody() -> None:
     assert public == signing | static | {("GET", "/ui/{rest:path}")}
 
 
-async def test_who_is_not_known_sends_no_more_than_a_form_has(serve_agents: ServeAgents) -> None:
-    """Forms are read on the event loop: one of megabytes would hold up everybody, and nobody had to be known for it."""
-    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as nobody:
-        headers = {"content-type": "application/x-www-form-urlencoded"}
-        for path, field in (("/ui/sign-in", "csrf=x&key="), ("/ui/sign-out", "csrf=")):
-            long = (field + "%41" * 33_000).encode()
-            answer = await nobody.http.post(path, content=long, headers=headers)
-            assert answer.status_code == 413, path
-            assert "65,536" in answer.text
-        assert (await nobody.sign_in(keys["ada"])).status_code == 303
-        assert (await nobody.sign_in("x" * 5_000)).status_code == 401
-
-
-async def test_who_is_not_known_is_led_to_where_he_signs_in(serve_agents: ServeAgents) -> None:
-    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as nobody:
-        things = await things_of_ada(served.url, keys["ada"])
-        for cookie in ({}, {"cookie": "trackside_session=x"}):
-            for endpoint in ENDPOINTS:
-                path = filled(endpoint, things)
-                if endpoint.needs is Permission.public:
-                    continue
-                if endpoint.method == "GET":
-                    answer = await nobody.http.get(path, headers=cookie)
-                else:
-                    answer = await nobody.http.post(path, data=form_of(endpoint, things), headers=cookie)
-                assert answer.status_code == 303, (endpoint.path, answer.text)
-                assert answer.headers["location"].startswith("/ui/sign-in?next=%2Fui")
-                assert SECRET not in answer.text
-
-
 async def test_pages_are_closed_to_frames_and_to_what_is_not_ours(serve_agents: ServeAgents) -> None:
     async with served_with_keys(serve_agents) as (served, keys), browsing(served.url, keys["root"]) as root:
         things = await things_of_ada(served.url, keys["ada"])
@@ -687,133 +362,3 @@ async def test_what_a_page_has_counted_is_what_is_dropped_whatever_the_clock_of_
         left = [one.stored.position for one in await subscriptions.parked("mail")]
 
     assert (answer.status_code, left) == (200, [3])
-
-
-async def test_it_is_there_where_it_is_mounted(database_url: str) -> None:
-    settings = Settings(database_url=database_url, access=AccessSettings(auth="keys"))
-    async with open_app(settings, AGENTS) as app:
-        key = (await app.store.api_keys.create("k", owner="root", permission="admin")).secret
-        whole = Starlette(routes=[Route("/", lambda _: PlainTextResponse("mine")), Mount("/agents", app.asgi)])
-        async with serving(whole) as url:
-            things = await things_of_ada(f"{url}/agents", key)
-            browser = Browser(url)
-            async with browser.http as http:
-                assert (await http.get("/")).text == "mine"
-                assert (await http.get("/agents/")).headers["location"] == "/agents/ui"
-                first = await http.get("/agents/ui")
-                assert first.headers["location"] == "/agents/ui/sign-in?next=%2Fui"
-                token = await browser.token("/agents/ui/sign-in")
-                form = {"key": key, "next": "/ui/runs", "csrf": token}
-                done = await http.post("/agents/ui/sign-in", data=form)
-                assert done.headers["location"] == "/agents/ui/runs"
-                assert "Path=/agents" in done.headers["set-cookie"].split("; ")
-                for endpoint in PAGES:
-                    if endpoint.media_type == EVENT_STREAM:
-                        continue
-                    page = await http.get("/agents" + filled(endpoint, things))
-                    if endpoint.path == "/ui/sign-in":  # he is
-                        assert (page.status_code, page.headers["location"]) == (303, "/agents/ui")
-                        continue
-                    assert page.status_code in {200, 404}, (endpoint.path, page.text[-500:])
-                    links = re.findall(r'(?:href|src|action|data-hx-get|data-hx-post)="([^"]*)"', page.text)
-                    assert links or "<html" not in page.text
-                    for link in links:
-                        assert link == "" or link.startswith(("/agents/", "#", "?")), (endpoint.path, link)
-                    for link in {link for link in links if "/static/" in link}:
-                        assert (await http.get(html.unescape(link))).status_code == 200
-                assert (await http.post("/agents/threads", json={})).status_code == 403
-                headers = {"x-csrf-token": await browser.token("/agents/ui")}
-                assert (await http.post("/agents/threads", json={}, headers=headers)).status_code == 200
-                ours = {name: http.cookies[name] for name in ("trackside_session", "trackside_token")}
-            # Another app of ours at `/` has cookies of the same names, which browsers send behind those of the longer path.
-            both = "; ".join(f"{name}={value}" for pair in ours.items() for name, value in (pair, (pair[0], "theirs")))
-            async with httpx.AsyncClient(base_url=url, headers={"cookie": both}) as http:
-                assert (await http.get("/agents/ui")).status_code == 200
-                assert (await http.post("/agents/threads", json={}, headers=headers)).status_code == 200
-
-
-async def test_an_app_behind_ours_keeps_what_is_its_own(database_url: str) -> None:
-    async def mine(request: Any) -> PlainTextResponse:
-        return PlainTextResponse(f"mine: {request.url.path}")
-
-    theirs = Starlette(
-        routes=[Route("/", mine), Route("/ui", mine), Route("/ui/{rest:path}", mine), Route("/me", mine)]
-    )
-    for console in (True, False):
-        settings = Settings(database_url=database_url, server=ServerSettings(console=console))
-        async with (
-            open_app(settings, AGENTS) as app,
-            living(theirs, name="theirs") as guest,
-            serving(app.asgi_before(guest)) as url,
-            httpx.AsyncClient(base_url=url) as http,
-        ):
-            assert (await http.get("/")).text == "mine: /"
-            assert (await http.get("/me")).text == "mine: /me"
-            ours = await http.get("/ui/runs")
-            assert ("mine" in ours.text) is not console
-            assert ("Trackside" in ours.text) is console
-
-
-async def test_where_nobody_is_asked_the_session_of_another_server_counts_for_nothing(database_url: str) -> None:
-    """Browsers send cookies to all ports of a host."""
-
-    async def order(request: Any) -> PlainTextResponse:
-        return PlainTextResponse(f"ordered with {request.headers.get('x-api-key')}")
-
-    theirs = Starlette(routes=[Route("/order", order, methods=["GET", "POST"])])
-    async with (
-        open_app(Settings(database_url=database_url), AGENTS) as app,
-        living(theirs, name="theirs") as guest,
-        serving(app.asgi_before(guest)) as url,
-        browsing(url) as browser,
-    ):
-        browser.http.cookies.set("trackside_session", "of-another-server")
-        ours = {"origin": url, "sec-fetch-site": "same-origin"}
-        form = await browser.http.post("/order", data={"what": "tea"}, headers=ours)
-        made = await browser.http.post("/threads", json={}, headers=ours)
-        looked = await browser.http.get("/order", headers={"sec-fetch-site": "same-site"})
-        page = await browser.http.get("/ui")
-        without = await browser.http.post("/ui/runs/cancel", data={"run_ids": ["x"]}, headers=ours)
-        token = await browser.token("/ui")
-        with_it = await browser.http.post("/ui/runs/cancel", data={"run_ids": ["x"], "csrf": token}, headers=ours)
-
-    assert (form.status_code, form.text, made.status_code) == (200, "ordered with None", 200)
-    assert (looked.status_code, looked.text) == (200, "ordered with None")
-    assert (page.status_code, "Sign out" in page.text) == (200, False)
-    assert (without.status_code, with_it.status_code) == (403, 303), "pages of ours have tokens all the same"
-
-
-async def test_without_the_console_there_is_no_page(serve_agents: ServeAgents) -> None:
-    async with served_with_keys(serve_agents, server=ServerSettings(console=False)) as (served, keys):
-        async with httpx.AsyncClient(base_url=served.url, headers={"x-api-key": keys["root"]}) as http:
-            for endpoint in ENDPOINTS:
-                answer = await http.request(endpoint.method, filled(endpoint, {}))
-                assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
-            assert (await http.get("/")).headers["location"] == "/docs"
-        cookies = {"trackside_session": keys["root"]}
-        async with httpx.AsyncClient(base_url=served.url, cookies=cookies) as http:
-            assert (await http.get("/runs")).status_code == 401, "then no cookie says who asks"
-
-
-async def test_who_asks_too_often_is_told_so_on_a_page(serve_agents: ServeAgents) -> None:
-    access = AccessSettings(auth="keys", rate="20/hour")
-    async with served_with_keys(serve_agents, access=access) as (served, _), browsing(served.url) as somebody:
-        statuses = [(await somebody.http.get("/ui/sign-in")).status_code for _ in range(20)]
-        assert statuses == [200] * 20
-        answer = await somebody.http.get("/ui/sign-in")
-        assert answer.status_code == 429
-        assert int(answer.headers["retry-after"]) > 0
-        assert answer.headers["content-type"].startswith("text/html")
-        assert "Too many requests" in answer.text
-
-
-async def test_who_is_not_asked_is_told_so(serve_agents: ServeAgents) -> None:
-    async with serve_agents(AGENTS) as served, browsing(served.url) as somebody:
-        page = await somebody.http.get("/ui/sign-in?next=//evil.example")
-        assert "needs no sign-in" in page.text
-        assert "evil" not in page.text
-        answer = await somebody.sign_in("x")
-        assert "trackside_session" not in answer.headers.get("set-cookie", "")
-        assert (await somebody.http.get("/ui", headers={"host": "evil.example"})).status_code == 403
-        foreign = {"origin": "https://evil.example"}
-        assert (await somebody.http.get("/ui", headers=foreign)).status_code == 403
