@@ -1,116 +1,26 @@
-"""What threads are and were, through the SDK's clients; and runs that begin at one of their checkpoints."""
+"""What threads are and were, through the SDK's clients: their states, what is open in these, and their history."""
 
 from __future__ import annotations
 
 import asyncio
-import operator
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import date, datetime
-from functools import partial
-from typing import Annotated, Any, TypedDict
+from datetime import date
+from typing import Any
 
 import httpx
 import pytest
-from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import START, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, Send, interrupt
 from langgraph_sdk import get_sync_client
-from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
+from langgraph_sdk.errors import NotFoundError, UnprocessableEntityError
 from pydantic import BaseModel, field_serializer
+from tests.integration.server.state_agents import Log, agents, ask, asking, step, steps, thread_of
 
-from trackside import RunContext
-from trackside.harness.adapters.langgraph import LangGraphAgent
 from trackside.harness.ids import new_id
-from trackside.harness.lifecycle import TERMINAL_EVENTS
-from trackside.harness.states import ThreadPlace
-from trackside.harness.types import JsonObject
-
-
-class Log(TypedDict, total=False):
-    log: Annotated[list[str], operator.add]
-
-
-def step(name: str) -> Any:
-    return lambda state: {"log": [name]}
-
-
-def ask(state: Log) -> Log:
-    return {"log": [f"answered {interrupt('why?')}"]}
-
-
-def steps() -> Any:
-    builder = StateGraph(Log).add_node("first", step("first")).add_node("second", step("second"))
-    return builder.add_edge(START, "first").add_edge("first", "second").compile()
-
-
-def asking(*names: str) -> Any:
-    builder = StateGraph(Log)
-    for name in names:
-        builder.add_node(name, ask).add_edge(START, name)
-    return builder.compile()
-
-
-def nested() -> Any:
-    return StateGraph(Log).add_node("inside", asking("ask")).add_edge(START, "inside").compile()
-
-
-def routed() -> tuple[Any, asyncio.Event, asyncio.Event]:
-    """Where it goes on is found out slowly, unless it may go on; and it is said that it is being found out."""
-    routing, go_on = asyncio.Event(), asyncio.Event()
-    go_on.set()
-
-    async def route(state: Log) -> str:
-        routing.set()
-        await go_on.wait()
-        return END
-
-    builder = StateGraph(Log).add_node("talk", step("talked")).add_edge(START, "talk")
-    return builder.add_conditional_edges("talk", route, [END]).compile(), routing, go_on
-
-
-def talking() -> Any:
-    async def talk(state: MessagesState) -> dict[str, Any]:
-        model = GenericFakeChatModel(messages=iter([AIMessage(f"reply {len(state['messages'])}")]))
-        return {"messages": [await model.ainvoke(state["messages"])]}
-
-    return StateGraph(MessagesState).add_node("talk", talk).add_edge(START, "talk").compile()
-
-
-async def counting(input: Any, run: RunContext) -> dict[str, Any]:
-    return {"count": run.values.get("count", 0) + 1}
-
-
-async def wondering(input: Any, run: RunContext) -> dict[str, Any]:
-    return {"answer": run.interrupt("which?")}
-
-
-def agents() -> dict[str, Any]:
-    return {
-        "steps": steps(),
-        "asking": asking("ask"),
-        "several": asking("one", "two"),
-        "nested": nested(),
-        "talking": talking(),
-        "counting": counting,
-        "wondering": wondering,
-    }
-
-
-async def thread_of(client: Any, agent: str, input: Any, **asked: Any) -> str:
-    """A thread on which the agent has run."""
-    thread_id = new_id()
-    await client.runs.wait(thread_id, agent, input=input, if_not_exists="create", **asked)
-    return thread_id
-
-
-async def checkpoint_before(client: Any, thread_id: str, *following: str) -> dict[str, Any]:
-    history = await client.threads.get_history(thread_id, limit=50)
-    return next(state["checkpoint"] for state in history if state["next"] == [*following])
 
 
 @asynccontextmanager
@@ -288,21 +198,6 @@ async def test_states_inside_come_when_asked_for(serve_agents: Any) -> None:
     assert changed["tasks"][0]["state"]["values"] == {"log": ["in", "by hand"]}
 
 
-async def test_a_run_does_not_begin_at_the_newest_state_where_it_names_one_by_half(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        threads, runs = served.client.threads, served.client.runs
-        thread_id = await thread_of(served.client, "nested", {"log": ["in"]})
-        inside = (await threads.get_state(thread_id))["tasks"][0]["checkpoint"]
-        for half in (inside, {"checkpoint_map": {"": "x"}}):
-            with pytest.raises(UnprocessableEntityError, match="give its checkpoint_id, too"):
-                await runs.create(thread_id, "nested", input={"log": []}, checkpoint=half)
-        assert len(await runs.list(thread_id)) == 1
-        nowhere = {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": None, "checkpoint_map": {}}
-        await runs.wait(thread_id, "nested", input={"log": []}, checkpoint=nowhere)
-
-    assert inside["checkpoint_id"] is None
-
-
 async def test_history_goes_back_page_by_page(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         threads = served.client.threads
@@ -325,264 +220,6 @@ async def test_history_goes_back_page_by_page(serve_agents: Any) -> None:
     assert inputs == everything[-1:]
     assert at == first[1:]
     assert read == everything[:1]
-
-
-async def test_an_update_goes_on_as_if_a_node_had_returned_it(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        threads = served.client.threads
-        thread_id = await thread_of(served.client, "steps", {"log": []}, interrupt_before=["second"])
-        answer = await threads.update_state(thread_id, {"log": ["by hand"]}, as_node="first")
-        state = await threads.get_state(thread_id)
-        values = await served.client.runs.wait(thread_id, "steps", input=None)
-
-    assert state["checkpoint"] == answer["checkpoint"]
-    assert (state["next"], state["values"]) == (["second"], {"log": ["first", "by hand"]})
-    assert values == {"log": ["first", "by hand", "second"]}
-
-
-@pytest.mark.parametrize("kept_by", ["store", "langgraph"])
-async def test_what_is_changed_by_hand_of_a_thread_that_is_deleted_meanwhile_is_not_left(
-    serve_agents: Any, kept_by: Any
-) -> None:
-    graph, routing, go_on = routed()
-    async with serve_agents({"routed": graph}, checkpoints_saver=kept_by) as served:
-        threads = served.client.threads
-        thread_id = await thread_of(served.client, "routed", {"log": ["I am Ada"]})
-        routing.clear(), go_on.clear()
-        change = asyncio.create_task(threads.update_state(thread_id, {"log": ["born 1815"]}, as_node="talk"))
-        await routing.wait()
-        await threads.delete(thread_id)
-        await served.app.store.sweeper().sweep()
-        go_on.set()
-        with pytest.raises(NotFoundError):
-            await change
-        made = await threads.create(thread_id=thread_id, graph_id="routed")
-        state = await threads.get_state(thread_id)
-
-    assert (made["status"], made["values"]) == ("idle", None)
-    assert (state["values"], state["checkpoint"]["checkpoint_id"]) == ({}, None)
-
-
-async def test_what_is_changed_by_hand_of_a_thread_is_not_of_one_that_is_begun_anew_meanwhile(
-    serve_agents: Any,
-) -> None:
-    graph, routing, go_on = routed()
-    async with serve_agents({"routed": graph}) as served:
-        threads, log = served.client.threads, {"log": ["I am Ada"]}
-        thread_id = await thread_of(served.client, "routed", log)
-        routing.clear(), go_on.clear()
-        change = asyncio.create_task(threads.update_state(thread_id, {"log": ["born 1815"]}, as_node="talk"))
-        await routing.wait()
-        await threads.delete(thread_id)
-        await served.app.store.sweeper().sweep()
-        await threads.create(thread_id=thread_id, graph_id="routed")
-        go_on.set()
-        with pytest.raises(NotFoundError):
-            await change
-        values = await served.client.runs.wait(thread_id, "routed", input={"log": ["I am Bob"]})
-
-    assert values == {"log": ["I am Bob", "talked"]}
-
-
-async def test_a_thread_forks_and_both_branches_stay(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        threads, runs = served.client.threads, served.client.runs
-        thread_id = await thread_of(served.client, "talking", {"messages": [{"role": "user", "content": "one"}]})
-        checkpoint = (await threads.get_state(thread_id))["checkpoint"]
-        await runs.wait(thread_id, "talking", input={"messages": [{"role": "user", "content": "two"}]})
-
-        values = await runs.wait(
-            thread_id, "talking", input={"messages": [{"role": "user", "content": "other"}]}, checkpoint=checkpoint
-        )
-        history = await threads.get_history(thread_id, limit=50)
-
-    assert [message["content"] for message in values["messages"]] == ["one", "reply 1", "other", "reply 3"]
-    children = [state["values"]["messages"][-1]["content"] for state in history if state["next"] == []]
-    assert children == ["reply 3", "reply 3", "reply 1"]
-    forks = [state for state in history if state["parent_checkpoint"] == checkpoint]
-    assert len(forks) == 2
-
-
-async def test_a_run_goes_on_from_the_checkpoint_that_it_names(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        thread_id = await thread_of(served.client, "steps", {"log": ["in"]})
-        checkpoint = await checkpoint_before(served.client, thread_id, "second")
-        stream = served.client.runs.stream(
-            thread_id, "steps", input=None, checkpoint_id=checkpoint["checkpoint_id"], stream_mode="values"
-        )
-        parts = [part.data async for part in stream if part.event == "values"]
-
-    assert parts == [{"log": ["in", "first"]}, {"log": ["in", "first", "second"]}]
-
-
-async def test_a_checkpoint_that_is_not_there_is_not_found_before_anything_runs(serve_agents: Any) -> None:
-    nowhere = new_id()
-    async with serve_agents(agents()) as served:
-        threads, runs = served.client.threads, served.client.runs
-        thread_id = await thread_of(served.client, "steps", {"log": []})
-        for ask_for in (
-            partial(threads.get_state, thread_id, checkpoint_id=nowhere),
-            partial(threads.update_state, thread_id, {"log": []}, as_node="first", checkpoint_id=nowhere),
-            partial(runs.create, thread_id, "steps", input=None, checkpoint_id=nowhere),
-            partial(runs.wait, thread_id, "steps", input=None, checkpoint={"checkpoint_id": nowhere}),
-            partial(runs.wait, new_id(), "steps", input=None, checkpoint_id=nowhere, if_not_exists="create"),
-            partial(runs.wait, None, "steps", input={"log": []}, checkpoint_id=nowhere),
-        ):
-            with pytest.raises(httpx.HTTPStatusError) as refused:
-                await ask_for()
-            said = refused.value.response
-            assert (said.status_code, said.json()["code"]) == (404, "unknown-checkpoint")
-            assert nowhere in said.json()["detail"]
-            assert "None" not in said.json()["detail"]
-        with pytest.raises(UnprocessableEntityError, match="another thread"):
-            await threads.get_state(thread_id, checkpoint={"thread_id": nowhere, "checkpoint_ns": ""})
-        own = {"thread_id": thread_id.upper(), "checkpoint_ns": ""}  # as clients may write an id
-        assert await threads.get_state(thread_id.upper(), checkpoint=own) == await threads.get_state(thread_id)
-        assert len(await threads.get_history(thread_id, checkpoint=own)) == len(await threads.get_history(thread_id))
-        assert (await runs.wait(thread_id, "steps", input=None, checkpoint=own))["log"]
-        assert len(await runs.list(thread_id)) == 2
-
-
-@pytest.mark.parametrize(
-    ("path", "asked"),
-    [
-        ("state/a%00b", None),
-        ("history?before=a%00b", None),
-        ("history", {"before": "a\0b"}),
-        ("history", {"before": {"checkpoint_id": "a\0b"}}),
-        ("history", {"before": {"configurable": {"checkpoint_id": "a\0b"}}}),
-        ("history", {"checkpoint": {"checkpoint_id": "a\0b"}}),
-        ("state/checkpoint", {"checkpoint": {"checkpoint_id": "a\0b"}}),
-        ("state/checkpoint", {"checkpoint": {"checkpoint_ns": "a\0b"}}),
-        ("state/checkpoint", {"checkpoint": {"checkpoint_ns": "a", "checkpoint_map": {"a": "a\0b"}}}),
-        ("state", {"values": {"log": []}, "as_node": "first", "checkpoint_id": "a\0b"}),
-        ("runs", {"assistant_id": "steps", "checkpoint_id": "a\0b"}),
-        ("runs", {"assistant_id": "steps", "checkpoint": {"checkpoint_id": "a", "checkpoint_ns": "a\0b"}}),
-        ("runs", {"assistant_id": "steps", "config": {"configurable": {"checkpoint_id": "a\0b"}}}),
-    ],
-)
-async def test_what_no_database_can_hold_is_no_place_in_a_thread(serve_agents: Any, path: str, asked: Any) -> None:
-    async with serve_agents(agents()) as served, httpx.AsyncClient(base_url=served.url) as http:
-        thread_id = await thread_of(served.client, "steps", {"log": []})
-        method = "GET" if asked is None else "POST"
-        answer = await http.request(method, f"/threads/{thread_id}/{path}", json=asked)
-        assert (answer.status_code, "without NUL" in answer.text) == (422, True)
-
-
-async def test_values_and_nodes_that_do_not_fit_are_refused(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        threads = served.client.threads
-        thread_id = await thread_of(served.client, "steps", {"log": []})
-        with pytest.raises(UnprocessableEntityError, match="as_node = .third.: the graph.s nodes are first, second"):
-            await threads.update_state(thread_id, {"log": []}, as_node="third")
-        with pytest.raises(UnprocessableEntityError, match="values"):
-            await threads.update_state(thread_id, {"log": 5}, as_node="first")
-
-
-async def test_a_busy_thread_is_not_changed(serve_agents: Any) -> None:
-    started, go_on = asyncio.Event(), asyncio.Event()
-
-    async def waiting(input: Any) -> None:
-        started.set()
-        await go_on.wait()
-
-    async with serve_agents({"waiting": waiting}) as served:
-        run = await served.client.runs.create(thread_id := new_id(), "waiting", if_not_exists="create")
-        await started.wait()
-        with pytest.raises(ConflictError, match=run["run_id"]):
-            await served.client.threads.update_state(thread_id, {"a": 1})
-        go_on.set()
-        await served.client.runs.join(thread_id, run["run_id"])
-
-
-@pytest.mark.parametrize("is_over", [False, True], ids=["goes_on", "is_over"])
-async def test_who_changes_a_thread_is_told_of_a_run_that_began_meanwhile(serve_agents: Any, is_over: bool) -> None:
-    written, answered, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    class Slow(LangGraphAgent):
-        async def update_state(self, place: ThreadPlace, values: Any, *, as_node: str | None = None) -> JsonObject:
-            checkpoint = await super().update_state(place, values, as_node=as_node)
-            written.set()
-            await answered.wait()
-            return checkpoint
-
-    async def wait(state: Log) -> Log:
-        await end.wait()
-        return {"log": ["run"]}
-
-    graph = StateGraph(Log).add_node("wait", wait).add_edge(START, "wait").compile()
-    async with serve_agents({"waiting": Slow(graph, name="waiting")}) as served:
-        threads, runs = served.client.threads, served.client.runs
-        await threads.create(thread_id=(thread_id := new_id()), graph_id="waiting")
-        changing = asyncio.create_task(threads.update_state(thread_id, {"log": ["by hand"]}, as_node="wait"))
-        await written.wait()
-        run = await runs.create(thread_id, "waiting", input={"log": []})
-        if is_over:
-            end.set()
-            await runs.join(thread_id, run["run_id"])
-        answered.set()
-        with pytest.raises(ConflictError, match=f"{run['run_id']}.*may not have seen"):
-            await changing
-        end.set()
-        await runs.join(thread_id, run["run_id"])
-        thread = await threads.get(thread_id)
-        state = await threads.get_state(thread_id)
-
-    assert thread["status"] == "idle"
-    assert state["values"] == {"log": ["by hand", "run"]}
-
-
-@pytest.mark.parametrize(
-    ("agent", "node", "status"),
-    [("asking", "ask", "idle"), ("steps", "first", "interrupted"), ("failing", None, "idle")],
-)
-async def test_a_thread_that_is_changed_by_hand_is_found_by_what_it_is_then(
-    serve_agents: Any, agent: str, node: str | None, status: str
-) -> None:
-    async def failing(input: Any) -> None:
-        raise ValueError("no")
-
-    async with serve_agents({**agents(), "failing": failing}) as served:
-        client, threads = served.client, served.client.threads
-        thread_id = await thread_of(client, agent, {"log": []}, raise_error=False)
-        before = await threads.get(thread_id)
-        await threads.update_state(thread_id, {"log": ["by hand"]}, as_node=node)
-        (thread,) = await threads.search(status=status, values={"log": ["by hand"]})
-        assert thread["thread_id"] == thread_id
-        assert thread["updated_at"] > before["updated_at"]
-        assert thread["error"] is None
-        assert thread["interrupts"] == {}
-        *_, last = await served.app.store.events(thread_id=thread_id)
-        assert last.event.payload == {"status": status, "previous": before["status"]}
-        events = len(await served.app.store.events(thread_id=thread_id))
-        await threads.update_state(thread_id, {"log": ["again"]}, as_node=node)
-        assert len(await served.app.store.events(thread_id=thread_id)) == events  # it is what it was
-        assert await client.runs.wait(thread_id, "counting", input={}) == {"count": 1}
-        assert (await threads.get(thread_id))["status"] == "idle"
-
-
-async def test_a_thread_whose_run_was_stopped_is_idle_and_goes_on_where_that_was(serve_agents: Any) -> None:
-    started = asyncio.Event()
-
-    async def hold(state: Log) -> Log:
-        if not started.is_set():
-            started.set()
-            await asyncio.Event().wait()
-        return {"log": ["held"]}
-
-    builder = StateGraph(Log).add_node("first", step("first")).add_node("hold", hold)
-    graph = builder.add_edge(START, "first").add_edge("first", "hold").compile()
-    async with serve_agents({"holding": graph}) as served:
-        runs, threads = served.client.runs, served.client.threads
-        thread_id = (await threads.create())["thread_id"]
-        run = await runs.create(thread_id, "holding", input={"log": []})
-        await started.wait()
-        await runs.cancel(thread_id, run["run_id"], wait=True)
-        state = await threads.get_state(thread_id)
-        found = {said: len(await threads.search(status=said)) for said in ("idle", "interrupted")}
-        values = await runs.wait(thread_id, "holding", input=None)
-    assert (state["values"], state["next"], found) == ({"log": ["first"]}, ["hold"], {"idle": 1, "interrupted": 0})
-    assert values == {"log": ["first", "held"]}
 
 
 async def test_who_joins_an_older_run_gets_its_values_while_they_are_kept_then_the_threads(serve_agents: Any) -> None:
@@ -615,46 +252,6 @@ async def test_a_thread_that_nothing_has_run_on_is_empty(serve_agents: Any) -> N
     assert (state["values"], state["next"], state["tasks"], state["interrupts"]) == ({}, [], [], [])
     assert state["checkpoint"] == {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": None}
     assert changed["values"] == {"log": ["by hand"]}
-
-
-async def test_a_function_has_one_state_that_goes_by_its_thread(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        threads, runs = served.client.threads, served.client.runs
-        thread_id = await thread_of(served.client, "counting", {})
-        state = await threads.get_state(thread_id)
-        history = await threads.get_history(thread_id)
-        await threads.update_state(thread_id, {"count": 10, "note": "by hand"})
-        values = await runs.wait(thread_id, "counting", input={}, checkpoint=state["checkpoint"])
-        for ask_for in (
-            partial(threads.get_state, thread_id, checkpoint_id=new_id()),
-            partial(runs.create, thread_id, "counting", input={}, checkpoint_id=new_id()),
-        ):
-            with pytest.raises(UnprocessableEntityError, match="keeps no checkpoints"):
-                await ask_for()
-        with pytest.raises(UnprocessableEntityError, match="has no nodes"):
-            await threads.update_state(thread_id, {"count": 1}, as_node="counting")
-        with pytest.raises(UnprocessableEntityError, match="object of the values"):
-            await threads.update_state(thread_id, [{"count": 1}])
-
-    assert state["values"] == {"count": 1}
-    assert state["checkpoint"]["checkpoint_id"] == thread_id
-    assert history == [state]
-    assert values == {"count": 11}
-
-
-async def test_a_function_s_state_is_as_old_as_what_the_thread_remembers(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        threads, runs = served.client.threads, served.client.runs
-        thread_id = await thread_of(served.client, "counting", {})
-        made = (await threads.get_state(thread_id))["created_at"]
-        await threads.update(thread_id, metadata={"title": "Greetings"})
-        await runs.create(thread_id, "counting", input={}, after_seconds=3_600)
-        later = (await threads.get_state(thread_id))["created_at"]
-        await threads.update_state(thread_id, {"count": 10})
-        changed = (await threads.get_state(thread_id))["created_at"]
-
-    assert later == made
-    assert datetime.fromisoformat(changed) > datetime.fromisoformat(made)
 
 
 async def test_a_thread_whose_run_has_not_begun_goes_on_as_well(serve_agents: Any) -> None:
@@ -695,22 +292,6 @@ async def test_who_comes_back_to_a_thread_sees_that_it_goes_on(serve_agents: Any
         await runs.join(thread_id, run["run_id"])
         await runs.join(thread_id, queued["run_id"])
         assert (await threads.get_state(thread_id))["next"] == []
-
-
-async def test_a_question_of_a_function_stands_in_its_state_and_outlives_a_change(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        threads = served.client.threads
-        thread_id = await thread_of(served.client, "wondering", {})
-        await threads.update_state(thread_id, {"note": "by hand"})
-        state = await threads.get_state(thread_id)
-        values = await served.client.runs.wait(thread_id, "wondering", command={"resume": "this"})
-        after = await threads.get_state(thread_id)
-
-    assert [question["value"] for question in state["interrupts"]] == ["which?"]
-    assert state["tasks"][0]["interrupts"] == state["interrupts"]
-    assert (state["next"], state["values"]) == (["wondering"], {"note": "by hand"})
-    assert values == {"answer": "this"}
-    assert (after["interrupts"], after["next"]) == ([], [])
 
 
 async def test_a_task_says_what_has_called_for_it(serve_agents: Any) -> None:
@@ -761,34 +342,3 @@ async def test_a_remote_graph_sees_and_changes_threads_as_a_graph_does(serve_age
     assert after.config["configurable"]["checkpoint_id"] == forked["configurable"]["checkpoint_id"]
     assert after.values == {"log": ["in", "by hand"]}
     assert jumped["log"] == ["in", "by hand", "jumped"]
-
-
-@pytest.mark.parametrize("mode", ["values", "custom"])
-async def test_who_waits_for_a_run_that_stops_at_a_breakpoint_is_asked_nothing(serve_agents: Any, mode: str) -> None:
-    async with serve_agents(agents()) as served:
-        threads, runs = served.client.threads, served.client.runs
-        thread_id = (await threads.create())["thread_id"]
-        asked = {"input": {"log": []}, "interrupt_before": ["second"], "stream_mode": mode}
-        run = await runs.create(thread_id, "steps", **asked)
-        joined = await runs.join(thread_id, run["run_id"])
-        again = await runs.join(thread_id, run["run_id"])
-        waited = await runs.wait(None, "steps", input={"log": []}, interrupt_after=["first"])
-        thread = await threads.get(thread_id)
-        (end,) = await served.app.store.events(run_id=run["run_id"], types=TERMINAL_EVENTS)
-
-    assert joined == again == waited == {"log": ["first"]}
-    assert (thread["status"], thread["interrupts"]) == ("interrupted", {})
-    assert [stop["next"] for stop in end.event.payload["interrupts"]] == [["second"]]
-
-
-async def test_breakpoints_stop_and_go_on(serve_agents: Any) -> None:
-    async with serve_agents(agents()) as served:
-        threads, runs = served.client.threads, served.client.runs
-        thread_id = await thread_of(served.client, "steps", {"log": []}, interrupt_after=["first"])
-        state = await threads.get_state(thread_id)
-        values = await runs.wait(thread_id, "steps", input=None)
-        gone_to = await runs.wait(thread_id, "steps", command={"goto": "second", "update": {"log": ["jump"]}})
-
-    assert (state["next"], state["values"]) == (["second"], {"log": ["first"]})
-    assert values == {"log": ["first", "second"]}
-    assert gone_to == {"log": ["first", "second", "jump", "second"]}
