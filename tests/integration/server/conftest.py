@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from running_server import serving
+from tests.integration.server.cron_stage import JumpingClock, Scene, Stage, TimelessCrons
 
 from trackside.app.settings import Settings
+from trackside.app.storage import Store
 from trackside.app.wiring import App, open_app
+from trackside.testing import run_virtual
+from trackside.testing.loop import VirtualTimeLoop
 
 type ServeAgents = Callable[..., AbstractAsyncContextManager[Served]]
 
@@ -61,3 +67,23 @@ def serve_agents(database_url: str) -> ServeAgents:
         return serve(agents, database_url, **settings)
 
     return of
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Scene], None]:
+    """Plays a scene on a new stage for crons, in virtual time: `play(scene)`."""
+
+    async def on_stage(scene: Scene) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        async with Store.open(f"sqlite:///{tmp_path}/crons.db") as store:
+            stage = Stage(TimelessCrons(store.crons), JumpingClock())
+            try:
+                await scene(stage)
+            finally:
+                await stage.scheduler.aclose()
+                await stage.manager.aclose()
+                with loop.real_work():
+                    await store.aclose()
+
+    return lambda scene: run_virtual(on_stage(scene))
