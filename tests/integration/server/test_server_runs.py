@@ -1,83 +1,18 @@
-"""Every way to start, wait for, follow, look at and stop runs, through the SDK's clients."""
+"""Every way to start and look at runs, through the SDK's clients."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Any, TypedDict
+from typing import Any
 
 import httpx
 import pytest
-from langgraph.graph import START, StateGraph
-from langgraph.types import interrupt
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
-from log_check import look_into
+from tests.integration.server.run_agents import UNKNOWN, Gate, echo, failing, gate_agent, new_thread, raw
 
-from trackside import RunContext
-from trackside.app.storage import Store
 from trackside.harness.ids import new_id
-
-UNKNOWN = str(uuid.UUID(int=7))
-
-
-async def echo(input: Any, run: RunContext) -> dict[str, Any]:
-    return {"given": input, "attempt": run.attempt}
-
-
-async def failing(input: Any) -> None:
-    raise ValueError("it cannot be done")
-
-
-async def asking(input: Any, run: RunContext) -> dict[str, Any]:
-    return {"answered": run.interrupt({"question": "sure?"})}
-
-
-class Answered(TypedDict, total=False):
-    answered: str
-
-
-def asking_graph() -> Any:
-    def ask(state: Answered) -> Answered:
-        return {"answered": interrupt({"question": "sure?"})}
-
-    return StateGraph(Answered).add_node("ask", ask).add_edge(START, "ask").compile()
-
-
-class Gate:
-    """An agent that runs until it is let go."""
-
-    def __init__(self) -> None:
-        self.started = asyncio.Event()
-        self.open = asyncio.Event()
-        self.cancelled = asyncio.Event()
-
-    async def __call__(self, input: Any, run: RunContext) -> dict[str, Any]:
-        self.started.set()
-        run.send({"begun": input})
-        try:
-            await self.open.wait()
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
-        run.send({"ended": input})
-        return {"gate": "passed", "given": input}
-
-
-def gate_agent(gate: Gate) -> Any:
-    async def waits(input: Any, run: RunContext) -> dict[str, Any]:
-        return await gate(input, run)
-
-    return waits
-
-
-async def new_thread(served: Any) -> str:
-    return str((await served.app.store.threads_of(None).create()).thread_id)
-
-
-async def raw(served: Any, method: str, path: str, **options: Any) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=served.url) as http:
-        return await http.request(method, path, **options)
 
 
 @pytest.mark.parametrize("input", [False, 0, "", []])
@@ -88,28 +23,6 @@ async def test_a_run_shows_its_input_whatever_that_is(serve_agents: Any, input: 
         await served.client.runs.join(thread_id, run["run_id"])
         known = await served.client.runs.get(thread_id, run["run_id"])
     assert run["kwargs"]["input"] == known["kwargs"]["input"] == input
-
-
-async def test_a_run_in_the_background_is_there_at_once_and_can_be_joined(serve_agents: Any) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        run = await runs.create(thread_id, "gate", input={"n": 1}, metadata={"by": "test"})
-        assert run["status"] == "pending"
-        assert run["thread_id"] == thread_id
-        assert run["metadata"] == {"by": "test"}
-        assert run["multitask_strategy"] == "enqueue"
-        assert run["kwargs"]["input"] == {"n": 1}
-        await gate.started.wait()
-        assert (await runs.get(thread_id, run["run_id"]))["status"] == "running"
-        joining = asyncio.create_task(runs.join(thread_id, run["run_id"]))
-        gate.open.set()
-        assert await joining == {"gate": "passed", "given": {"n": 1}}
-        known = await runs.get(thread_id, run["run_id"])
-        assert known["status"] == "success"
-        assert known["kwargs"]["input"] == {"n": 1}
-        assert await runs.join(thread_id, run["run_id"]) == {"gate": "passed", "given": {"n": 1}}
 
 
 async def test_clients_learn_ids_before_anything_else_and_of_stateless_runs_no_thread(serve_agents: Any) -> None:
@@ -162,114 +75,6 @@ async def test_where_to_go_on_is_said_relative_to_the_clients_address(serve_agen
     assert stream.headers["x-accel-buffering"] == "no"
 
 
-async def test_an_answer_that_waits_asks_proxies_to_pass_on_what_there_is_of_it(serve_agents: Any) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served, httpx.AsyncClient(base_url=served.url) as http:
-        async with http.stream("POST", "/runs/wait", json={"assistant_id": "gate", "input": {}}) as waits:
-            assert waits.headers["x-accel-buffering"] == "no"
-            gate.open.set()
-            await waits.aread()
-        assert waits.headers["content-type"] == "application/json"
-        assert waits.json() == {"gate": "passed", "given": {}}
-
-
-async def test_what_came_to_nothing_is_an_object_which_clients_look_into(serve_agents: Any) -> None:
-    gate = Gate()
-
-    async def quiet(input: Any) -> None: ...
-
-    async def saying_nothing(input: Any, run: RunContext) -> None:
-        run.send(None, "values")
-
-    agents = {"quiet": quiet, "saying": saying_nothing, "gate": gate_agent(gate)}
-    async with serve_agents(agents) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        for agent in ("quiet", "saying"):
-            assert await runs.wait(None, agent, input={}) == {}
-            assert await runs.wait(thread_id, agent, input={}) == {}
-            (run, *_) = await runs.list(thread_id)
-            assert await runs.join(thread_id, run["run_id"]) == {}
-        waited = asyncio.create_task(runs.wait(thread_id, "gate"))
-        await gate.started.wait()
-        (run, *_) = await runs.list(thread_id)
-        await runs.cancel(thread_id, run["run_id"])
-        assert await waited == {}
-
-
-async def test_a_failed_wait_is_no_failed_request(serve_agents: Any) -> None:
-    async with serve_agents({"failing": failing}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        with pytest.raises(Exception, match="ValueError: it cannot be done"):
-            await runs.wait(thread_id, "failing")
-        failure = {"__error__": {"error": "ValueError", "message": "it cannot be done"}}
-        assert await runs.wait(thread_id, "failing", raise_error=False) == failure
-        (run, _) = await runs.list(thread_id)
-        assert run["status"] == "error"
-        assert await runs.join(thread_id, run["run_id"]) == failure
-
-
-async def test_who_waits_for_a_run_that_others_have_ended_hears_as_what(serve_agents: Any, database_url: str) -> None:
-    """The process stood still, say: another took it for dead, and nothing of the run's end was said here."""
-    gate = Gate()
-    async with serve_agents({"gate": gate}) as served:
-        waiting = asyncio.create_task(served.client.runs.wait(None, "gate", input={}, raise_error=False))
-        await gate.started.wait()
-        async with Store.open(database_url) as store:
-            while not waiting.done():
-                await asyncio.to_thread(take_all_for_dead, database_url)
-                await store.fleet.reap("somebody")  # unless it has said something meanwhile
-        answer = await waiting
-    assert answer["__error__"]["error"] == "worker_lost"
-    assert "given no sign of life" in answer["__error__"]["message"]
-
-
-def take_all_for_dead(url: str) -> None:
-    with look_into(url) as database:
-        database.execute("UPDATE workers SET lease_until = 0")
-
-
-async def test_a_run_that_asks_ends_with_its_question_and_the_answer_goes_on(serve_agents: Any) -> None:
-    async with serve_agents({"asking": asking}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        values = await runs.wait(thread_id, "asking", input={})
-        (question,) = values["__interrupt__"]
-        assert question["value"] == {"question": "sure?"}
-        (run,) = await runs.list(thread_id)
-        assert run["status"] == "success"
-        assert (await runs.join(thread_id, run["run_id"]))["__interrupt__"] == [question]
-        assert await runs.wait(thread_id, "asking", command={"resume": "yes"}) == {"answered": "yes"}
-
-
-async def test_an_answer_that_fits_no_question_fails_its_run_as_clients_know_it_that_ask_for_that(
-    serve_agents: Any,
-) -> None:
-    async with serve_agents({"asking": asking, "graph": asking_graph()}) as served:
-        runs = served.client.runs
-
-        async def failure(thread_id: str, agent: str, answer: Any, **strict: Any) -> Any:
-            body = await runs.wait(thread_id, agent, command={"resume": answer}, raise_error=False, **strict)
-            return body["__error__"]["error"]
-
-        for agent in ("asking", "graph"):
-            thread_id = await new_thread(served)
-            asked = await runs.wait(thread_id, agent, input={})
-            answer = {asked["__interrupt__"][0]["id"]: "yes"}
-            unfit = {str(uuid.uuid4()): "yes"}
-            assert await failure(thread_id, agent, unfit, strict_resume=True) == "UnknownInterruptError"
-            assert await failure(thread_id, agent, unfit) == "UnknownQuestionError"
-            with pytest.raises(UnprocessableEntityError, match="strict_resume = false is not supported"):
-                await runs.create(thread_id, agent, command={"resume": answer}, strict_resume=False)
-            assert (await served.client.threads.get(thread_id))["status"] == "interrupted"
-
-            done = await runs.wait(thread_id, agent, command={"resume": answer}, strict_resume=True)
-            assert done == {"answered": "yes"}
-            assert await failure(thread_id, agent, answer, strict_resume=True) == "UnknownInterruptError"
-            assert await failure(thread_id, agent, answer) == "NotPausedError"
-
-
 async def test_runs_of_a_busy_thread_wait_their_turn_or_are_refused(serve_agents: Any) -> None:
     gate = Gate()
     async with serve_agents({"gate": gate_agent(gate), "echo": echo}) as served:
@@ -282,18 +87,6 @@ async def test_runs_of_a_busy_thread_wait_their_turn_or_are_refused(serve_agents
             await runs.create(thread_id, "echo", multitask_strategy="reject")
         gate.open.set()
         assert (await runs.join(thread_id, second["run_id"]))["given"] == {"n": 2}
-
-
-async def test_a_run_that_interrupts_takes_the_place_of_the_active_one(serve_agents: Any) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate), "echo": echo}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        first = await runs.create(thread_id, "gate")
-        await gate.started.wait()
-        values = await runs.wait(thread_id, "echo", multitask_strategy="interrupt")
-        assert values["attempt"] == 1
-        assert (await runs.get(thread_id, first["run_id"]))["status"] == "interrupted"
 
 
 async def test_lists_are_bare_pages_with_true_totals(serve_agents: Any) -> None:
@@ -409,124 +202,6 @@ async def test_a_batch_is_started_as_a_whole_in_either_case(serve_agents: Any) -
         with pytest.raises(UnprocessableEntityError, match="run 1 of the batch.*colour"):
             await served.client.runs.create_batch([{"assistant_id": "echo"}, {"assistant_id": "echo", "colour": 1}])  # type: ignore[list-item,typeddict-unknown-key]
         assert len(await served.app.store.runs()) == before
-
-
-async def test_a_run_is_cancelled_once_and_asking_again_is_no_error(serve_agents: Any) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        run_id = (await runs.create(thread_id, "gate"))["run_id"]
-        await gate.started.wait()
-        path = f"/threads/{thread_id}/runs/{run_id}/cancel"
-        assert (await raw(served, "POST", path)).status_code == 202
-        assert await runs.cancel(thread_id, run_id, wait=True) is None
-        assert (await runs.get(thread_id, run_id))["status"] == "interrupted"
-        for _ in range(2):
-            await runs.cancel(thread_id, run_id)
-            await runs.cancel(thread_id, run_id, wait=True)
-        assert (await raw(served, "POST", path + "?wait=1")).json() is None
-        assert (await raw(served, "POST", path + "?reason=taken")).status_code == 422
-
-
-async def test_a_run_that_is_rolled_back_is_gone(serve_agents: Any) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        run_id = (await runs.create(thread_id, "gate"))["run_id"]
-        await gate.started.wait()
-        await runs.cancel(thread_id, run_id, wait=True, action="rollback")
-        with pytest.raises(NotFoundError):
-            await runs.get(thread_id, run_id)
-        assert await runs.list(thread_id) == []
-        for path in ("join", "stream"):
-            assert (await raw(served, "GET", f"/threads/{thread_id}/runs/{run_id}/{path}")).status_code == 404
-        thread = await served.app.store.thread(thread_id)
-        assert thread.status == "idle"
-
-
-@pytest.mark.parametrize(("action", "status"), [("interrupt", 200), ("rollback", 404)])
-async def test_a_stateless_run_that_is_rolled_back_is_gone_for_who_comes_back_to_it(
-    serve_agents: Any, action: Any, status: int
-) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served:
-        run: Any = await served.client.runs.create(None, "gate")
-        await gate.started.wait()
-        await served.client.runs.cancel(run["thread_id"], run["run_id"], wait=True, action=action)
-        for path in ("join", "stream"):
-            assert (await raw(served, "GET", f"/runs/{run['run_id']}/{path}")).status_code == status, path
-
-
-async def test_a_pending_run_is_cancelled_without_a_start(serve_agents: Any) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        first = await runs.create(thread_id, "gate")
-        waiting = await runs.create(thread_id, "gate")
-        following = asyncio.create_task(_parts(runs.join_stream(thread_id, waiting["run_id"])))
-        await runs.cancel(thread_id, waiting["run_id"], wait=True)
-        assert (await following)[-1][0] == "end"
-        gate.open.set()
-        await runs.join(thread_id, first["run_id"])
-        assert (await runs.get(thread_id, waiting["run_id"]))["status"] == "interrupted"
-
-
-async def _parts(stream: Any) -> list[tuple[str, Any]]:
-    return [(part.event, part.data) async for part in stream]
-
-
-async def test_many_runs_are_cancelled_by_id_and_by_status(serve_agents: Any) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served:
-        client = served.client
-        thread_id = await new_thread(served)
-        ids = [(await client.runs.create(thread_id, "gate"))["run_id"] for _ in range(4)]
-        await client.runs.cancel_many(thread_id=thread_id.upper(), run_ids=[ids[1].upper(), ids[2]])
-        await client.runs.cancel_many(status="pending")
-        await client.runs.cancel_many(status="all")
-        for run_id in ids:
-            await client.runs.join(thread_id, run_id)
-        assert {run["status"] for run in await client.runs.list(thread_id)} == {"interrupted"}
-        await client.runs.cancel_many(status="running")  # nobody is left
-        for body in ({}, {"thread_id": thread_id}, {"run_ids": ids}, {"status": "all", "thread_id": thread_id}):
-            assert (await raw(served, "POST", "/runs/cancel", json=body)).status_code == 422
-
-
-@pytest.mark.parametrize(
-    ("status", "became"), [("pending", ["success", "interrupted"]), ("running", ["interrupted", "success"])]
-)
-async def test_runs_of_one_status_are_cancelled_and_no_others(
-    serve_agents: Any, status: Any, became: list[str]
-) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served:
-        runs, thread_id = served.client.runs, await new_thread(served)
-        running, pending = [(await runs.create(thread_id, "gate"))["run_id"] for _ in range(2)]
-        await gate.started.wait()
-        await runs.cancel_many(status=status)
-        gate.open.set()
-        for run_id in (running, pending):
-            await runs.join(thread_id, run_id)
-        assert [(await runs.get(thread_id, run_id))["status"] for run_id in (running, pending)] == became
-
-
-async def test_a_run_that_has_ended_can_be_removed_and_an_active_one_not(serve_agents: Any) -> None:
-    gate = Gate()
-    async with serve_agents({"gate": gate_agent(gate)}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        run_id = (await runs.create(thread_id, "gate"))["run_id"]
-        await gate.started.wait()
-        with pytest.raises(ConflictError):
-            await runs.delete(thread_id, run_id)
-        gate.open.set()
-        await runs.join(thread_id, run_id)
-        await runs.delete(thread_id, run_id)
-        with pytest.raises(NotFoundError):
-            await runs.get(thread_id, run_id)
 
 
 async def test_little_is_answered_where_little_is_wanted(serve_agents: Any) -> None:
@@ -660,28 +335,3 @@ async def test_a_client_that_does_not_wait_on_events_works_as_well(serve_agents:
     assert events == ["metadata", "values", "end"]
     assert (listed, batch) == (3, 1)
     assert waited == {"given": None, "attempt": 1}
-
-
-async def test_a_run_that_is_due_later_can_be_joined_now(serve_agents: Any) -> None:
-    async with serve_agents({"echo": echo}) as served:
-        runs = served.client.runs
-        thread_id = await new_thread(served)
-        run = await runs.create(thread_id, "echo", after_seconds=1)
-        assert run["status"] == "pending"
-        joining = asyncio.create_task(runs.join(thread_id, run["run_id"]))
-        parts = await _parts(runs.join_stream(thread_id, run["run_id"]))
-        assert [event for event, _ in parts] == ["metadata", "values", "end"]
-        assert await joining == {"given": None, "attempt": 1}
-
-
-async def test_who_waits_for_a_run_that_a_closing_server_leaves_to_others_is_to_ask_again(serve_agents: Any) -> None:
-    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
-        thread_id = await new_thread(served)
-        run = await served.client.runs.create(thread_id, "echo", after_seconds=3_600)
-        joining = asyncio.create_task(http.get(f"/threads/{thread_id}/runs/{run['run_id']}/join"))
-        while not served.app.manager._runs.get(run["run_id"]).outcome._waiters:
-            await asyncio.sleep(0.01)
-        await served.app.manager.aclose(grace=0)
-        answer = await joining
-
-    assert (answer.status_code, answer.json()["code"]) == (503, "closed")
