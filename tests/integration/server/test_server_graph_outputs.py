@@ -10,8 +10,8 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import interrupt
+from tests.integration.server.stream_clients import RawClient, events_in
 from tests.integration.server.test_server_protocol import ends, events_until, of
-from tests.integration.server.test_server_streams import RawClient, events_in
 
 DIALECTS = ("sqlite",)
 

@@ -17,7 +17,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import interrupt
 from langgraph_sdk.errors import UnprocessableEntityError
-from tests.integration.server.test_server_streams import events_in
+from tests.integration.server.stream_clients import events_in
 
 from trackside.harness.ids import new_id
 
