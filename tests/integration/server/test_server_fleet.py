@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from running_server import serving
-from tests.integration.server.test_server_walk import keys_of
+from tests.integration.server.endpoint_walk import keys_of
 
 from trackside.app.settings import AccessSettings, EngineSettings, Settings, WorkerSettings
 from trackside.app.storage.errors import ServerUnreachableError

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
-from tests.integration.server.test_server_walk import keys_of
+from tests.integration.server.endpoint_walk import keys_of
 
 from trackside.app.settings import AccessSettings
 from trackside.harness import RunContext

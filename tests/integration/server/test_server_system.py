@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.integration.server.test_server_walk import keys_of
+from tests.integration.server.endpoint_walk import keys_of
 
 from trackside.app.server.system import Found, Looker, Surroundings
 from trackside.app.settings import AccessSettings, ObserverSettings, ServerSettings
