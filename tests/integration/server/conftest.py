@@ -14,10 +14,12 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from running_server import serving
 from tests.integration.server.cron_stage import JumpingClock, Scene, Stage, TimelessCrons
+from tests.integration.server.handler_projects import Place, graph
 
-from trackside.app.settings import Settings
+from trackside.app.settings import AccessSettings, Settings
 from trackside.app.storage import Store
 from trackside.app.wiring import App, open_app
+from trackside.harness.ids import new_id
 from trackside.testing import run_virtual
 from trackside.testing.loop import VirtualTimeLoop
 
@@ -65,6 +67,21 @@ def serve_agents(database_url: str) -> ServeAgents:
 
     def of(agents: dict[str, Any], **settings: Any) -> AbstractAsyncContextManager[Served]:
         return serve(agents, database_url, **settings)
+
+    return of
+
+
+@pytest.fixture
+def serve_auth(serve_agents: ServeAgents, tmp_path: Path) -> Callable[[str], Any]:
+    """Serves agents with what a project has of authorization, as code: `async with serve_auth(code) as place`."""
+
+    @asynccontextmanager
+    async def of(code: str, **agents: Any) -> AsyncIterator[Place]:
+        file = tmp_path / f"project_auth_{new_id()}.py"  # a module is imported once
+        file.write_text(code)
+        access = AccessSettings(auth=f"{file}:auth")
+        async with serve_agents({"chat": graph(), **agents}, access=access) as served:
+            yield Place(served)
 
     return of
 
