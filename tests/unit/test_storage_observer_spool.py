@@ -1,93 +1,28 @@
 """`StorageObserver` with a spool, on virtual time: when it delivers, what nothing may overtake, what it declines."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
 from tests.contract.ways_to_run import required, virtual
+from tests.unit.spooled_log import AwayError, Log, missed, observing, settled
 
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.spool import Spool, SpoolError
-from trackside.harness import (
-    ClosedError,
-    DispatchPolicy,
-    LifecycleEventType,
-    RunLifecycleEvent,
-    RunManager,
-    RunSpec,
-    current_run,
-)
+from trackside.harness import DispatchPolicy, LifecycleEventType, RunLifecycleEvent, RunManager, RunSpec
 from trackside.harness.errors import EventOrderError, TracksideError
-from trackside.harness.lifecycle import RunFold, is_terminal
-from trackside.harness.observer import HearTaken
+from trackside.harness.lifecycle import is_terminal
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order, make_event, make_run
 
 POLICY = DispatchPolicy(call_limit=30.0, retry_for=0.0)
-
-
-class AwayError(TracksideError):
-    """The log is away."""
-
-    fault = "store"
-    retryable = True
 
 
 class BrokenError(TracksideError):
     """The log cannot do this."""
 
     fault = "store"
-
-
-class Log:
-    """A log in memory that keeps the order of each run, and is away while `away` is set."""
-
-    def __init__(self) -> None:
-        self.events: list[RunLifecycleEvent] = []
-        self.away: Exception | None = None
-        self.tries: list[float] = []
-        self.seen_by: set[object] = set()
-
-    async def append(self, events: Sequence[RunLifecycleEvent]) -> None:
-        self.tries.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(0.001)
-        self.seen_by.add(current_run())
-        if self.away is not None:
-            raise self.away
-        folds: dict[str, RunFold] = {}
-        known = {event.event_id for event in self.events}
-        new = [event for event in events if event.event_id not in known]
-        for event in [*self.events, *new]:
-            fold = folds.get(event.run_id) or RunFold(event.run_id)
-            folds[event.run_id] = fold.apply(event.event_type, event.sequence, event.payload)
-        self.events += new
-
-
-@asynccontextmanager
-async def observing(log: Log, folder: Path) -> AsyncIterator[tuple[StorageObserver, Spool]]:
-    spool = Spool(folder)
-    observer = StorageObserver(log, spool=spool)
-    yield observer, spool
-    await observer.aclose()
-
-
-async def missed(
-    observer: StorageObserver, events: Sequence[RunLifecycleEvent], on_taken: HearTaken | None = None
-) -> str | None:
-    """Make the observer miss these, as the harness does."""
-    with pytest.raises(TracksideError) as failed:
-        await observer.on_events(events)
-    return await observer.on_missed(events, failed.value, on_taken=on_taken)
-
-
-async def settled(observer: StorageObserver) -> None:
-    """Wait until it has nothing more to deliver."""
-    if observer._lookout is not None:
-        await asyncio.wait([observer._lookout])
 
 
 @virtual
@@ -372,116 +307,6 @@ async def test_without_a_spool_nothing_is_kept(tmp_path: Path) -> None:
     assert await observer.on_missed(make_run(), AwayError()) is None
     assert (await observer.deliver_spooled()).waiting == 0
     await observer.aclose()
-
-
-def test_a_spool_that_fails_keeps_nobody_from_starting(
-    tmp_path: Path, blockbuster: BlockBuster, caplog: pytest.LogCaptureFixture
-) -> None:
-    blockbuster.deactivate()
-
-    @virtual
-    async def story() -> None:
-        log = Log()
-        async with observing(log, tmp_path / "spool") as (observer, _):
-            log.away = AwayError()
-            await missed(observer, make_run())
-        log.away = None
-        (file,) = (tmp_path / "spool").glob("waiting-*")
-        file.write_bytes(b"torn")
-        (tmp_path / "spool" / "damaged.lines").mkdir()
-        async with observing(log, tmp_path / "spool") as (observer, _):
-            report = await observer.deliver_spooled()
-            assert isinstance(report.failure, SpoolError)
-            await observer.on_events(make_run())
-
-    with caplog.at_level(logging.WARNING):
-        story()
-    assert "Is a directory" in caplog.text
-
-
-@virtual
-async def test_what_is_left_at_the_end_is_delivered_by_the_next_start(tmp_path: Path) -> None:
-    log, events = Log(), make_run()
-    async with observing(log, tmp_path / "spool") as (observer, _):
-        log.away = AwayError()
-        await missed(observer, events)
-        await asyncio.sleep(1.0005)  # in the middle of a delivery
-    with pytest.raises(ClosedError):
-        await observer.on_missed(events, AwayError())
-    assert {task.get_name() for task in asyncio.all_tasks()}.isdisjoint(
-        {"trackside-spool-delivery", "trackside-spool-lookout"}
-    )
-    log.away = None
-    async with observing(log, tmp_path / "spool") as (observer, spool):
-        report = await observer.deliver_spooled()
-        assert (report.delivered, spool.waiting) == (1, 0)
-
-    assert log.events == events
-
-
-@virtual
-async def test_what_is_left_at_the_start_is_tried_again_later(tmp_path: Path) -> None:
-    log = Log()
-    log.away = AwayError()
-    async with observing(log, tmp_path / "spool") as (observer, _):
-        await missed(observer, make_run())
-    async with observing(log, tmp_path / "spool") as (observer, spool):
-        assert (await observer.deliver_spooled()).waiting == 1
-        log.away = None
-        await settled(observer)
-        assert spool.waiting == 0
-
-
-async def leave_behind(folder: Path, *runs: Sequence[RunLifecycleEvent]) -> None:
-    """Spool these as a process that has ended."""
-    spool = Spool(folder)
-    for run in runs:
-        await spool.append(run)
-    await spool.aclose()
-
-
-def test_what_this_disk_fails_with_at_the_start_is_tried_again_later(tmp_path: Path, blockbuster: BlockBuster) -> None:
-    blockbuster.deactivate()
-    aside = tmp_path / "spool" / "refused.jsonl"
-
-    @virtual
-    async def story() -> None:
-        log = Log()
-        await leave_behind(tmp_path / "spool", make_run("gone")[3:], make_run("good", thread_id="other"))
-        aside.mkdir()
-        async with observing(log, tmp_path / "spool") as (observer, spool):
-            report = await observer.deliver_spooled()
-            assert isinstance(report.failure, SpoolError)
-            assert (report.delivered, report.waiting) == (1, 1)
-            await asyncio.sleep(10)
-            aside.rmdir()
-            await settled(observer)
-            assert (spool.waiting, spool.stats().refused) == (0, 1)
-
-    story()
-    assert aside.is_file()
-
-
-def test_a_folder_that_cannot_be_read_at_the_start_is_looked_into_again(
-    tmp_path: Path, blockbuster: BlockBuster, caplog: pytest.LogCaptureFixture
-) -> None:
-    blockbuster.deactivate()
-    folder = tmp_path / "spool"
-
-    @virtual
-    async def story() -> None:
-        log = Log()
-        await leave_behind(tmp_path / "away", run := make_run())
-        folder.symlink_to(folder)
-        async with observing(log, folder) as (observer, _):
-            assert isinstance((await observer.deliver_spooled()).failure, SpoolError)
-            folder.unlink()
-            (tmp_path / "away").rename(folder)
-            await settled(observer)
-        assert log.events == run
-
-    story()
-    assert f"something may wait in the spool {folder}" in caplog.text
 
 
 def test_a_record_that_cannot_be_set_aside_is_tried_in_pauses_and_holds_up_no_run(
