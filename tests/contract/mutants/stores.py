@@ -8,6 +8,14 @@ from typing import Any, Self
 
 import pytest
 from tests.contract.memory_log import Disk, MemoryLog, Placed, RefusedError, Row
+from tests.contract.mutants.shared_stores import (
+    HasTheRowsOfItsOwnRunsAlone,
+    HearsOfItsOwnAppendsAlone,
+    KnowsEventsOfItsOwnOnly,
+    NumbersBeforeItCommitsBesideOthers,
+    NumbersItsOwnEventsAlone,
+    WritesRowsInASecondTransaction,
+)
 
 from trackside.harness import LifecycleEventType, RunLifecycleEvent, RunStatus
 from trackside.harness.errors import EventOrderError, TracksideError
@@ -255,19 +263,6 @@ class ForgetsAnEndBesideOtherEvents(MemoryLog):
         return replace(row, status=RunStatus.running) if row is not None and run_id in self.left else row
 
 
-class HasTheRowsOfItsOwnRunsAlone(MemoryLog):
-    def __init__(self, disk: Disk) -> None:
-        super().__init__(disk)
-        self.own: set[str] = set()
-
-    def write(self, events: Sequence[RunLifecycleEvent]) -> None:
-        super().write(events)
-        self.own |= {event.run_id for event in events}
-
-    async def run(self, run_id: str) -> Row | None:
-        return await super().run(run_id) if run_id in self.own else None
-
-
 class NamesAnotherThread(MemoryLog):
     async def run(self, run_id: str) -> Row | None:
         row = await super().run(run_id)
@@ -287,73 +282,6 @@ class WakesNoFollowerWhileItReads(MemoryLog):
                 yield placed
             await asyncio.sleep(0)
             await self.disk.grown.wait()
-
-
-class _Sharing(MemoryLog):
-    """A store that shares with others on its log what a plain disk does not have."""
-
-    class disk_kind(Disk):
-        def __init__(self) -> None:
-            super().__init__()
-            self.opened = 0
-            self.uncommitted: set[int] = set()
-            self.rows: dict[str, Row | None] = {}
-
-
-class NumbersBeforeItCommitsBesideOthers(_Sharing):
-    """Each process has one writer, which hides the hole from readers; the next process commits what it wrote later."""
-
-    def __init__(self, disk: Any) -> None:
-        super().__init__(disk)
-        self.writer = asyncio.Lock()
-        self.turns = 10 * disk.opened
-        disk.opened += 1
-
-    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
-        async with self.writer:
-            before = len(self.disk.log)
-            placed = await super().append(events)
-            mine = {p.position for p in placed if p.position > before}
-            self.disk.uncommitted |= mine
-            for _ in range(self.turns):
-                await asyncio.sleep(0)
-            self.disk.uncommitted -= mine
-            self.disk.grown.set()
-            self.disk.grown = asyncio.Event()
-            return placed
-
-    def visible(self) -> list[Placed]:
-        return [p for p in super().visible() if p.position not in self.disk.uncommitted]
-
-
-class KnowsEventsOfItsOwnOnly(MemoryLog):
-    """Keeps its index of event ids in memory, as the log was when the store opened it."""
-
-    def __init__(self, disk: Disk) -> None:
-        super().__init__(disk)
-        self.known = {placed.event.event_id: placed for placed in disk.log}
-
-    def find(self, event: RunLifecycleEvent) -> Placed | None:
-        return self.known.get(event.event_id)
-
-    def write(self, events: Sequence[RunLifecycleEvent]) -> None:
-        before = len(self.disk.log)
-        super().write(events)
-        self.known |= {placed.event.event_id: placed for placed in self.disk.log[before:]}
-
-
-class WritesRowsInASecondTransaction(_Sharing):
-    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
-        before = len(self.disk.log)
-        placed = await super().append(events)
-        await asyncio.sleep(0)
-        for new in placed:
-            if new.position > before:
-                self.disk.rows[new.event.run_id] = await super().run(new.event.run_id)
-        return placed
-
-    async def run(self, run_id: str) -> Row | None:
-        return self.disk.rows.get(run_id)
 
 
 class LogIsAwayError(TracksideError):
@@ -462,40 +390,6 @@ class FoldsWhatItRefuses(MemoryLog):
 class FollowsFromNowOn(MemoryLog):
     def follow(self, after: int = 0, **filters: Any) -> AsyncIterator[Placed]:
         return super().follow(max(after, len(self.disk.log)), **filters)
-
-
-class HearsOfItsOwnAppendsAlone(MemoryLog):
-    def __init__(self, disk: Disk) -> None:
-        super().__init__(disk)
-        self.appended = asyncio.Event()
-
-    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
-        placed = await super().append(events)
-        self.appended.set()
-        self.appended = asyncio.Event()
-        return placed
-
-    async def follow(self, after: int = 0, **filters: Any) -> AsyncIterator[Placed]:
-        while True:
-            appended = self.appended
-            for placed in await self.events(after, **filters):
-                after = placed.position
-                yield placed
-            await appended.wait()
-
-
-class NumbersItsOwnEventsAlone(MemoryLog):
-    def __init__(self, disk: Disk) -> None:
-        super().__init__(disk)
-        self.own: set[str] = set()
-
-    def write(self, events: Sequence[RunLifecycleEvent]) -> None:
-        super().write(events)
-        self.own |= {event.event_id for event in events}
-
-    def visible(self) -> list[Placed]:
-        own = [placed for placed in super().visible() if placed.event.event_id in self.own]
-        return [replace(placed, position=position) for position, placed in enumerate(own, 1)]
 
 
 class NeverCloses(MemoryLog):
