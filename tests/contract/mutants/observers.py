@@ -3,46 +3,33 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from types import SimpleNamespace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, cast
 
 import pytest
+from tests.contract.mutants.ending_observers import (
+    ClosesOnlyOnce,
+    CountsNoBatch,
+    DropsWhatWaitsAsItCloses,
+    FlushesForAsLongAsItTakes,
+    GoesOnAfterEachCancel,
+    GoesOnAfterItsFirstCancel,
+    IsLateAndTakesItWhenCancelled,
+    LeavesATaskThatNothingEnds,
+    MiscountsWhatItTook,
+    NeverCloses,
+    NeverClosesAndGoesOnAfterEachCancel,
+    NeverOpens,
+    RaisesWhereAFlushHasNoTime,
+    SaysYesToAFlush,
+    TakesBatchesSilentlyAfterItsEnd,
+    TakesEndsSilentlyAfterItsEnd,
+    TakesSilentlyAfterItsEnd,
+)
+from tests.contract.mutants.sound_observers import Sound, SoundForEnds
 
 from trackside.harness import LifecycleEventType, RunLifecycleEvent
 from trackside.harness.lifecycle import is_terminal
 from trackside.testing import ObserverContract
-
-
-class Sound:
-    """Takes events after a moment, each once; the others break this observer."""
-
-    def __init__(self) -> None:
-        self.done: list[str] = []
-        self.closed = False
-
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        await self.on_events([event])
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        for _ in range(3):
-            await asyncio.sleep(0)
-        self.take(events)
-
-    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
-        if self.closed:
-            raise RuntimeError("closed")
-        self.done.extend(event.event_id for event in events if event.event_id not in self.done)
-
-    def stats(self) -> Any:
-        taken = len(self.done)
-        return SimpleNamespace(accepted=taken, delivered=taken, failed=0, dropped={}, pending=0)
-
-    async def flush(self, timeout: float) -> Any:
-        return self.stats()
-
-    async def aclose(self) -> None:
-        self.closed = True
 
 
 class SwallowsCancel(Sound):
@@ -252,47 +239,6 @@ class ExitsOnWhatItDoesNotExpect(Sound):
         super().take(events)
 
 
-class MiscountsWhatItTook(Sound):
-    def stats(self) -> Any:
-        taken = len(self.done)
-        return SimpleNamespace(accepted=taken, delivered=taken // 2, failed=0, dropped={}, pending=0)
-
-
-class CountsNoBatch(Sound):
-    singly = 0
-
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        await Sound.on_events(self, [event])
-        self.singly += 1
-
-    def stats(self) -> Any:
-        return SimpleNamespace(accepted=self.singly, delivered=self.singly, failed=0, dropped={}, pending=0)
-
-
-class FlushesForAsLongAsItTakes(Sound):
-    async def flush(self, timeout: float) -> Any:
-        await asyncio.sleep(20)
-        return self.stats()
-
-
-class SaysYesToAFlush(Sound):
-    async def flush(self, timeout: float) -> Any:
-        return True
-
-
-class ClosesOnlyOnce(Sound):
-    async def aclose(self) -> None:
-        if self.closed:
-            raise RuntimeError("already closed")
-        self.closed = True
-
-
-class TakesSilentlyAfterItsEnd(Sound):
-    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
-        if not self.closed:
-            super().take(events)
-
-
 class PassesOverABatchThatBeginsWithAKnownEvent(Sound):
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         if events and events[0].event_id not in self.done:
@@ -316,68 +262,10 @@ class SpoilsABatch(Sound):
         await super().on_events(events)
 
 
-class RaisesWhereAFlushHasNoTime(Sound):
-    async def flush(self, timeout: float) -> Any:
-        if timeout <= 0:
-            raise TimeoutError
-        return self.stats()
-
-
-class DropsWhatWaitsAsItCloses(Sound):
-    """Writes in a task of its own, which it abandons when it is closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writing: list[asyncio.Task[None]] = []
-
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        if self.closed:
-            raise RuntimeError("closed")
-        self.writing.append(asyncio.create_task(super().on_event(event)))
-
-    async def aclose(self) -> None:
-        for task in self.writing:
-            task.cancel()
-        await asyncio.wait(self.writing)
-        await super().aclose()
-
-
-class TakesBatchesSilentlyAfterItsEnd(Sound):
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        await Sound.on_events(self, [event])
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        if not self.closed:
-            await super().on_events(events)
-
-
-class SoundForEnds(Sound):
-    """Wants only the ends of runs, as its class says, and skips whatever else it is given."""
-
-    events: ClassVar = tuple(kind for kind in LifecycleEventType if is_terminal(kind))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.passed_over: set[str] = set()
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        wanted = [event for event in events if event.event_type in self.events]
-        self.passed_over |= {event.event_id for event in events if event not in wanted}
-        if wanted:
-            await super().on_events(wanted)
-
-    def stats(self) -> Any:
-        taken = len(self.done) + len(self.passed_over)
-        return SimpleNamespace(accepted=taken, delivered=taken, failed=0, dropped={}, pending=0)
-
-
 class MarksEndsBeforeItWrites(MarksBeforeItWrites, SoundForEnds): ...
 
 
 class SwallowsCancelOfAnEnd(SwallowsCancel, SoundForEnds): ...
-
-
-class TakesEndsSilentlyAfterItsEnd(TakesSilentlyAfterItsEnd, SoundForEnds): ...
 
 
 class DoesNothing(SoundForEnds):
@@ -423,54 +311,6 @@ class NeedsOneRunToEndBeforeTheNext(Sound):
         if len(self.going_on) > 1:
             raise RuntimeError("another run goes on")
         super().take(events)
-
-
-class GoesOnAfterEachCancel(Sound):
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        while True:
-            with suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
-
-
-class GoesOnAfterItsFirstCancel(Sound):
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        await asyncio.Event().wait()
-
-
-class IsLateAndTakesItWhenCancelled(Sound):
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        self.take(events)
-
-
-class LeavesATaskThatNothingEnds(Sound):
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        await super().on_events(events)
-        self.pump = asyncio.create_task(GoesOnAfterEachCancel().on_events(events))
-
-
-class NeverOpens(Sound):
-    async def __aenter__(self) -> Self:
-        await asyncio.Event().wait()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None: ...
-
-
-class NeverCloses(Sound):
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await asyncio.Event().wait()
-
-
-class NeverClosesAndGoesOnAfterEachCancel(NeverCloses):
-    async def __aexit__(self, *exc: object) -> None:
-        await GoesOnAfterEachCancel().on_events([])
 
 
 MUTANTS: dict[type[Sound], str] = {
