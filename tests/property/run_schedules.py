@@ -17,6 +17,7 @@ from typing import Any
 from tests.contract.slow_ports import SlowCoordinator, SlowStates
 from tests.property.other_processes import OtherProcesses
 from tests.property.run_agents import MOST_TOKENS, Working, agents_of
+from tests.property.run_checks import STUCK_AFTER, WAIT, check_quiet, check_step
 from tests.property.run_watchers import (
     SECRET,
     Guest,
@@ -27,7 +28,6 @@ from tests.property.run_watchers import (
     Thread,
     Watcher,
     Witness,
-    id_of,
 )
 
 from trackside.harness import (
@@ -51,20 +51,12 @@ from trackside.harness import (
 )
 from trackside.harness.buffered import BufferedObserver
 from trackside.harness.ids import new_id
-from trackside.testing import VirtualClock, VirtualTimeLoop, assert_run_order, make_run
-from trackside.testing.loop import EPOCH
+from trackside.testing import VirtualClock, VirtualTimeLoop, make_run
 
 POLICY = {"call_limit": 5.0, "retry_for": 1.0, "first_pause": 0.1, "longest_pause": 0.5}
-WAIT = 0.25
-"""Seconds that a slow port takes before it acts, and before it answers."""
-
-STUCK_AFTER = 4.0
 SHUTDOWN_GRACE = 30.0
 LEAST_PATIENCE = 1.0
 """Seconds that a closing manager leaves to agents and observers in any case."""
-
-TELLING = 120.0
-"""Seconds that a closing manager waits for required observers that are being told of ends (I14)."""
 
 LIMITS = {"spends": AgentLimits(max_tokens=MOST_TOKENS), "slow to stop": AgentLimits(max_running=1)}
 
@@ -300,14 +292,14 @@ class World:
         patience = PATIENCE
         while patience > 0 and (self.run_ids or self.working or not all(task.done() for task in self.callers)):
             await asyncio.sleep(10)
-            self.check_step()
+            check_step(self)
             self._stop_all()
             patience -= 10
         self.check(not self.run_ids, f"runs never end: {self.run_ids}")
         waiting = [task for task in self.callers if not task.done()]
         self.check(not waiting, f"callers wait for ever: {waiting}")
         await self.manager.observers.flush(1_000)
-        self.check_quiet()
+        check_quiet(self)
         self.closed = True
         await self.manager.aclose()
         await self.manager.aclose()
@@ -433,74 +425,6 @@ class World:
         exceeded = says.get("error_type") == "budget_exceeded"
         self.check(over or not exceeded, f"{tokens} tokens were not too many: {says}")
         self.check(not over or event.event_type != "run_completed", f"{tokens} tokens were too many: {says}")
-
-    def check_step(self) -> None:
-        """What has to hold after every step."""
-        for _, observer in self.manager.observers._wrapped.values():
-            if isinstance(observer, BufferedObserver):
-                stats = observer.stats()
-                accounted = stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
-                self.check(stats.accepted == accounted, f"I22: {observer.name}: {stats}")
-        at_work = [working for working in self.working.values() if working.managed]
-        in_places = [working for working in at_work if not working.run.depth]
-        taken = self.manager._runs._places.taken
-        self.check(len(in_places) <= taken <= self.max_running, f"{len(in_places)} agents work in {taken} places")
-        for working in at_work:
-            if working.run.run_id not in self.others.ended:
-                self._check_held(working)
-                self._check_stuck(working)
-        closed_by = self.closed_by + (TELLING if any(observer.has_hung for observer in self.moody[:2]) else 0)
-        if self.loop.time() > closed_by:
-            slow = [task for task in self.callers if task.get_name() == "closes" and not task.done()]
-            self.check(not slow, f"the manager is not closed at {self.loop.time()}, but should be at {closed_by}")
-        assert not self.wrong, "\n".join(self.wrong)
-
-    def _check_held(self, working: Working) -> None:
-        """A run has its thread as long as its agent works, stuck or not."""
-        head = self.others.coordinator._threads[working.run.thread_id].head
-        self.check(
-            head and head.record.run_id == working.run.run_id, f"{working.run.run_id} works, and {head} has its thread"
-        )
-
-    def _check_stuck(self, working: Working) -> None:
-        """A run is reported as stuck once its agent has gone on for that long after a cancel, and not before."""
-        known = self.others.coordinator._runs[working.run.run_id]
-        due = working.cancels[0] + STUCK_AFTER if working.cancels else None
-        if known.stuck_since is not None:
-            since = (known.stuck_since - EPOCH).total_seconds()
-            self.check(
-                due is not None and abs(since - due) < 0.001, f"reported as stuck at {since}, and it is at {due}"
-            )
-        elif due is not None:
-            late = self.loop.time() > due + 2 * WAIT * self.slow + 0.001
-            self.check(not late, f"not reported as stuck at {self.loop.time()}, although it is since {due}")
-
-    def check_quiet(self) -> None:
-        """What has to hold when nothing is going on any more."""
-        inner = self.others.coordinator
-        leaves = self.closed and inner.durable  # leaves to others what has not begun
-        left = inner._threads if leaves else {}
-        for witness in (self.witness, self.embedded_witness):
-            assert_run_order(witness.taken)
-            for thread_id, thread in witness.threads.items():
-                if thread_id in left:
-                    continue
-                self.check(thread.status != "busy", f"thread {thread_id} stays busy")
-                self.check(thread.active is None, f"thread {thread_id} is held by {thread.active}")
-            for run_id, result in self.results.items():
-                if run_id in witness.runs:
-                    witness.check_result(run_id, result)
-        taken = [set(map(id_of, observer.taken)) for observer in self.required]
-        late = [e for e in self.last.taken if not all(e.event_id in ids for ids in taken)]
-        self.check(not late, f"I11: after the stores, but not in them: {late}")
-        self.store.check_all_kept(self.witness.taken)
-        self.check(inner._threads == left, "the coordinator still holds threads")
-        begun = [run_id for run_id in inner._runs if run_id in self.witness.runs or not leaves]
-        self.check(not begun, f"the coordinator still holds {begun}")
-        places = self.manager._runs._places
-        self.check(places.taken == places.waiting == 0, "places are still taken")
-        self.check(not self.manager._runs._tasks, f"tasks: {self.manager._runs._tasks}")
-        assert not self.wrong, "\n".join(self.wrong)
 
 
 def _note_unseen(wrong: list[str], loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.property.run_agents import TEMPERS
+from tests.property.run_checks import check_step
 from tests.property.run_schedules import World
 from tests.property.run_watchers import MoodError, OddError
 
@@ -168,7 +169,7 @@ class Schedules(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "world"):
-            self.world.check_step()
+            check_step(self.world)
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
@@ -216,7 +217,7 @@ def test_manager_can_be_closed_at_any_await_point(what: str, grace: float) -> No
             world.step(turns)
             has_ended = caller.done()
             world.close(grace)
-            world.check_step()
+            check_step(world)
             world.settle_down()
             world.end()
         except BaseException as exc:
