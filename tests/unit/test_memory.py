@@ -346,6 +346,18 @@ async def test_what_is_said_after_the_end_leaves_nothing_and_is_not_heard_unless
     assert [part.data async for part in stream.follow("r") if isinstance(part, StreamPart)] == [2]
 
 
+def one_of_every_kind(agent: Any, number: int) -> RunSpec:
+    """A run that differs from its neighbours in its thread, its time, its strategy and its key."""
+    return RunSpec(
+        agent,
+        number,
+        thread_id=f"t{number % 7}" if number % 3 else None,
+        timeout=0.01 if number % 10 == 3 else None,
+        multitask=("enqueue", "interrupt", "rollback")[number % 101 % 3 if number % 11 == 0 else 0],
+        idempotency_key=str(number) if number % 5 == 0 else None,
+    )
+
+
 @virtual
 async def test_ten_thousand_runs_leave_nothing_behind_but_what_is_meant_to_be_kept() -> None:
     """A finished run leaves the process: threads, queues, places, buffers, tasks, streams."""
@@ -376,19 +388,7 @@ async def test_ten_thousand_runs_leave_nothing_behind_but_what_is_meant_to_be_ke
     manager.observers.add(watch)
     manager.observers.add(watch, required=True)
     for first in range(0, 10_000, 100):
-        handles = [
-            await manager.start(
-                RunSpec(
-                    agent,
-                    i,
-                    thread_id=f"t{i % 7}" if i % 3 else None,
-                    timeout=0.01 if i % 10 == 3 else None,
-                    multitask=("enqueue", "interrupt", "rollback")[i % 101 % 3 if i % 11 == 0 else 0],
-                    idempotency_key=str(i) if i % 5 == 0 else None,
-                )
-            )
-            for i in range(first, first + 100)
-        ]
+        handles = [await manager.start(one_of_every_kind(agent, number)) for number in range(first, first + 100)]
         for i, handle in enumerate(handles):
             if i % 10 == 4:
                 await handle.cancel()

@@ -301,9 +301,7 @@ async def test_a_page_that_could_not_be_looked_up_looks_again_though_nothing_hap
             await route.fulfill(status=503, body="not now")
 
         await page.route("**/ui/runs", refuse)
-        while (
-            not refused.is_set()
-        ):  # leave out what comes while the page is looked up, as when it has gone live
+        while not refused.is_set():  # leave out what comes while the page is looked up, as when it has gone live
             await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
             await asyncio.wait([asyncio.ensure_future(refused.wait())], timeout=0.5)
         await expect(page.locator("#stale")).to_contain_text("cannot look this up now")
