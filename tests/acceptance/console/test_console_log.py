@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browser import texts
+from browser import Visit, texts
 from logged_runs import RecordedRun, record
 from playwright.async_api import Page, expect
 
@@ -57,6 +57,27 @@ async def is_live(page: Page) -> None:
 async def has_rows(page: Page, count: int) -> None:
     """Wait until this many events are shown."""
     await expect(page.locator("#log tbody tr")).to_have_count(count)
+
+
+async def the_server_writes_them_alike(seen: Visit, live_payload: str) -> None:
+    """Read the events that came live once more from the server, and what the failed one says."""
+    page = seen.page
+    rows = page.locator("#log tbody tr")
+    live = texts(await rows.all_inner_texts())
+    links = await rows.locator("a").evaluate_all("all => all.map(a => [a.getAttribute('href'), a.title, a.className])")
+    await seen.go("/ui/log")
+    await is_live(page)
+    assert texts(await rows.all_inner_texts()) == live
+    written = await rows.locator("a").evaluate_all(
+        "all => all.map(a => [a.getAttribute('href'), a.title, a.className])"
+    )
+    assert written == links
+    failed = rows.filter(has_text="run failed")
+    await failed.locator("summary").click()
+    assert json.loads(await failed.locator(".payload").inner_text()) == json.loads(live_payload)
+    await failed.locator(".json-link").click()
+    await page.wait_for_url("**/events?after=*")
+    assert "KeyError" in await page.locator("body").inner_text()
 
 
 async def test_events_come_as_they_happen_and_wait_while_somebody_reads(serve: Any, visit: Any, tmp_path: Path) -> None:
@@ -109,23 +130,7 @@ async def test_events_come_as_they_happen_and_wait_while_somebody_reads(serve: A
         await seen.picture("log")
 
         # The server and the script write the same event in the same way.
-        live = texts(await rows.all_inner_texts())
-        links = await rows.locator("a").evaluate_all(
-            "all => all.map(a => [a.getAttribute('href'), a.title, a.className])"
-        )
-        page = await seen.go("/ui/log")
-        await is_live(page)
-        assert texts(await rows.all_inner_texts()) == live
-        written = await rows.locator("a").evaluate_all(
-            "all => all.map(a => [a.getAttribute('href'), a.title, a.className])"
-        )
-        assert written == links
-        failed = rows.filter(has_text="run failed")
-        await failed.locator("summary").click()
-        assert json.loads(await failed.locator(".payload").inner_text()) == json.loads(live_payload)
-        await failed.locator(".json-link").click()
-        await page.wait_for_url("**/events?after=*")
-        assert "KeyError" in await page.locator("body").inner_text()
+        await the_server_writes_them_alike(seen, live_payload)
 
 
 async def test_the_log_is_filtered_and_read_back_page_by_page(serve: Any, visit: Any, tmp_path: Path) -> None:

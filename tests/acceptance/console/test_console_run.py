@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from browser import texts
+from browser import Visit, texts
 from playwright.async_api import expect
 from recorded_runs import BEGAN, MARKUP, id_of, import_runs, run_events
 from webhook_receiver import NEW, WebhookReceiver, status
@@ -281,6 +281,84 @@ async def test_of_a_run_that_says_much_the_newest_lines_are_shown_and_how_many_c
         assert texts(await lines.all_inner_texts())[-3:] == ['{"n":1099}', "teller", "Once upon a time."]
 
 
+async def answers_with_a_choice(seen: Visit, api: Api) -> None:
+    """Choose one of the answers that a question offers."""
+    waiting = seen.page.locator("#run-questions")
+    chooses = await api.ended("chooses")
+    await seen.go(f"/ui/runs/{chooses['run_id']}")
+    await expect(waiting.locator(".question-text")).to_have_text(f"Which colour? {MARKUP}")
+    await waiting.get_by_role("button", name=MARKUP).click()
+    await expect(waiting.locator(".status")).to_have_text("success")
+    assert (await api.get(f"/threads/{chooses['thread_id']}/state"))["values"] == {"chosen": MARKUP}
+
+
+async def answers_with_text(seen: Visit, api: Api) -> None:
+    """Type an answer, while the page is brought up to date."""
+    waiting = seen.page.locator("#run-questions")
+    wants = await api.ended("wants_text")
+    await seen.go(f"/ui/runs/{wants['run_id']}")
+    answer = waiting.get_by_role("textbox", name="Your answer")
+    await answer.fill("Ada\nLovelace")
+    # An answer that is being typed is not taken away by what happens meanwhile.
+    async with seen.page.expect_response(lambda one: one.url.endswith(wants["run_id"])):
+        await seen.page.evaluate("htmx.trigger('#refresh', 'changed')")
+    await expect(answer).to_have_value("Ada\nLovelace")
+    await waiting.get_by_role("button", name="Answer", exact=True).click()
+    await expect(waiting.locator(".status")).to_have_text("success")
+    assert (await api.get(f"/threads/{wants['thread_id']}/state"))["values"] == {"name": "Ada\nLovelace"}
+
+
+async def keeps_an_answer_while_another_question_is_answered(seen: Visit, api: Api) -> None:
+    """Type an answer while somebody answers another question of the same run."""
+    waiting = seen.page.locator("#run-questions")
+    two = await api.ended("two", {})
+    await seen.go(f"/ui/runs/{two['run_id']}")
+    # Of two nodes that ask at once, either may come first.
+    await (
+        waiting.locator(".question", has_text="How many?")
+        .get_by_role("textbox", name="Your answer")
+        .fill("as I was saying")
+    )
+    asked = (await api.get(f"/threads/{two['thread_id']}/state"))["interrupts"]
+    first_id = next(one["id"] for one in asked if one["value"] == "Is the left one right?")
+    await api.start("two", None, thread=two["thread_id"], command={"resume": {first_id: 1}})
+    await expect(waiting.locator(".question:not(.soft)")).to_have_count(1)
+    await expect(waiting.get_by_role("textbox", name="Your answer")).to_have_value("as I was saying")
+
+
+async def answers_two_questions_in_turn(seen: Visit, api: Api) -> None:
+    """Answer two questions of a run one after the other, and first with what is no JSON."""
+    waiting = seen.page.locator("#run-questions")
+    two = await api.ended("two", {})
+    await seen.go(f"/ui/runs/{two['run_id']}")
+    await expect(waiting.get_by_role("heading")).to_have_text("It waits for 2 answers")
+    many = waiting.locator(".question", has_text="How many?")
+    await many.get_by_label("Your answer is").select_option("JSON")
+    await many.get_by_role("textbox", name="Your answer").fill("{no json")
+    answer = waiting.get_by_role("button", name="Send answers")
+    await answer.click()
+    await expect(seen.page.locator(".toast.bad")).to_contain_text("the answer is not JSON")
+    seen.complaints.clear()  # the browser complains of the 422
+    await many.get_by_role("textbox", name="Your answer").fill("3")
+    await answer.click()
+    await expect(waiting.get_by_role("heading")).to_have_text("It waits for an answer")
+    await waiting.locator(".question", has_text="Is the left one right?").get_by_role("button", name="No").click()
+    await expect(waiting).to_contain_text("was answered")
+    await expect(waiting.locator(".status")).to_have_text("success")
+    assert (await api.get(f"/threads/{two['thread_id']}/state"))["values"] == {"left": False, "right": 3}
+
+
+async def goes_on_past_a_stop(seen: Visit, api: Api) -> None:
+    """Let a run go on that has stopped between two steps: it asks nothing."""
+    waiting = seen.page.locator("#run-questions")
+    stopped = await api.ended("two", {}, interrupt_before=["left", "right"])
+    await seen.go(f"/ui/runs/{stopped['run_id']}")
+    await expect(waiting.locator(".question-text")).to_have_text("It has stopped before left, right.")
+    await waiting.get_by_role("button", name="Go on").click()
+    await expect(waiting).to_contain_text("the thread went on with")
+    await expect(waiting.locator(".status")).to_have_text("interrupted")
+
+
 async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: Any) -> None:
     server, api = await serving()
     asks = await api.ended("asks")
@@ -301,65 +379,13 @@ async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: 
         await expect(page.get_by_label("Input", exact=True)).to_contain_text("The answer to what the thread asked")
         await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text('"sent": true')
 
-        chooses = await api.ended("chooses")
-        await seen.go(f"/ui/runs/{chooses['run_id']}")
-        await expect(waiting.locator(".question-text")).to_have_text(f"Which colour? {MARKUP}")
-        await waiting.get_by_role("button", name=MARKUP).click()
-        await expect(waiting.locator(".status")).to_have_text("success")
-        assert (await api.get(f"/threads/{chooses['thread_id']}/state"))["values"] == {"chosen": MARKUP}
-
-        wants = await api.ended("wants_text")
-        await seen.go(f"/ui/runs/{wants['run_id']}")
-        answer = waiting.get_by_role("textbox", name="Your answer")
-        await answer.fill("Ada\nLovelace")
-        # An answer that is being typed is not taken away by what happens meanwhile.
-        async with page.expect_response(lambda one: one.url.endswith(wants["run_id"])):
-            await page.evaluate("htmx.trigger('#refresh', 'changed')")
-        await expect(answer).to_have_value("Ada\nLovelace")
-        await waiting.get_by_role("button", name="Answer", exact=True).click()
-        await expect(waiting.locator(".status")).to_have_text("success")
-        assert (await api.get(f"/threads/{wants['thread_id']}/state"))["values"] == {"name": "Ada\nLovelace"}
-
-        # Nor is it by somebody who answers another question.
-        two = await api.ended("two", {})
-        await seen.go(f"/ui/runs/{two['run_id']}")
-        # Of two nodes that ask at once, either may come first.
-        await (
-            waiting.locator(".question", has_text="How many?")
-            .get_by_role("textbox", name="Your answer")
-            .fill("as I was saying")
-        )
-        asked = (await api.get(f"/threads/{two['thread_id']}/state"))["interrupts"]
-        first_id = next(one["id"] for one in asked if one["value"] == "Is the left one right?")
-        await api.start("two", None, thread=two["thread_id"], command={"resume": {first_id: 1}})
-        await expect(waiting.locator(".question:not(.soft)")).to_have_count(1)
-        await expect(waiting.get_by_role("textbox", name="Your answer")).to_have_value("as I was saying")
-
-        two = await api.ended("two", {})
-        await seen.go(f"/ui/runs/{two['run_id']}")
-        await expect(waiting.get_by_role("heading")).to_have_text("It waits for 2 answers")
-        many = waiting.locator(".question", has_text="How many?")
-        await many.get_by_label("Your answer is").select_option("JSON")
-        await many.get_by_role("textbox", name="Your answer").fill("{no json")
-        answer = waiting.get_by_role("button", name="Send answers")
-        await answer.click()
-        await expect(page.locator(".toast.bad")).to_contain_text("the answer is not JSON")
-        seen.complaints.clear()  # the browser complains of the 422
-        await many.get_by_role("textbox", name="Your answer").fill("3")
-        await answer.click()
-        await expect(waiting.get_by_role("heading")).to_have_text("It waits for an answer")
-        await waiting.locator(".question", has_text="Is the left one right?").get_by_role("button", name="No").click()
-        await expect(waiting).to_contain_text("was answered")
-        await expect(waiting.locator(".status")).to_have_text("success")
-        assert (await api.get(f"/threads/{two['thread_id']}/state"))["values"] == {"left": False, "right": 3}
-
+        await answers_with_a_choice(seen, api)
+        await answers_with_text(seen, api)
+        # What is being typed is not taken away by somebody who answers another question either.
+        await keeps_an_answer_while_another_question_is_answered(seen, api)
+        await answers_two_questions_in_turn(seen, api)
         # What has stopped between two steps asks nothing, and goes on.
-        stopped = await api.ended("two", {}, interrupt_before=["left", "right"])
-        await seen.go(f"/ui/runs/{stopped['run_id']}")
-        await expect(waiting.locator(".question-text")).to_have_text("It has stopped before left, right.")
-        await waiting.get_by_role("button", name="Go on").click()
-        await expect(waiting).to_contain_text("the thread went on with")
-        await expect(waiting.locator(".status")).to_have_text("interrupted")
+        await goes_on_past_a_stop(seen, api)
 
 
 async def in_shell(command: str) -> tuple[str, int | None]:
@@ -418,6 +444,70 @@ async def test_a_thread_that_the_command_line_has_named_is_shown_with_the_comman
         seen.complaints.clear()
 
 
+async def retries_once(seen: Visit, api: Api) -> None:
+    """Retry a run with two clicks."""
+    page = seen.page
+    fails = await api.ended("fails")
+    await seen.go(f"/ui/runs/{fails['run_id']}")
+    await page.get_by_role("button", name="Retry").dblclick()
+    await expect(page.locator("#run-top .chip")).to_have_text("attempt 2")
+    assert len((await api.client.get(f"/runs/{fails['run_id']}")).json()["retries"]) == 1, "two clicks are one retry"
+    await expect(page.locator("#run-rest")).to_contain_text("attempt 1, retried by this run")
+    await seen.go(f"/ui/runs/{fails['run_id']}")
+    await expect(page.locator("#run-rest")).to_contain_text("attempt 2, a retry of this run")
+
+
+async def copies_commands_that_work(seen: Visit, api: Api) -> dict[str, Any]:
+    """Copy what starts a run, shows it and retries it, and type it into a shell; returns the run."""
+    page = seen.page
+    said = 'it\'s "quoted" $HOME `id`\n\\ ünï'
+    talks = await api.ended("talks", said)
+    await seen.go(f"/ui/runs/{talks['run_id']}")
+    await page.get_by_role("button", name="Copy as CLI").click()
+    await expect(page.locator(".toast")).to_have_text("Copied.")
+    copied = await page.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(copied) == ["trackside", "run", "--url", seen.url, "talks", said]
+    copies = [copied]
+    for name in ("Copy command that shows it", "Copy command that retries it"):
+        await page.get_by_role("button", name=name).click()
+        await expect(page.locator(".toast")).to_have_count(len(copies) + 1)
+        copies.append(await page.evaluate("navigator.clipboard.readText()"))
+    outcomes = [await in_shell(copied) for copied in copies]
+    assert [code for _, code in outcomes] == [0, 0, 0], outcomes
+    assert talks["run_id"] in outcomes[1][0]
+    await page.get_by_role("button", name="Copy as curl").click()
+    await expect(page.locator(".toast").last).to_have_text("Copied.")
+    made = json.loads((await in_shell(await page.evaluate("navigator.clipboard.readText()")))[0])
+    assert (await api.get(f"/runs/{made['run_id']}"))["request"]["input"]["messages"][0]["content"] == said
+    return talks
+
+
+async def forks_with_another_input(seen: Visit, api: Api) -> dict[str, Any]:
+    """Fork the last of three runs, first with an input that makes no sense; returns the run that this starts."""
+    page = seen.page
+    status = page.locator("#run-top .head .status")
+    first = await api.ended("counts", {})
+    for _ in range(2):
+        last = await api.ended("counts", {}, thread=first["thread_id"])
+    await seen.go(f"/ui/runs/{last['run_id']}")
+    await page.locator("#fork > summary").click()
+    assert await seen.violations() == []
+    await page.get_by_label("Input, as JSON").fill("{nonsense")
+    await page.get_by_role("button", name="Fork and run").click()
+    await expect(page.locator(".toast.bad")).to_contain_text("the input is not JSON")
+    seen.complaints.clear()  # of the 422
+    await page.get_by_label("Input, as JSON").fill('{"log": ["changed"]}')
+    await page.get_by_role("button", name="Fork and run").click()
+    await page.wait_for_url(lambda url: url.startswith(f"{seen.url}/ui/runs/") and last["run_id"] not in url)
+    await expect(status).to_have_text("success")
+    await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text("ran 1")
+    forked: dict[str, Any] = await api.get(f"/runs/{page.url.rpartition('/')[2]}")
+    assert forked["thread_id"] != first["thread_id"]
+    values = (await api.get(f"/threads/{forked['thread_id']}/state"))["values"]
+    assert values == {"log": ["changed", "ran 1"]}
+    return forked
+
+
 async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> None:
     server, api = await serving()
     waits = await api.start("waits")
@@ -433,36 +523,8 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         await expect(page.locator("#run-top .verdict")).to_contain_text("What it had done until then stays")
         await api.client.get(f"/runs/{behind['run_id']}/join")
 
-        fails = await api.ended("fails")
-        await seen.go(f"/ui/runs/{fails['run_id']}")
-        await page.get_by_role("button", name="Retry").dblclick()
-        await expect(page.locator("#run-top .chip")).to_have_text("attempt 2")
-        assert len((await api.client.get(f"/runs/{fails['run_id']}")).json()["retries"]) == 1, (
-            "two clicks are one retry"
-        )
-        await expect(page.locator("#run-rest")).to_contain_text("attempt 1, retried by this run")
-        await seen.go(f"/ui/runs/{fails['run_id']}")
-        await expect(page.locator("#run-rest")).to_contain_text("attempt 2, a retry of this run")
-
-        said = 'it\'s "quoted" $HOME `id`\n\\ ünï'
-        talks = await api.ended("talks", said)
-        await seen.go(f"/ui/runs/{talks['run_id']}")
-        await page.get_by_role("button", name="Copy as CLI").click()
-        await expect(page.locator(".toast")).to_have_text("Copied.")
-        copied = await page.evaluate("navigator.clipboard.readText()")
-        assert shlex.split(copied) == ["trackside", "run", "--url", server.url, "talks", said]
-        copies = [copied]
-        for name in ("Copy command that shows it", "Copy command that retries it"):
-            await page.get_by_role("button", name=name).click()
-            await expect(page.locator(".toast")).to_have_count(len(copies) + 1)
-            copies.append(await page.evaluate("navigator.clipboard.readText()"))
-        outcomes = [await in_shell(copied) for copied in copies]
-        assert [code for _, code in outcomes] == [0, 0, 0], outcomes
-        assert talks["run_id"] in outcomes[1][0]
-        await page.get_by_role("button", name="Copy as curl").click()
-        await expect(page.locator(".toast").last).to_have_text("Copied.")
-        made = json.loads((await in_shell(await page.evaluate("navigator.clipboard.readText()")))[0])
-        assert (await api.get(f"/runs/{made['run_id']}"))["request"]["input"]["messages"][0]["content"] == said
+        await retries_once(seen, api)
+        talks = await copies_commands_that_work(seen, api)
 
         # A thread of an agent that keeps no checkpoints cannot go back, unless this was its first run.
         await expect(page.locator("#fork > summary")).to_be_visible()
@@ -471,26 +533,7 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         await expect(page.locator("#fork")).to_have_count(0)
         await expect(page.locator("#why-not-fork")).to_contain_text("keeps only what its thread is now")
 
-        first = await api.ended("counts", {})
-        for _ in range(2):
-            last = await api.ended("counts", {}, thread=first["thread_id"])
-        await seen.go(f"/ui/runs/{last['run_id']}")
-        await page.locator("#fork > summary").click()
-        assert await seen.violations() == []
-        await page.get_by_label("Input, as JSON").fill("{nonsense")
-        await page.get_by_role("button", name="Fork and run").click()
-        await expect(page.locator(".toast.bad")).to_contain_text("the input is not JSON")
-        seen.complaints.clear()  # of the 422
-        await page.get_by_label("Input, as JSON").fill('{"log": ["changed"]}')
-        await page.get_by_role("button", name="Fork and run").click()
-        await page.wait_for_url(lambda url: url.startswith(f"{server.url}/ui/runs/") and last["run_id"] not in url)
-        await expect(status).to_have_text("success")
-        await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text("ran 1")
-        forked = await api.get(f"/runs/{page.url.rpartition('/')[2]}")
-        assert forked["thread_id"] != first["thread_id"]
-        values = (await api.get(f"/threads/{forked['thread_id']}/state"))["values"]
-        assert values == {"log": ["changed", "ran 1"]}
-
+        forked = await forks_with_another_input(seen, api)
         await page.get_by_role("button", name="Delete").click()
         await page.locator("#confirm [value=yes]").click()
         await page.wait_for_url(f"{server.url}/ui/runs")
@@ -590,8 +633,8 @@ async def test_outputs_and_runs_of_any_size_are_shown_in_part(serving: Any, visi
         assert await seen.violations() == []
 
 
-async def test_whatever_a_run_says_of_itself_is_only_text(serving: Any, visit: Any, tmp_path: Path) -> None:
-    bad = f"{MARKUP}\u202ereversed\u200b שלום"
+def runs_that_say(bad: str) -> list[dict[str, Any]]:
+    """Events of five runs, imported and odd, that have this text wherever a run may say something of itself."""
     model = {"input_tokens": 5, "output_tokens": 1, "cost_usd": 0.5}
     data = {
         "duration_seconds": 10.0,
@@ -640,7 +683,12 @@ async def test_whatever_a_run_says_of_itself_is_only_text(serving: Any, visit: A
     )
     # A child is found whenever it began.
     late = run_events(5, start={"parent_run_id": id_of(4)}, end={}, began=BEGAN + timedelta(days=2))
-    await asyncio.to_thread(import_runs, tmp_path, [*failed, *off, *waits, *stopped, *late])
+    return [*failed, *off, *waits, *stopped, *late]
+
+
+async def test_whatever_a_run_says_of_itself_is_only_text(serving: Any, visit: Any, tmp_path: Path) -> None:
+    bad = f"{MARKUP}\u202ereversed\u200b שלום"
+    await asyncio.to_thread(import_runs, tmp_path, runs_that_say(bad))
     server, _ = await serving()
     async with visit(server.url) as seen:
         for number in (1, 3, 4):

@@ -22,6 +22,21 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 MARKUP = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 TURNED = "evil\u202etxt.exe\u200b\u2066"
 ARABIC = "تقرير عن الأسعار"
+FOUND_BY = {
+    "": ["asking one", "late one", "bad one", "dear one", "slow one", "old one"],
+    "?status=error&status=timeout": ["late one", "bad one"],
+    "?agent=fails": ["bad one"],
+    "?thread_id=a-thread-of-its-own": ["late one"],
+    "?thread=a-thread-of-its-own": ["late one"],
+    "?since=1h&status=success": ["dear one", "slow one"],
+    "?until=2h": ["old one"],
+    "?text=PRICES": ["bad one"],
+    "?text=acme": ["slow one"],
+    "?min_cost=$1": ["dear one"],
+    "?min_duration=5m": ["slow one"],
+    "?range=24h&status=interrupted": ["asking one"],
+}
+"""Filters in an address, and the names of the runs that each of them finds."""
 
 
 def database(folder: Path) -> str:
@@ -57,20 +72,7 @@ async def test_every_filter_finds_its_runs_and_says_what_makes_no_sense(serve: A
         ],
     )
     async with visit(server.url) as seen:
-        for address, expected in {
-            "": ["asking one", "late one", "bad one", "dear one", "slow one", "old one"],
-            "?status=error&status=timeout": ["late one", "bad one"],
-            "?agent=fails": ["bad one"],
-            "?thread_id=a-thread-of-its-own": ["late one"],
-            "?thread=a-thread-of-its-own": ["late one"],
-            "?since=1h&status=success": ["dear one", "slow one"],
-            "?until=2h": ["old one"],
-            "?text=PRICES": ["bad one"],
-            "?text=acme": ["slow one"],
-            "?min_cost=$1": ["dear one"],
-            "?min_duration=5m": ["slow one"],
-            "?range=24h&status=interrupted": ["asking one"],
-        }.items():
+        for address, expected in FOUND_BY.items():
             page = await seen.go(f"/ui/runs{address}")
             assert sorted(await names(page)) == sorted(expected), address
         row = (await seen.go("/ui/runs?text=prices")).locator("#runs tbody tr")
