@@ -6,13 +6,15 @@ The tests here share an event loop, and with it one browser: `pytestmark = pytes
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import run_pages
 from browser import Visit, running_browser, visiting
 from forking import Forkery
 from playwright.async_api import Browser
@@ -77,3 +79,19 @@ def serve_more(serve: ServeConsole, tmp_path: Path) -> ServeConsole:
         return server
 
     return start
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def serving(serve: ServeConsole, tmp_path: Path) -> AsyncIterator[Any]:
+    """`server, api = await serving()` serves the agents of `console_agents.py` and `run_agents.py`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(settings: str = run_pages.SETTINGS) -> tuple[TracksideServer, run_pages.Api]:
+            own = Path(__file__).with_name("run_agents.py")
+            await asyncio.to_thread(shutil.copy, own, tmp_path)
+            server = await serve(settings)
+            api = run_pages.Api(server.url)
+            stack.push_async_callback(api.client.aclose)
+            return server, api
+
+        yield start
