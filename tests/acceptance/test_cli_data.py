@@ -1,6 +1,5 @@
-"""Old runs removed, events taken out and in, tables looked after: from the command line."""
+"""Events taken out and in, as files and through pipes, and what breaks that off: from the command line."""
 
-import asyncio
 import fcntl
 import gzip
 import json
@@ -14,205 +13,23 @@ import sys
 import termios
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
-
-from trackside.app.storage import Store, maintenance
-from trackside.harness.ids import new_id
-from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
+from aged_runs import OTHER, recorded_in, rows
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
-
-OTHER = "--database=sqlite:///other.db"
-
-
-async def record(url: str, *, runs: int, ago: timedelta = timedelta(0)) -> None:
-    async with Store.open(url) as store:
-        for _ in range(runs):
-            run_id, thread_id, when = new_id(), new_id(), datetime.now(UTC) - ago
-            ends = [
-                (LifecycleEventType.RUN_STARTED, {"agent": "chat", "metadata": {"ago": ago.days}}),
-                (LifecycleEventType.RUN_COMPLETED, {"status": "success", "completion_data": {}}),
-            ]
-            await store.append(
-                RunLifecycleEvent(new_id(), kind, run_id, thread_id, number, when, payload)
-                for number, (kind, payload) in enumerate(ends, 1)
-            )
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recorded") / "trackside.db"
-    asyncio.run(record(f"sqlite:///{path}", runs=3, ago=timedelta(days=40)))
-    asyncio.run(record(f"sqlite:///{path}", runs=2))
-    return path
+    return recorded_in(tmp_path_factory.mktemp("recorded"))
 
 
 @pytest.fixture(autouse=True)
 def database(recorded: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(recorded, tmp_path / "trackside.db"))
-
-
-def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(path)) as database:
-        return database.execute(query).fetchall()
-
-
-def test_prune_without_a_terminal_removes_only_what_was_agreed_to(here: Run, database: Path) -> None:
-    asked = here("prune", "--older-than", "30d")
-    dry = here("prune", "--older-than", "30d", "--dry-run")
-    assert (asked.returncode, asked.stdout) == (2, "")
-    assert asked.stderr == (
-        "error: --yes: nobody is here to confirm it; 3 runs with 6 events, and 3 threads would be removed for good.\n"
-    )
-    assert (dry.returncode, dry.stdout) == (0, "Would remove 3 runs with 6 events, and 3 threads.\n")
-    assert rows(database, "SELECT count(*) FROM runs") == [(5,)]
-
-    done = here("prune", "--older-than", "30d", "--yes")
-    again = here("prune", "--older-than", "30d", "--yes")
-
-    assert (done.returncode, done.stdout) == (0, "Removed 3 runs with 6 events, and 3 threads.\n")
-    assert (again.returncode, again.stdout) == (0, "There is nothing to remove.\n")
-    assert rows(database, "SELECT count(*) FROM runs") == [(2,)]
-    assert here("db", "check", "--all").stdout == "All is well.\n"
-
-
-def test_prune_says_what_it_kept_and_for_whom(here: Run, database: Path) -> None:
-    with closing(sqlite3.connect(database)) as open_database, open_database:
-        names = "name, filter, cursor, on_failure, state, created_at, updated_at, token, failures"
-        row = "'hook', '{}', 3, 'block', 'active', '2026', '2026', 0, 0"
-        open_database.execute(f"INSERT INTO subscriptions ({names}) VALUES ({row})")
-
-    done = here("prune", "--older-than", "30d", "--yes")
-    told = here("prune", "--older-than", "0d", "--dry-run", "--json")
-
-    assert done.stdout == (
-        "Removed 1 run with 2 events, and 1 thread.\nKept 2 runs that subscription 'hook' has not finished with.\n"
-    )
-    report = {"runs": 0, "events": 0, "threads": 0, "kept_for": {"hook": 4}, "kept_waiting": 0}
-    assert json.loads(told.stdout) == report
-
-
-def traces_of(path: Path, word: str) -> list[str]:
-    """The tables that have the word in some row."""
-    tables = [name for (name,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")]
-    return [name for name in tables if any(word in repr(row) for row in rows(path, f'SELECT * FROM "{name}"'))]
-
-
-def test_a_thread_that_is_deleted_is_forgotten_where_no_server_is(here: Run, database: Path, tmp_path: Path) -> None:
-    (tmp_path / "agents.py").write_text("async def note(text, run): return {'heard': text}\n")
-    assert here("run", "agents.py:note", "I am Ada", "--thread", "visit").returncode == 0
-    assert "thread_states" in traces_of(database, "I am Ada")
-
-    assert here("delete", "thread", "visit", "--yes").returncode == 0
-    assert "thread_states" not in traces_of(database, "I am Ada")
-    pruned = here("prune", "--older-than", "0d", "--thread", "visit", "--yes")
-
-    assert pruned.stdout == "Removed 1 run with 5 events, and 1 thread.\n"
-    assert traces_of(database, "I am Ada") == traces_of(database, "visit") == []
-
-
-def test_a_prune_forgets_threads_that_were_deleted_before(here: Run, database: Path, tmp_path: Path) -> None:
-    (tmp_path / "agents.py").write_text("async def note(text, run): return {'heard': text}\n")
-    assert here("run", "agents.py:note", "I am Ada", "--thread", "visit").returncode == 0
-
-    async def delete() -> None:
-        async with Store.open(f"sqlite:///{database}") as store:
-            await store.threads_of(None).remove("visit")
-
-    asyncio.run(delete())
-    assert here("prune", "--older-than", "30d", "--yes").returncode == 0
-    assert "thread_states" not in traces_of(database, "I am Ada")
-    assert here("prune", "--older-than", "0d", "--yes").returncode == 0
-    assert traces_of(database, "I am Ada") == traces_of(database, "visit") == []
-
-
-@pytest.mark.parametrize("asked", [True, False])
-def test_a_thread_whose_time_is_over_and_that_nobody_swept_is_cleared_away_by_a_prune(
-    here: Run, database: Path, tmp_path: Path, *, asked: bool
-) -> None:
-    (tmp_path / "agents.py").write_text("async def ask(text, run): return {'answer': run.interrupt('Sure?')}\n")
-
-    async def make() -> None:
-        async with Store.open(f"sqlite:///{database}") as store:
-            await store.threads_of(None).create("visit", ttl_minutes=60)
-
-    def run() -> str:
-        return here("run", "agents.py:ask", "I am Ada", "--thread", "visit").stderr
-
-    asyncio.run(make())
-    if asked:
-        run()
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id = 'visit'")
-    assert "There is no thread 'visit'" in run()
-
-    assert here("prune", "--older-than", "0d", "--thread", "visit", "--yes").returncode == 0
-    assert traces_of(database, "visit") == []
-    assert "There is no thread 'visit'" not in run()
-    assert rows(database, "SELECT status FROM runs WHERE thread_id = 'visit'") == [("interrupted",)]
-
-
-def test_a_prune_that_has_no_run_to_ask_about_forgets_threads_whose_time_is_over(
-    terminal: Any, here: Run, database: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "agents.py").write_text("async def note(text, run): return {'heard': text}\n")
-    assert here("run", "agents.py:note", "I am Ada", "--thread", "visit").returncode == 0
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id = 'visit'")
-
-    assert here("prune", "--older-than", "3000d", "--dry-run").stdout == "There is nothing to remove.\n"
-    assert "thread_states" in traces_of(database, "I am Ada")
-    one = terminal("prune", "--older-than", "3000d")
-    assert one.wait() == 0
-    assert one.text.strip() == "There is nothing to remove."
-    assert "thread_states" not in traces_of(database, "I am Ada")
-    assert rows(database, "SELECT count(*) FROM runs WHERE thread_id = 'visit'") == [(1,)]
-
-
-@pytest.mark.parametrize(("answer", "left", "code"), [(b"y\r", 2, 0), (b"no\r", 5, 130), (b"\r", 5, 130)])
-def test_prune_asks_on_a_terminal(terminal, database: Path, answer: bytes, left: int, code: int) -> None:
-    one = terminal("prune", "--older-than", "30d", columns=120)
-    one.wait_for("for good? [y/N]")
-    one.press(answer)
-
-    assert one.wait() == code
-    assert rows(database, "SELECT count(*) FROM runs") == [(left,)]
-
-
-async def test_what_has_ended_since_prune_asked_stays(terminal: Any, database: Path) -> None:
-    one = terminal("prune", "--older-than", "0d", columns=120)
-    await asyncio.to_thread(one.wait_for, "Remove 5 runs with 10 events, and 5 threads")
-    await record(f"sqlite:///{database}", runs=4)
-    one.press(b"y\r")
-
-    assert await asyncio.to_thread(one.wait) == 0
-    assert "Removed 5 runs with 10 events, and 5 threads." in one.text
-    assert rows(database, "SELECT count(*) FROM runs") == [(4,)]
-
-
-@pytest.mark.parametrize("age", ["30", "soon", "-3d", "99999999999999w"])
-def test_an_age_that_is_none(here: Run, age: str) -> None:
-    said = here("prune", f"--older-than={age}", "--yes")
-
-    assert (said.returncode, said.stdout) == (2, "")
-    assert "--older-than: " in said.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        (["--older-than", "0d", "--status", "running"], "--status: only runs that have ended are removed"),
-        (["--older-than", "9999999d"], "--older-than: '9999999d' is longer ago than the year 1"),
-    ],
-)
-def test_what_cannot_be_removed_is_said_as_it_was_typed(here: Run, options: list[str], what: str) -> None:
-    said = here("prune", *options, "--yes")
-
-    assert (said.returncode, said.stdout, said.stderr) == (2, "", f"error: {what}.\n")
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "events.jsonl.gz", "events.parquet"])
@@ -453,39 +270,6 @@ def test_an_import_tells_of_runs_that_nobody_executes(here: Run, tmp_path: Path)
     assert second == "1 run without an end in the file: nobody executes it here."
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["runs"],
-        ["prune", "--older-than=0d", "--yes"],
-        ["db", "check"],
-        ["db", "current"],
-        ["db", "upgrade"],
-        ["db", "compact"],
-    ],
-    ids=" ".join,
-)
-def test_a_file_that_is_no_database_is_named_with_who_chose_it(here: Run, database: Path, command: list[str]) -> None:
-    database.write_bytes(b"no database at all" * 1_000)
-
-    said = here(*command, "--database=sqlite:///trackside.db")
-
-    assert (said.returncode, said.stdout) == (2, "")
-    assert said.stderr.startswith("error: --database: trackside.db is not an SQLite database")
-
-
-def test_a_database_that_is_locked_is_not_blamed_on_its_address(
-    here: Run, database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(maintenance, "BUSY_TIMEOUT", 0.0)
-    with closing(sqlite3.connect(database)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        said = here("db", "compact", "--database=sqlite:///trackside.db")
-
-    assert (said.returncode, said.stdout) == (1, "")
-    assert said.stderr.startswith("error: The database trackside.db stayed locked by another process")
-
-
 def test_parquet_without_its_package(trackside: Run, tmp_path: Path) -> None:
     (tmp_path / "pyarrow.py").write_text("raise ImportError")
     said = trackside("export", "events.parquet", shell='exec "$0" "$@"', PYTHONPATH=str(tmp_path))
@@ -493,53 +277,3 @@ def test_parquet_without_its_package(trackside: Run, tmp_path: Path) -> None:
     assert (said.returncode, said.stdout) == (2, "")
     assert "pip install 'trackside[parquet]'" in said.stderr
     assert not (tmp_path / "events.parquet").exists()
-
-
-def test_the_version_of_the_tables(here: Run, database: Path, tmp_path: Path) -> None:
-    (version,) = rows(database, "SELECT version_num FROM alembic_version")[0]
-
-    assert here("db", "current").stdout == f"{version} (up to date)\n"
-    assert here("db", "upgrade").stdout == f"Nothing to do: the tables are of version {version}.\n"
-    assert here("db", "upgrade", OTHER).stdout == f"Made the tables, of version {version}.\n"
-    assert json.loads(here("db", "current", OTHER, "--json").stdout) == {"found": version, "known": version}
-    missing = here("db", "current", "--database=sqlite:///none.db")
-    assert (missing.returncode, missing.stderr.startswith("error: nothing recorded at")) == (2, True)
-
-
-def test_the_version_of_newer_tables_is_shown_beside_ours(here: Run, database: Path) -> None:
-    (version,) = rows(database, "SELECT version_num FROM alembic_version")[0]
-    with closing(sqlite3.connect(database)) as open_database, open_database:
-        open_database.execute("UPDATE alembic_version SET version_num = '9999'")
-
-    said, told = here("db", "current"), here("db", "current", "--json")
-
-    expected = f"9999 (this Trackside works with {version}; a newer one made them: upgrade Trackside)\n"
-    assert (said.returncode, said.stdout) == (0, expected)
-    assert json.loads(told.stdout) == {"found": "9999", "known": version}
-    refused, foretold = here("db", "upgrade", "--yes"), here("db", "upgrade", "--dry-run")
-    assert "written by a newer version of Trackside (schema 9999" in foretold.stderr
-    assert (foretold.returncode, foretold.stdout, foretold.stderr) == (2, "", refused.stderr)
-
-
-def test_space_is_given_back(here: Run, database: Path) -> None:
-    asyncio.run(record(f"sqlite:///{database}", runs=200, ago=timedelta(days=40)))
-    before = database.stat().st_size
-    here("prune", "--older-than", "30d", "--yes")
-
-    assert database.stat().st_size == before
-    assert here("db", "compact").returncode == 0
-    assert database.stat().st_size < before / 2
-    assert here("db", "check", "--all").stdout == "All is well.\n"
-    assert here("db", "compact", "--database=sqlite:///none.db").returncode == 2
-
-
-def test_what_is_wrong_with_a_database_is_told_by_lines_and_exit_code(here: Run, database: Path) -> None:
-    assert (here("db", "check").returncode, here("db", "check", "--json").stdout) == (0, "")
-    with closing(sqlite3.connect(database)) as open_database, open_database:
-        open_database.execute("UPDATE counters SET value = 1 WHERE name = 'position'")
-
-    said, told = here("db", "check"), here("db", "check", "--json")
-
-    assert (said.returncode, told.returncode) == (1, 1)
-    assert said.stdout == "counters: the last position given is 1, and an event has 10\n"
-    assert json.loads(told.stdout) == {"where": "counters", "what": "the last position given is 1, and an event has 10"}
