@@ -14,14 +14,14 @@ _STAGES = {"nats": (NatsStage, NatsServer), "redis": (RedisStage, ValkeyServer)}
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, NatsServer | ValkeyServer]]:
-    """One server of each kind, for all who neither stop nor change it."""
+    """One server of each kind, for the tests that neither stop nor change it."""
     with NatsServer() as nats, ValkeyServer() as valkey:
         yield {"nats": nats, "redis": valkey}
 
 
 @pytest.fixture(scope="session")
 def names() -> Iterator[str]:
-    """Names of places that nobody else has."""
+    """Names of places that no other test uses."""
     return (f"place-{number}" for number in count(1))
 
 
@@ -29,7 +29,7 @@ def names() -> Iterator[str]:
 async def stage(
     request: pytest.FixtureRequest, servers: dict[str, NatsServer | ValkeyServer], names: Iterator[str]
 ) -> AsyncIterator[BrokerStage]:
-    """A place on a server that is there for others, too."""
+    """A place on a server that other tests use too."""
     kind, _ = _STAGES[request.param]
     made = kind(servers[request.param], next(names))
     yield made
@@ -48,7 +48,7 @@ async def own_stage(request: pytest.FixtureRequest) -> AsyncIterator[BrokerStage
 
 @pytest.fixture
 async def make_server() -> AsyncIterator[Callable[..., BrokerStage]]:
-    """Starts servers with settings of their own, given their stage."""
+    """Starts servers with settings of their own, given the kind of stage."""
     made: list[BrokerStage] = []
     with ExitStack() as servers:
 

@@ -1,4 +1,4 @@
-"""Brokers that are away, that refuse, and that come back: nothing waits for ever, nothing is blamed on an event."""
+"""Brokers that are away, refuse or come back: nothing waits for ever, and no event takes the blame."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ async def failure_of(observer: BrokerObserver, event: RunLifecycleEvent | None =
 
 @asynccontextmanager
 async def mute_server() -> AsyncIterator[str]:
-    """The host and port of somebody who takes connections and never says anything."""
+    """The host and port of a server that accepts connections and never says anything."""
     connections: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
     yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -124,7 +124,7 @@ async def test_a_broker_that_dies_again_and_again_under_load_keeps_each_event_on
 
     is_back.set()
     publishing = [asyncio.create_task(publish_some()) for _ in range(32)]
-    while seen < 3:  # deaths; of one that comes when all that was sent is answered nobody hears
+    while seen < 3:  # deaths; nobody notices one that comes when everything sent has been answered
         await fifty_more()
         before = away
         is_back.clear()
@@ -181,7 +181,7 @@ async def test_a_credentials_file_that_is_gone_is_named_and_nothing_else_is_said
     failure = await failure_of(observer)
     await observer.aclose()
     await asyncio.sleep(0)
-    gc.collect()  # a failure that nobody looked at is told when its task goes
+    gc.collect()  # asyncio reports a failure that nobody retrieved when its task is collected
     assert "user.creds" in str(failure)
     assert caplog.messages == []
 

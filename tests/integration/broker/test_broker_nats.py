@@ -1,4 +1,4 @@
-"""What is JetStream's own: the stream that has to be there, and TLS that has to be."""
+"""What only JetStream has: a stream that must exist, and TLS that must be used."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -55,7 +55,7 @@ async def test_the_stream_is_made_if_it_is_missing(make_server: Callable[..., Br
 async def test_what_it_is_made_with_are_options(stage: NatsStage) -> None:
     observers = [stage.observer(duplicate_window=30, max_length=3, topic="one.subject") for _ in range(4)]
     run = make_run()
-    await asyncio.gather(*(each.on_events(run) for each in observers))  # all of them find none, and one makes it
+    await asyncio.gather(*(each.on_events(run) for each in observers))  # all of them find no stream, and one makes it
     async with stream_of(stage.server) as stream:
         config = (await stream.stream_info(stage.name)).config
     assert (config.subjects, config.max_msgs, config.duplicate_window) == (["one.subject"], 3, 30)
@@ -180,7 +180,7 @@ async def test_what_was_taken_before_the_time_was_up_is_not_asked_for_again(
     async def send_five(self: Any, message: Any, **more: Any) -> Any:
         sent.append(message.event_id)
         if len(sent) > 5:
-            times[0].reschedule(0)  # the time for all of them is up
+            times[0].reschedule(0)  # the time for the whole batch is up
             return asyncio.get_running_loop().create_future()
         return await send(self, message, **more)
 
@@ -227,7 +227,7 @@ async def test_one_who_may_not_publish_is_told_so() -> None:
     with NatsServer(f"authorization {{ users: [ {user} ] }}") as server:
         observer = BrokerObserver(url=server.url, username="anna", password="pw", timeout=0.5)
         while "permissions violation" not in str(failure := await failure_of(observer)):
-            assert failure.away  # the time was up before it was connected
+            assert failure.away  # the time was up before the observer was connected
         await observer.aclose()
     assert failure.away
     assert 'permissions violation for publish to "trackside.events.human_message"' in str(failure)
@@ -274,7 +274,7 @@ async def test_with_tls_the_server_has_to_be_the_one_that_it_says_it_is(
 async def failure_with(
     talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], *, scheme: str, **options: Any
 ) -> DeliveryError:
-    """What an observer says of a server that begins as NATS does, goes on so, and hangs up."""
+    """Return the failure of an observer whose server opens as NATS does, goes on with `talk` and hangs up."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id":"x","version":"2.11.0","headers":true,"max_payload":1048576}\r\n')

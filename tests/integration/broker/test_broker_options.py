@@ -1,4 +1,4 @@
-"""Options that do not fit stop the start: each is named, with what to write instead, and no secret is shown."""
+"""Options that do not fit stop the start: the error names each, says what to write instead, and shows no secret."""
 
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def test_a_credentials_file_needs_a_package_that_the_client_does_not_bring(tmp_p
 
 
 def test_a_broker_that_does_not_answer_is_away_before_its_subscription_gives_up() -> None:
-    """Which would count that against the event, until it is parked."""
+    """Giving up would count the outage against the event, until the event is parked."""
     observer = BrokerObserver(url=REDIS, timeout=LONGEST_TRY)
     limit = FeedPolicy.suiting(observer).call_limit
     assert limit is not None

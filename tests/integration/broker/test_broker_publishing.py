@@ -1,4 +1,4 @@
-"""What a broker gets of events: all of them, in their order, with the same bytes, and each of them once."""
+"""What a broker gets: all events, in order, with the same bytes, and each of them once."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from trackside.testing.events import make_event, make_run
 
 
 def from_log(event: RunLifecycleEvent) -> RunLifecycleEvent:
-    """The same event, as one that reads it from elsewhere gets it."""
+    """The same event, as an observer that reads it from the log gets it."""
     rest = (event.event_id, event.event_type, event.run_id, event.thread_id, event.sequence, event.occurred_at)
     return RunLifecycleEvent(*rest, json.loads(json.dumps(dict(reversed([*event.payload.items()])))))
 

@@ -1,4 +1,4 @@
-"""What is Redis' own: streams that are trimmed, keys by which entries are known, and servers that take nothing now."""
+"""What only Redis has: trimmed streams, keys that mark entries as known, and servers that accept nothing for now."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -56,7 +56,7 @@ async def test_an_event_is_known_for_as_long_as_is_asked_for(stage: RedisStage, 
     assert seen.decode().endswith(event.event_id)
     assert 0 < await client.pttl(seen) <= 3_600_000
 
-    await client.delete(seen)  # as if the time were over
+    await client.delete(seen)  # as if the window had passed
     await observer.on_event(event)
     assert await client.xlen("own:human_message") == 2
 
@@ -142,7 +142,7 @@ async def test_after_a_failover_events_go_to_the_server_to_which_the_address_lea
 
 
 async def _answers_as_an_old_replica(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Up to 6.2, and in what was made of that, what fails in a script is said with its place before it."""
+    """Redis up to 6.2, and servers made from it, put the place in a script before the error that the script raised."""
     with suppress(asyncio.IncompleteReadError, OSError):
         while count := int((await reader.readuntil())[1:]):
             words = []

@@ -1,4 +1,4 @@
-"""A process of a local fleet that dies is started again, whatever has become of its files."""
+"""A local fleet restarts a process that dies, whatever has become of its files."""
 
 import asyncio
 import signal

@@ -15,14 +15,14 @@ type HaveFleet = Callable[..., AbstractAsyncContextManager[FleetHere]]
 
 @pytest.fixture(scope="session")
 def nats_of_fleets() -> Iterator[NatsServer]:
-    """A NATS server for all who neither stop nor change it."""
+    """A NATS server for the tests that neither stop nor change it."""
     with NatsServer() as server:
         yield server
 
 
 @pytest.fixture(params=["postgres", "nats"])
 def have_fleet(request: pytest.FixtureRequest, postgres_with_tables: str) -> HaveFleet:
-    """Has a fleet with these agents: `async with have_fleet({"chat": graph}) as fleet`."""
+    """Opens a fleet with these agents: `async with have_fleet({"chat": graph}) as fleet`."""
     engine = "postgres" if request.param == "postgres" else request.getfixturevalue("nats_of_fleets").url
 
     def of(agents: dict[str, Any], **more: Any) -> AbstractAsyncContextManager[FleetHere]:

@@ -13,7 +13,7 @@ class Events:
         self._stream = stream
 
     async def until(self, event: str) -> list[Any]:
-        """All up to the next one of this name."""
+        """All parts up to the next one of this name."""
         got = []
         async with asyncio.timeout(20):
             async for part in self._stream:

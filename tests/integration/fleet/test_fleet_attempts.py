@@ -1,4 +1,4 @@
-"""What clients get of a run that goes on as another attempt, because its worker left or was lost."""
+"""What clients get of a run that goes on as another attempt because its worker left or was lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trackside.app.wiring import open_app
 
 
 class Patient:
-    """An agent whose first attempt waits for the end of its worker."""
+    """An agent whose first attempt waits until its worker ends."""
 
     def __init__(self) -> None:
         self.waits = asyncio.Event()
@@ -29,7 +29,7 @@ class Patient:
 
 
 class Parting:
-    """A worker that executes the first attempt of a run, and how it goes away."""
+    """A worker that executes a run's first attempt, and how it goes away."""
 
     def __init__(self, fleet: FleetHere, agents: dict[str, Any], database: str) -> None:
         self._opened: AbstractAsyncContextManager[Any] = open_app(fleet.servers[0].app.settings, agents, role="worker")
@@ -40,15 +40,15 @@ class Parting:
         await self._opened.__aenter__()
 
     async def leave(self) -> None:
-        """Have it end its runs and leave; nothing if it has."""
+        """Have the worker end its runs and leave, unless it has left already."""
         opened, self._opened = self._opened, nullcontext()
         await opened.__aexit__(None, None, None)
 
     async def is_lost(self) -> None:
-        """Have it taken for dead, as if it had said nothing for longer than a lease."""
+        """Have the worker taken for dead, as if it had said nothing for longer than a lease."""
         while [run for run in await self._store.runs() if run.attempt == 1 and run.status == "running"]:
             await asyncio.to_thread(self._forget_signs_of_life)
-            await self._store.fleet.reap("somebody")  # unless it has said something meanwhile
+            await self._store.fleet.reap("somebody")  # unless the worker has said something meanwhile
 
     def _forget_signs_of_life(self) -> None:
         with look_into(self._database) as database:
@@ -119,7 +119,7 @@ async def test_a_client_who_goes_takes_the_attempt_with_him_as_which_his_run_goe
         asking = one.client.runs.wait(thread, "patient", input={}, on_disconnect="cancel")
         waiting = asyncio.create_task(asking)
         await patient.waits.wait()
-        await parting.leave()  # and nobody else is there to begin the second attempt
+        await parting.leave()  # and there is nobody else to begin the second attempt
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         async with asyncio.timeout(30):
@@ -137,7 +137,7 @@ async def test_who_cancels_a_run_stops_the_attempt_as_which_it_goes_on(
         thread = (await one.client.threads.create())["thread_id"]
         run_id = (await one.client.runs.create(thread, "patient", input={}))["run_id"]
         await patient.waits.wait()
-        await parting.leave()  # and nobody else is there to begin the second attempt
+        await parting.leave()  # and there is nobody else to begin the second attempt
         async with asyncio.timeout(30):
             if how == "cancel":
                 await other.client.runs.cancel(thread, run_id, wait=True)

@@ -21,17 +21,17 @@ async def agent(input: Any) -> dict[str, Any]:
 
 
 async def make_due(app: Any, *agents: str) -> None:
-    """Make a cron of each of these agents, whose first run is due."""
+    """Make a cron for each of these agents, whose first run is due."""
     now = datetime.now(UTC)
     for name in agents:
-        # Their runs are looked for: else they are gone with their threads as soon as they have ended.
+        # The tests look for the runs: without "keep" they go with their threads as soon as they end.
         fields: dict[str, Any] = {"schedule": "0 0 1 1 *", "created_at": now, "updated_at": now}
         fields |= {"next_run_at": now - timedelta(seconds=1), "on_run_completed": "keep"}
         await app.store.crons.create(Cron(cron_id=new_id(), agent=name, **fields))
 
 
 async def until_started(app: Any) -> list[Cron]:
-    """Wait until all crons have started the runs that were due; the crons then."""
+    """Wait until all crons have started the runs that were due, and return the crons."""
     async with asyncio.timeout(30):
         while True:
             crons: list[Cron] = (await app.store.crons.search()).crons
@@ -41,7 +41,7 @@ async def until_started(app: Any) -> list[Cron]:
 
 
 async def until_duty_is_held(app: Any, name: str) -> str:
-    """Who has it."""
+    """Wait until a process has the duty, and return its name."""
     async with asyncio.timeout(30):
         while not (held := [one.holder for one in await app.store.fleet.duties() if one.name == name]):
             await asyncio.sleep(0.01)
@@ -49,7 +49,7 @@ async def until_duty_is_held(app: Any, name: str) -> str:
 
 
 def is_waited_for(database: Any) -> bool:
-    """Whether somebody waits until the table of runs is locked no more."""
+    """Whether a session waits for a lock on the table of runs."""
     asked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'runs'::regclass"
     return bool(database.execute(asked).fetchone()[0])
 

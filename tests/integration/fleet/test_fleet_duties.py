@@ -1,4 +1,4 @@
-"""Duties that one process has for all: never two, and never nobody for long."""
+"""Duties that one process has for all: never two at once, and never nobody for long."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trackside.app.storage.errors import StorageError
 
 NAMES = ("sweeper", "reaper")
 LEASE = 0.6
-"""Short, where it is to end."""
+"""Short, for the tests in which it ends."""
 
 
 class Candidate:
-    """A process that competes: it says who works, at each piece of work."""
+    """A process that competes for duties and logs its name at each piece of work."""
 
     def __init__(self, name: str, store: Store, log: list[tuple[str, str]], lease_seconds: float = LEASE) -> None:
         self.name = name
@@ -66,8 +66,8 @@ async def test_a_process_that_stands_still_has_no_duty_when_it_goes_on(stores: l
     async with first.duties:
         await until(lambda: len(first.duties.held) == len(NAMES))
         competing = first.duties._tasks[0]
-        competing.cancel()  # as if the machine had stopped it: it renews nothing, and says nothing
-        await until(lambda: not first.duties.held)  # by its own clock, whatever the database would say
+        competing.cancel()  # as if the machine had stopped the process: it renews nothing, and says nothing
+        await until(lambda: not first.duties.held)  # by its own clock, whatever the database says
         async with second.duties:
             await until(lambda: len(second.duties.held) == len(NAMES))
             log.clear()

@@ -1,4 +1,4 @@
-"""What the processes of a fleet count together: each run that ends, also where its own process cannot."""
+"""What the processes of a fleet count together: each run that ends, even where its own process cannot count it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METRICS = ObserverSettings(type="metrics", name="metrics", where="observers[1] (
 
 
 def counted(apps: list[App], name: str) -> dict[tuple[str, ...], float]:
-    """The sum over processes, by all labels, of what is not 0."""
+    """The sum over all processes of each sample that is not 0, by all its labels."""
     sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
     for app in apps:
         (metrics,) = [one.observer for one in app.observers if isinstance(one.observer, MetricsObserver)]
@@ -33,7 +33,7 @@ def counted(apps: list[App], name: str) -> dict[tuple[str, ...], float]:
 
 
 async def until_counted(apps: list[App], name: str, wanted: dict[tuple[str, ...], float]) -> None:
-    """Wait until that is what they count; an observer is told a moment after others."""
+    """Wait until the processes count this; an observer is told a moment after others."""
     async with asyncio.timeout(30):
         while counted(apps, name) != wanted:
             await asyncio.sleep(0.01)

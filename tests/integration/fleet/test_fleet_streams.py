@@ -1,4 +1,4 @@
-"""What a worker's runs say, as clients of any server get it: as if that server had executed them."""
+"""What clients of any server get of a worker's runs: the same as if that server had executed them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_who_follows_a_run_that_ends_while_its_server_is_replaced_misses_n
 
         async def balance(request: httpx.Request) -> None:
             if stopped.is_set():
-                await new.client.runs.join(thread_id, run_id)  # it is over by the time that anything is asked
+                await new.client.runs.join(thread_id, run_id)  # the run is over before any request arrives
                 request.url = request.url.copy_with(port=httpx.URL(new.url).port)
 
         async with httpx.AsyncClient(base_url=old.url, event_hooks={"request": [balance]}) as http:
@@ -158,7 +158,7 @@ async def test_who_answers_as_soon_as_the_stream_asks_has_answered(have_fleet: A
 
 async def test_who_waits_for_a_run_that_did_not_say_values_is_not_told_that_there_were_none(have_fleet: Any) -> None:
     class Unsaid:
-        """An agent that gives something back, and neither says it nor has its thread remember it."""
+        """An agent that returns an output but neither streams it nor has its thread remember it."""
 
         name = "unsaid"
         uses_thread_state = True
@@ -208,7 +208,7 @@ async def test_a_client_goes_on_at_another_server_exactly_where_he_was(have_flee
         rest = await again.rest()
         assert [part.data for part in rest[:-1]] == [3, 4, 5]
         assert rest[-1].event == "end"
-        # When it is over, from the beginning, on both, the same bytes with the same ids.
+        # The whole stream of the finished run, from both servers: the same bytes with the same ids.
         bodies = []
         for server in fleet.servers:
             url = f"{server.url}/threads/{thread}/runs/{run}/stream"

@@ -1,4 +1,4 @@
-"""What the streams of threads say, and the protocol of threads, on whichever server of a fleet."""
+"""What the streams of threads and the protocol of threads say, on any server of a fleet."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_one_client_may_speak_about_a_thread_with_one_server_after_the_oth
         one, other = (server.client for server in fleet.servers)
         thread_id = (await one.threads.create())["thread_id"]
         for number, client in enumerate((one, other, one, other), 1):
-            # Which watches the thread from before the run is started, and must not take the end of the last one for its own.
+            # This watches the thread from before the run starts, and must not take the last run's end for its own.
             async with client.threads.stream(thread_id, assistant_id="counting") as thread:
                 await thread.run.start(input={"to": number})
                 assert await asyncio.wait_for(thread.output, 20) == {"counted": number}
@@ -155,7 +155,7 @@ async def test_the_end_of_a_run_is_not_that_of_the_next_where_word_of_who_watche
 
     hear_now = Mirrors._hear
     monkeypatch.setattr(Mirrors, "_hear", hear)
-    monkeypatch.setattr(thread_events, "_WORD_OF_WATCHERS", 20.0)  # on a busy machine it comes later still
+    monkeypatch.setattr(thread_events, "_WORD_OF_WATCHERS", 20.0)  # on a busy machine the word comes later still
     async with have_fleet({"counting": counting}) as fleet:
         one, other = (server.client for server in fleet.servers)
         thread_id = (await one.threads.create())["thread_id"]
@@ -174,5 +174,5 @@ async def test_who_starts_a_run_where_the_thread_is_not_known_yet_is_shown_that_
         await one.runs.wait(thread_id, "counting", input={"to": 1})
         async with other.threads.stream(thread_id, assistant_id="counting") as thread, asyncio.timeout(20):
             await thread.run.start(input={"to": 2})
-            # The client begins with the state as it finds it, and goes on with what it is told, to the run's end.
+            # The client begins with the state as it finds it, and follows what it is told up to the run's end.
             assert [values async for values in thread.values][-1] == {"counted": 2}

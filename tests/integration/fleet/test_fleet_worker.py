@@ -1,4 +1,4 @@
-"""A worker takes what it has room for, whatever becomes of what it is offered."""
+"""A worker takes what it has room for, whatever becomes of its offers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trackside.app.wiring import open_app
 
 
 class Crowd:
-    """An agent that counts how many are at it at once, and lets them go when it is told to."""
+    """An agent that counts how many of its runs go on at once, and holds them until it is told to let them go."""
 
     def __init__(self) -> None:
         self.now = self.most = self.ended = 0
@@ -142,7 +142,7 @@ async def test_a_first_run_that_waited_for_its_time_knows_what_its_thread_was_gi
 
     async with have_fleet({"agent": agent}, servers=1) as fleet:
         client, still_waits = fleet.servers[0].client, False
-        for seconds in (1, 10, 100):  # on a machine that is too busy for the first
+        for seconds in (1, 10, 100):  # longer each time, for a machine that is too busy for the first
             thread_id = str(uuid4())
             run = await client.runs.create(thread_id, "agent", input={}, if_not_exists="create", after_seconds=seconds)
             await client.threads.update_state(thread_id, {"customer": "ada"})
@@ -153,7 +153,7 @@ async def test_a_first_run_that_waited_for_its_time_knows_what_its_thread_was_gi
 
 
 async def test_a_worker_that_gives_a_later_run_its_place_stops_what_that_displaces_here(have_fleet: Any) -> None:
-    """Nobody tells it, as it knows: it does not find that out at its next round only, a third of a lease later."""
+    """The worker knows already, so nobody tells it; it does not wait for its next round, a third of a lease later."""
     crowd = Crowd()
     async with have_fleet({"crowd": crowd.agent}, servers=1, lease=600.0) as fleet:
         client, thread_id = fleet.servers[0].client, str(uuid4())
@@ -211,7 +211,7 @@ async def test_a_worker_that_stops_amid_a_look_sees_through_what_that_takes(
         take_any = worker.worker._coordinator.take_any
 
         async def take_slowly(room: int) -> list[str]:
-            if room < worker.worker.stats().places:  # an offer that comes to nothing has one just now
+            if room < worker.worker.stats().places:  # an offer that comes to nothing occupies a place just now
                 worker.worker._look_soon.set()
                 return []
             if taken := await take_any(room):
@@ -221,7 +221,7 @@ async def test_a_worker_that_stops_amid_a_look_sees_through_what_that_takes(
 
         monkeypatch.setattr(worker.worker._coordinator, "take_any", take_slowly)
         monkeypatch.setattr(server.engine, "announce", lambda ready: None)
-        monkeypatch.setattr(type(server.store.fleet), "ready", _nothing)  # nor does the sweeper offer it
+        monkeypatch.setattr(type(server.store.fleet), "ready", _nothing)  # nor does the sweeper offer the run
         await server.manager.start(RunSpec("crowd", 1))
         worker.worker._look_soon.set()
         await looked.wait()
@@ -230,7 +230,7 @@ async def test_a_worker_that_stops_amid_a_look_sees_through_what_that_takes(
         goes_on.set()
         await until(
             lambda: (crowd.now, worker.worker.stats().running) == (1, 1)
-        )  # the places that it looked for are free again
+        )  # the places for which it looked are free again
         crowd.go.set()
         assert worker.worker.executing == 1
         await worker.worker.until_idle()
@@ -245,7 +245,7 @@ async def test_a_run_that_is_offered_while_somebody_is_at_its_thread_begins_as_s
         server, (worker,) = fleet.servers[0].app, fleet.workers
         monkeypatch.setattr(
             worker.worker._coordinator, "take_any", _nothing
-        )  # neither a look finds it, nor the sweeper
+        )  # neither a look nor the sweeper finds the run
         monkeypatch.setattr(type(server.store.fleet), "ready", _nothing)
         await server.manager.start(RunSpec("crowd", 1, thread_id="t"))
         await until(lambda: crowd.now == 1)

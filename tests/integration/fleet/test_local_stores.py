@@ -1,4 +1,4 @@
-"""PostgreSQL and NATS from packages: with a password, on loopback, started again when they die, gone when we are gone."""
+"""PostgreSQL and NATS from packages: with a password, on loopback, restarted if they die, gone when we are gone."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ asyncio.run(main())
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that whom PostgreSQL runs as can enter, too, as he cannot those of pytest."""
+    """A folder that PostgreSQL's user can enter as well, unlike those of pytest."""
     with tempfile.TemporaryDirectory(prefix="trackside-fleet-") as name:
         Path(name).chmod(0o711)
         yield Path(name)
 
 
 class Told:
-    """What was told of the processes of a fleet."""
+    """What the fleet reported of its processes."""
 
     def __init__(self) -> None:
         self.happenings: list[Happening] = []
@@ -62,7 +62,7 @@ class Told:
         self._changed.set()
 
     async def until(self, member: str, what: str) -> Happening:
-        """Wait until this was said."""
+        """Wait until this was reported."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 for one in self.happenings:
@@ -89,7 +89,7 @@ async def value_of(url: str, sql: str) -> object:
 
 
 async def without_a_password(port: int) -> bytes:
-    """What NATS says to a client that has none."""
+    """What NATS says to a client that has no password."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"CONNECT {}\r\nPING\r\n")
     said = await reader.read()
@@ -188,7 +188,7 @@ async def test_nothing_runs_on_when_the_parent_is_killed(folder: Path) -> None:
     async with asyncio.timeout(PATIENCE):
         while any(map(is_there, pids)):
             await asyncio.sleep(0.01)
-    async with stores(folder) as fleet:  # the folder is free, and whole
+    async with stores(folder) as fleet:  # the folder is free, and intact
         assert await value_of(fleet.database_url, "SELECT 1") == 1
 
 

@@ -1,4 +1,4 @@
-"""A NATS server for the tests that leave it running, one for each that does not, and engines that are closed at the end."""
+"""NATS servers, shared or one per test that stops its server, and engines that are closed at the end."""
 
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
@@ -28,5 +28,5 @@ async def open_engine() -> AsyncIterator[Open]:
 
 @pytest.fixture
 def fleet() -> str:
-    """A prefix that no other test has."""
+    """A prefix that no other test uses."""
     return f"t{uuid4().hex[:8]}"

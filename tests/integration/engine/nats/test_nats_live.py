@@ -1,4 +1,4 @@
-"""What runs say is heard by all who listen, at once or from what is kept, in order and in bounded memory."""
+"""All listeners hear what runs say, at once or from what is kept, in order and in bounded memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ async def caught_up(listening: Listening) -> None:
 
 
 async def say_all(wire: LiveWire, messages: list[bytes], topic: Topic = RUN) -> None:
-    """Say them, whenever that is possible."""
+    """Say the messages, each as soon as the wire accepts it."""
     writable = asyncio.Event()
     wire.on_writable.append(writable.set)
     async with asyncio.timeout(60):
@@ -108,7 +108,7 @@ async def test_a_defect_of_the_client_costs_a_connection_and_no_more(
 
 async def test_who_comes_late_hears_all_that_is_kept_first(speaker: NatsEngine, listener: NatsEngine) -> None:
     await say_all(speaker.live, numbered(1_000))
-    await caught_up(speaker.live.listen(RUN, lambda _: None))  # so all has arrived
+    await caught_up(speaker.live.listen(RUN, lambda _: None))  # so all messages have arrived
     heard: list[bytes] = []
     await caught_up(listener.live.listen(RUN, heard.append))
     assert heard == numbered(1_000)
@@ -127,7 +127,7 @@ async def test_who_comes_in_the_middle_of_a_flood_misses_nothing_and_hears_it_in
     await caught_up(listening)
     await until(lambda: heard and heard[-1] == 2_999)
     seen: set[int] = set()
-    for number in heard:  # one may come twice, but none before those before it
+    for number in heard:  # a message may come twice, but none comes before its predecessors
         assert number == 0 or number - 1 in seen
         seen.add(number)
     assert len(seen) == 3_000
@@ -144,7 +144,7 @@ async def test_what_is_kept_is_heard_before_what_comes_while_it_is_read(
         await asyncio.wait(places)
         listening = listener.live.listen(RUN, heard.append)
         await until(lambda: listening.subscribed and listening.subscribed.inner)
-        for _ in range(1_000):  # its subscription is there when it hears the first one
+        for _ in range(1_000):  # the subscription is active once it hears the first message
             await say_all(speaker.live, [b"5"])
             await asyncio.sleep(0.001)
             if listening._buffered:
@@ -191,7 +191,7 @@ async def test_who_has_closed_hears_no_more(speaker: NatsEngine, listener: NatsE
     await say_all(speaker.live, [b"said"])
     await until(lambda: heard)
     assert closed == []
-    await until(lambda: len(listener._connection.link._client._subs) == 4)  # type: ignore[union-attr]  # 3 of its own
+    await until(lambda: len(listener._connection.link._client._subs) == 4)  # type: ignore[union-attr]  # 3 are its own
 
 
 async def test_a_listener_that_fails_does_not_disturb_others(
@@ -227,7 +227,7 @@ async def test_more_than_can_be_sent_is_refused_until_there_is_room(speaker: Nat
     writable = asyncio.Event()
     speaker.live.on_writable.append(writable.set)
     said = 0
-    while speaker.live.say(RUN, b"x" * 100_000):  # without a turn of the loop, in which it could be sent
+    while speaker.live.say(RUN, b"x" * 100_000):  # without a turn of the loop, which could send something
         said += 1
     assert 40 <= said <= 60
     assert not speaker.live.say(RUN, b"again")

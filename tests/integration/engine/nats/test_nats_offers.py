@@ -1,4 +1,4 @@
-"""Runs get from who announces them to a worker of their pool, to one at a time, and to another if that one does nothing."""
+"""An announced run gets to a worker of its pool, to one at a time, and to another if that one does nothing."""
 
 import asyncio
 import signal
@@ -43,7 +43,7 @@ async def worker(shared_nats: NatsServer, fleet: str, open_engine: Open) -> Nats
 
 @pytest.fixture
 async def patient_server(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
-    """For what is to stay whose it is; whoever is first makes the queue of a pool, and so both have to be patient."""
+    """For offers that must keep their worker; the first engine makes a pool's queue, so both have to be patient."""
     return await open_engine(shared_nats.url, prefix=fleet, ack_wait=3_600)
 
 
@@ -54,7 +54,7 @@ async def patient_worker(shared_nats: NatsServer, fleet: str, open_engine: Open)
 
 @pytest.fixture
 async def client(shared_nats: NatsServer) -> AsyncIterator[Client]:
-    """Somebody else at the same NATS."""
+    """Another client of the same NATS."""
     async with await nats.connect(shared_nats.url) as connected:
         yield connected
 
@@ -67,11 +67,11 @@ class Queue:
         self.stream = f"{fleet.upper()}_RUNS"
 
     async def kept(self) -> int:
-        """How many runs it has."""
+        """How many runs the queue has."""
         return (await self.client.jetstream().stream_info(self.stream)).state.messages
 
     async def offered(self, pool: str = "default") -> tuple[int, int]:
-        """How many runs are somebody's now, and how many of those were somebody else's before."""
+        """How many runs a worker holds now, and how many of those another worker held before."""
         info = await self.client.jetstream().consumer_info(self.stream, pool)
         return info.num_ack_pending or 0, info.num_redelivered or 0
 
@@ -127,7 +127,7 @@ async def test_a_run_that_is_done_can_be_announced_again_at_once(
             server.announce([ReadyRun("attempts")])
             offer = await soon(offers)
             offer.done()
-            offer.done()  # again is nothing
+            offer.done()  # a second time does nothing
             await queue.until_kept(0)
 
 
@@ -180,7 +180,7 @@ async def test_an_offer_stays_the_workers_while_it_lives(
         held = [await soon(offers), await soon(offers)]
         async with worker.join("would take it", ["default"], on_stop=ignore) as others:
             others.note_free(1)
-            await until(lambda: signs >= 10)  # longer than an offer stays whose worker says nothing
+            await until(lambda: signs >= 10)  # longer than a worker that says nothing keeps an offer
             assert await queue.offered() == (2, 0)
         for offer in held:
             offer.done()
@@ -221,11 +221,11 @@ async def test_cancelling_next_loses_no_offer(server: NatsEngine, worker: NatsEn
         for number, run_id in enumerate(sorted(wanted)):
             asking = asyncio.create_task(offers.next())
             server.announce([ReadyRun(run_id)])
-            if number % 2:  # in the moment in which it comes
+            if number % 2:  # cancel at the moment the offer comes
                 await until(lambda asking=asking: offers._asking or asking.done())
                 while offers._asking:
                     await asyncio.sleep(0)
-            for _ in range(0 if number % 2 else number):  # the loop turns: at another moment each time
+            for _ in range(0 if number % 2 else number):  # turn the loop, so that each cancels at another moment
                 await asyncio.sleep(0)
             if asking.cancel():
                 with pytest.raises(asyncio.CancelledError):
@@ -336,13 +336,13 @@ async def test_a_stop_reaches_its_worker_alone(
         await until(lambda: len(server._stops._users) == 2)
         server.ask_to_stop("nobody", "run 0")
         server.ask_to_stop("worker . with * any > id", "run 1")
-        worker.ask_to_stop("another", "run 2")  # by a server
+        worker.ask_to_stop("another", "run 2")  # sent by a server
         worker.ask_to_stop("worker . with * any > id", "run 3")
         await until(lambda: (heard, others) == (["run 1", "run 3"], ["run 2"]))
         for subject in (f"{fleet}.workers.gpu-1.here", f"{fleet}.asks.gpu-1", f"{fleet}.rollcall"):
             for payload in (b"", b"nonsense", b'{"v":1}'):
                 await client.publish(subject, payload)
-        await client.publish(f"{fleet}.workers.evil.here", b'{"v":1,"worker":"another"}')  # who was here first stays
+        await client.publish(f"{fleet}.workers.evil.here", b'{"v":1,"worker":"another"}')  # the earlier user keeps it
         await taken(client)
         await until(lambda: server.stats().messages_unreadable_total == 7)
         server.ask_to_stop("another", "run 4")
@@ -353,7 +353,7 @@ async def test_a_stop_reaches_a_worker_that_has_left_also_on_another_connection(
     server: NatsEngine, worker: NatsEngine
 ) -> None:
     heard: list[str] = []
-    for _ in range(2):  # who leaves and comes back hears of each stop once
+    for _ in range(2):  # a worker that leaves and comes back hears each stop once
         async with worker.join("leaves", ["default"], on_stop=heard.append):
             await until(lambda: server._stops._users)
     await until(lambda: not worker._offers)
@@ -362,7 +362,7 @@ async def test_a_stop_reaches_a_worker_that_has_left_also_on_another_connection(
 
     worker._connection.link.lose("the test has it so")
     server._stops._users.clear()
-    await until(lambda: server._stops._users)  # it has said that it is there
+    await until(lambda: server._stops._users)  # the worker has said that it is there
     server.ask_to_stop("leaves", "run 2")
     await until(lambda: len(heard) >= 2)
     assert heard == ["run 1", "run 2"]

@@ -1,4 +1,4 @@
-"""NATS goes away and comes back, as it was or with nothing: the engine says so, loses no more than it may, and goes on."""
+"""NATS goes away and comes back, unchanged or empty: the engine says so, loses no more than it may, and goes on."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def lose_disk(server: NatsServer) -> None:
 
 
 async def restart(server: NatsServer, *engines: NatsEngine, empty: bool = False) -> None:
-    """Kill NATS, and start it again when all have seen that it is away."""
+    """Kill NATS, and start it again once all engines have seen that it is away."""
     await asyncio.to_thread(server.stop, "KILL")
     await until(lambda: not any(engine.status().connected for engine in engines), seconds=60)
     if empty:
@@ -53,7 +53,7 @@ async def worker(own_nats: NatsServer, open_engine: Open) -> NatsEngine:
 
 @pytest.fixture
 async def stopped_nats() -> AsyncIterator[NatsServer]:
-    """One that has an address, and does not run."""
+    """A NATS server that has an address but is not running."""
     with NatsServer() as server:
         await asyncio.to_thread(server.stop, "KILL")
         yield server
@@ -109,7 +109,7 @@ async def test_work_goes_on_after_nats_was_killed(
         await until(lambda: server.stats().announced_total == 3)
         await asyncio.to_thread(own_nats.stop, "KILL")
         await until(lambda: not worker.status().connected and not server.status().connected)
-        ended.done()  # said when it is back
+        ended.done()  # said once NATS is back
         await asyncio.to_thread(own_nats.start)
         while (offer := await soon(offers)).run_id != "waits":  # a server that was killed may offer a run once more
             offer.done()
@@ -137,7 +137,7 @@ async def test_streams_and_consumers_are_made_anew_on_an_empty_disk(
         server.announce([ReadyRun("old", "gpu")])
         assert (await soon(offers)).run_id == "old"
         await restart(own_nats, server, worker, empty=True)
-        server.announce([ReadyRun("new", "gpu"), ReadyRun("old", "gpu")])  # the sweep does
+        server.announce([ReadyRun("new", "gpu"), ReadyRun("old", "gpu")])  # as the sweep does
         assert {(await soon(offers)).run_id for _ in range(2)} == {"new", "old"}
     await until(lambda: worker.live.say(RUN, b"said"))
     await until(lambda: heard == [b"said"])
@@ -204,7 +204,7 @@ async def test_a_queue_and_a_consumer_that_are_deleted_are_made_again(
         asking = asyncio.create_task(offers.next())
         await client.jetstream().delete_stream("TRACKSIDE_RUNS")
         server.announce([ReadyRun("second")])
-        # NATS may forget a pull that comes just then, without a word, and we after 35 s.
+        # NATS may silently forget a pull that comes just then; the engine gives it up after 35 s.
         async with asyncio.timeout(90):
             assert (await asking).run_id == "second"
 
@@ -217,7 +217,7 @@ async def test_a_nats_that_answers_no_more_is_believed_to_be_gone(
         offer = await soon(offers)
         await asyncio.to_thread(own_nats.freeze)
         said = 0
-        while server.live.say(RUN, b"x" * 50_000):  # it takes what its buffers take, and no more
+        while server.live.say(RUN, b"x" * 50_000):  # the engine takes what its buffers hold, and no more
             said += 1
             await asyncio.sleep(0)
         assert said < 2_000
@@ -240,7 +240,7 @@ async def test_a_nats_that_answers_no_more_is_believed_to_be_gone(
 async def test_what_is_said_as_soon_as_nats_is_back_is_kept_for_who_comes_after(
     own_nats: NatsServer, server: NatsEngine
 ) -> None:
-    """It has lost what it kept, and those who listened may be back later than those who speak."""
+    """NATS has lost what it kept, and listeners may be back later than speakers."""
     await asyncio.to_thread(own_nats.stop, "KILL")
     await until(lambda: not server.status().connected)
     said: list[bool] = []
@@ -346,7 +346,7 @@ async def test_a_connection_goes_though_who_closes_it_is_told_to_leave_meanwhile
     await link.connect()
     writer = link._client._transport._io_writer
     closing = asyncio.create_task(link.aclose())
-    await asyncio.sleep(0)  # it has begun
+    await asyncio.sleep(0)  # the closing has begun
 
     closing.cancel()
     await asyncio.wait([closing])

@@ -1,4 +1,4 @@
-"""Each role can do its part with the rights that docs/nats.md gives it, and nothing else; who is nobody can do nothing."""
+"""Each role can do its part with the rights that docs/nats.md gives it, and nothing else; strangers can do nothing."""
 
 import asyncio
 import logging
@@ -47,7 +47,7 @@ def secured(tls: ServerTls) -> Iterator[SecuredNats]:
 
 
 class Raw:
-    """A connection of somebody, and what it was not allowed."""
+    """A user's connection, and what NATS did not allow it."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -196,7 +196,7 @@ async def test_a_server_deletes_nothing_and_an_admin_may(
         assert not await server.may_publish("$JS.API.CONSUMER.DELETE.TRACKSIDE_RUNS.gpu")
         assert not await server.may_hear("_INBOX.gpu-1.>")
         assert await admin.client.jetstream().delete_stream("TRACKSIDE_RUNS")
-        engine.announce([ReadyRun("r", "nobodys")])  # and there it is again
+        engine.announce([ReadyRun("r", "nobodys")])  # the engine makes the stream again
         await until(lambda: engine.stats().announced_total)
         assert (await admin.client.jetstream().stream_info("TRACKSIDE_RUNS")).state.messages == 1
 
@@ -248,7 +248,7 @@ async def test_a_server_may_want_to_see_a_certificate(
         assert not without.status().connected
         pem = tls.certificate
         await open_engine(server.url("server"), ca=certificates.ca_file, certificate=pem, key=pem)
-        await open_engine(server.url("server"), ca=certificates.ca_file, certificate=pem)  # the key is in it
+        await open_engine(server.url("server"), ca=certificates.ca_file, certificate=pem)  # the PEM file has the key
 
 
 async def test_a_key_lets_one_in_with_the_rights_of_its_user(tmp_path: Path, open_engine: Open) -> None:

@@ -1,4 +1,4 @@
-"""Engines on one PostgreSQL database, each with a store of its own, as if in processes of their own."""
+"""Engines on one PostgreSQL database, each with its own store, as if in separate processes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from trackside.app.storage import Store
 
 
 class Worker:
-    """A worker with some places that runs nothing: it keeps what it is offered until it is told to let go."""
+    """A worker with some places that runs nothing: it keeps what it is offered until a test lets it go."""
 
     def __init__(self, engine: PostgresEngine, offers: PostgresOffers, places: int) -> None:
         self.engine = engine
         self.offers = offers
         self.offered: list[str | None] = []
         self.passed_on: list[int] = []
-        """Of each run that it was offered, how often somebody else had been before."""
+        """For each run that the worker was offered, how often others had been offered it before."""
         self._free = places
         self._room = asyncio.Event()
         self._room.set()
@@ -49,7 +49,7 @@ class Worker:
             await asyncio.sleep(0)
 
     def take(self, offer: Offer) -> None:
-        """What a worker does that finds nothing when it looks, and whose runs go on for ever."""
+        """Act as a worker whose looks find nothing and whose runs go on for ever."""
         if offer.run_id is None:
             free = self._free
             self.occupy(free)
@@ -71,20 +71,20 @@ class Worker:
         (self._room.set if self._free > 0 else self._room.clear)()
 
     async def until_idle(self, looks: int = 1) -> None:
-        """Until it has looked, and others have heard that it has room."""
+        """Wait until the worker has looked, and others have heard that it has room."""
         async with asyncio.timeout(60):
             while self.looks < looks or not self.offers._said.has_room or self.engine._bus.waiting:
                 await asyncio.sleep(0.001)
 
 
 class Fleet:
-    """Makes engines that share a database, and workers of them."""
+    """Makes engines that share a database, and workers on them."""
 
     def __init__(self, url: str, stack: AsyncExitStack) -> None:
         self.url = url
         self.stack = stack
         self.stored: Sequence[Any] = ()
-        """What the database has of the workers."""
+        """What the database says of the workers."""
         self.reads = 0
         self.stops: list[tuple[str, str]] = []
 
@@ -110,7 +110,7 @@ class Fleet:
             assert working.cancelled()
 
     async def heard_by(self, *engines: PostgresEngine) -> None:
-        """Until all that was told by now has been heard in these processes."""
+        """Wait until these processes have heard everything sent by now."""
         for engine in engines:
             heard = asyncio.Event()
             channel = f"heard_by_{id(engine)}"
@@ -131,14 +131,14 @@ class Fleet:
 
 
 async def until(holds: Callable[[], Any]) -> None:
-    """Wait for something that happens elsewhere."""
+    """Wait until something has happened elsewhere."""
     async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.001)
 
 
 async def end_sessions(database: RawConnection) -> None:
-    """Cut all connections to a database but this one."""
+    """Cut all connections to a database except this one."""
     ended = await asyncio.to_thread(
         database.execute,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -149,7 +149,7 @@ async def end_sessions(database: RawConnection) -> None:
 
 @pytest.fixture
 def database(postgres_with_tables: str) -> Iterator[RawConnection]:
-    """A connection that is none of ours."""
+    """A connection that is not the product's."""
     with closing(RawConnection(postgres_with_tables)) as connection:
         yield connection
 

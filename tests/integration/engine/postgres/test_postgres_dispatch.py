@@ -1,4 +1,4 @@
-"""Which worker is told of a run, and what happens where none has room, or the server is away."""
+"""Which worker is told of a run, and what happens when none has room or the server is away."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ async def test_a_full_worker_passes_on_what_it_is_told(fleet: Fleet) -> None:
     server, one, two = [await fleet.engine() for _ in range(3)]
     full = await fleet.worker(one, "full")
     await full.until_idle()
-    await fleet.heard_by(server, one)  # who does not hear of the other one, nor that this one gets full
+    await fleet.heard_by(server, one)  # the server hears neither of the other worker nor that this one gets full
     server._bus.unlisten(WORKERS, server._dispatch._hear)
     idle = await fleet.worker(two, "idle")
     await idle.until_idle()
@@ -97,7 +97,7 @@ async def test_what_all_are_too_full_for_is_looked_for_by_whoever_has_room_first
 
     server.announce([ReadyRun(f"run {n}") for n in range(100)])
     await fleet.heard_by(server, one, two)
-    assert server._bus.sent_total <= sent + 9  # to see that all have heard; and nobody was told
+    assert server._bus.sent_total <= sent + 9  # `heard_by` sent these, and nobody was told of a run
     assert [worker.looks for worker in workers] == looks
 
     workers[1].let_go(1)
@@ -147,7 +147,7 @@ async def test_a_worker_that_gets_room_as_nobody_is_told_is_told_then(fleet: Fle
     looks = worker.looks
 
     worker.let_go(1)
-    await until(lambda: worker.looks == looks + 1)  # before there is anything to be found
+    await until(lambda: worker.looks == looks + 1)  # before there is anything to find
     server.announce([ReadyRun("run")])
     await until(lambda: worker.looks > looks + 1 or worker.runs)
 
@@ -200,7 +200,7 @@ async def test_a_worker_that_has_left_is_told_of_nothing_and_what_it_had_is_anot
         await staying.until_idle()
         await fleet.heard_by(server, one, two)
         server.announce([ReadyRun(f"run {n}") for n in range(10)])
-        await until(lambda: len(staying.runs) == 5 and len(offers._told) == 5)  # which it never asks for
+        await until(lambda: len(staying.runs) == 5 and len(offers._told) == 5)  # it never asks for these
     await until(lambda: len(staying.runs) == 10)
     await fleet.heard_by(server, one, two)
 
@@ -267,7 +267,7 @@ async def test_stops_reach_a_worker_that_has_left_until_its_engine_is_closed(
     fleet: Fleet, database: RawConnection
 ) -> None:
     server, one = await fleet.engine(), await fleet.engine()
-    for _ in range(2):  # who leaves and comes back hears of each stop once
+    for _ in range(2):  # a worker that leaves and comes back hears each stop once
         async with fleet.working(one, "leaving") as worker:
             await worker.until_idle()
 
@@ -294,7 +294,7 @@ async def test_what_a_worker_is_told_after_it_has_left_another_is_told(fleet: Fl
     await staying.until_idle()
     await fleet.heard_by(server, one, two)
 
-    server._dispatch._tell("leaving", Told("default", ("run",), 0))  # as who has not heard that it has left
+    server._dispatch._tell("leaving", Told("default", ("run",), 0))  # as a server that has not heard of its leaving
     await until(lambda: staying.runs == ["run"])
 
 
@@ -315,7 +315,7 @@ async def test_nonsense_on_the_channels_is_ignored(fleet: Fleet, database: RawCo
     for channel in (WORKERS, channel_of("worker")):
         for payload in [*nonsense, far]:
             database.execute("SELECT pg_notify($1, $2)", (server._bus.name_of(channel), payload))
-    await until(lambda: len(worker.runs) == 10)  # whatever runs these may be
+    await until(lambda: len(worker.runs) == 10)  # whichever runs these are
     worker.let_go(10)
     await worker.until_idle()
     await fleet.heard_by(server, one)
@@ -330,7 +330,7 @@ async def test_lost_connections_have_workers_look_and_be_told_again(fleet: Fleet
     server, one = await fleet.engine(), await fleet.engine()
     worker = await fleet.worker(one, "worker", places=100)
     fleet.stored = [stored("worker", "default", capacity=100)]
-    for number in range(20):  # it hears of the gap before the connection is ready for all
+    for number in range(20):  # so that it hears of the gap before the connection is ready for all listeners
         one._bus.listen(f"another {number}", fleet.stops.append)
     for round_ in range(3):
         await worker.until_idle(looks=round_ + 1)

@@ -1,4 +1,4 @@
-"""A worker process that is killed: it is in the database until its lease ends, and others are told meanwhile."""
+"""A killed worker process: the database has it until its lease ends, and others are told meanwhile."""
 
 import asyncio
 import subprocess
@@ -37,7 +37,7 @@ async def test_a_killed_worker_does_not_keep_others_from_being_told(fleet: Fleet
     process = subprocess.Popen([sys.executable, "-W", "error", "-c", WORKER, fleet.url], stdout=-1, text=True)
     assert process.stdout is not None
     try:
-        await until(lambda: "process" in server._dispatch._directory._workers)  # which has said that it listens
+        await until(lambda: "process" in server._dispatch._directory._workers)  # it has said that it listens
         worker = await fleet.worker(here, "here", places=100)
         await worker.until_idle()
         await fleet.heard_by(server, here)
@@ -50,7 +50,7 @@ async def test_a_killed_worker_does_not_keep_others_from_being_told(fleet: Fleet
         process.wait()
         process.stdout.close()
 
-    for round_ in range(2):  # as the sweeper does: whoever was told at first, the next time it is another
+    for round_ in range(2):  # as the sweeper does: the second time it tells another worker
         server.announce([ReadyRun("run 1"), ReadyRun("run 2")])
         await fleet.heard_by(server, here)
         assert round_ or "run 1" in worker.runs or "run 2" in worker.runs
@@ -66,7 +66,7 @@ async def test_workers_in_the_store_are_told(fleet: Fleet) -> None:
         worker = await fleet.worker(here, coordinator.worker_id, "gpu", places=4)
         await worker.until_idle()
         fleet.stored = await store.fleet.workers()
-        server = await fleet.engine()  # which has not heard it
+        server = await fleet.engine()  # this server has not heard the worker
 
         server.announce([ReadyRun("run", "gpu")])
         await until(lambda: worker.runs == ["run"])

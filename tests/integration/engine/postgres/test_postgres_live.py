@@ -1,4 +1,4 @@
-"""What runs say comes to whoever follows, early or late, in its order; what is lost with a server is lost, and no more."""
+"""What runs say reaches all followers, early or late, in order; only what a lost server held is lost."""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Ear:
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers with which the messages begin, each the first time that it came."""
+        """The numbers with which the messages begin, in the order in which each first came."""
         return [*self._numbers]
 
     async def caught_up(self) -> None:
@@ -217,7 +217,7 @@ async def test_lost_connections_cost_nothing_that_was_said(fleet: Fleet, databas
 async def test_what_comes_as_a_lost_connection_is_back_is_heard_behind_what_came_before(
     fleet: Fleet, database: RawConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL tells of it as soon as it was asked to, which may be before the process knows that there was a gap."""
+    """PostgreSQL notifies as soon as a client listens, maybe before the process knows that there was a gap."""
     worker, server = await fleet.engine(), await fleet.engine()
     ear = Ear(server)
     await ear.caught_up()
@@ -233,7 +233,7 @@ async def test_what_comes_as_a_lost_connection_is_back_is_heard_behind_what_came
         await listen(self, channel, callback)
         await say(worker, [numbered(2)])
         await until(lambda: worker.stats().messages_said_total == 3)
-        await self.fetchval("SELECT 1")  # behind what it is told of
+        await self.fetchval("SELECT 1")  # returns after the notifications have arrived
         return None
 
     monkeypatch.setattr(asyncpg.Connection, "add_listener", listen_late)
@@ -266,7 +266,7 @@ async def test_a_server_that_is_restarted_under_load_is_followed_again(
     await until(lambda: 499 in ear.numbers and 499 in late.numbers)
 
     assert ear.numbers == sorted(ear.numbers)
-    if mode == "fast":  # a crash empties the table, and with it what nobody had heard yet
+    if mode == "fast":  # a crash empties the table, along with what nobody had heard yet
         assert ear.numbers == late.numbers == [*range(500)]
     else:
         assert len(ear.numbers) > 400
