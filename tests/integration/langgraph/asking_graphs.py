@@ -1,4 +1,4 @@
-"""Graphs that ask, by nodes of theirs or somewhere inside."""
+"""Graphs whose nodes ask, directly or somewhere inside."""
 
 import operator
 from typing import Annotated, Any, TypedDict
@@ -13,7 +13,7 @@ class State(TypedDict, total=False):
 
 
 def graph_of(saver: Any, where: str, *nodes: Any) -> Any:
-    """A graph of these nodes, one after the other, or one that has it somewhere inside; or a function that is the first."""
+    """A graph of these nodes in sequence, at the top or somewhere inside; or a function that is the first node."""
     if where == "function":
 
         @entrypoint(checkpointer=saver)
@@ -37,7 +37,7 @@ def graph_of(saver: Any, where: str, *nodes: Any) -> Any:
 
 
 class Desk:
-    """Asks whether it may look, and whether it may delete what it saw; so often it fails behind the first, or the second."""
+    """Asks whether it may look, then whether it may delete what it saw; fails a number of times after either answer."""
 
     def __init__(self, *, fails_to_look: int = 0, fails_to_delete: int = 0) -> None:
         self.fails_to_look, self.fails_to_delete = fails_to_look, fails_to_delete

@@ -1,4 +1,4 @@
-"""Graphs are run as users run them: by a `RunManager`, watched by an observer and a follower of the stream."""
+"""Run graphs as users run them: through a `RunManager`, watched by an observer and a follower of the stream."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -51,7 +51,7 @@ class Outcome:
 
     @property
     def values(self) -> Any:
-        """The newest state that was streamed."""
+        """The newest streamed state."""
         return [part.data for part in self.parts if part.mode == "values" and not part.namespace][-1]
 
     def streamed(self, mode: str) -> list[Any]:
@@ -59,7 +59,7 @@ class Outcome:
 
 
 class Stage:
-    """A manager and all that is to be seen of its runs."""
+    """A manager and everything that a test can see of its runs."""
 
     def __init__(self, manager: RunManager, recorder: RecordingObserver) -> None:
         self.manager = manager
@@ -69,7 +69,7 @@ class Stage:
         return await self.manager.start(RunSpec(agent, input, **spec))
 
     async def play(self, agent: Any, input: Any = None, **spec: Any) -> Outcome:
-        """Run to the end."""
+        """Run an agent to its end."""
         return await self.outcome(await self.start(agent, input, **spec))
 
     async def outcome(self, handle: RunHandle) -> Outcome:
@@ -99,7 +99,7 @@ async def stage(open_stage: Callable[..., Awaitable[Stage]]) -> Stage:
 
 
 class Port:
-    """Where a context's output goes without a manager."""
+    """Takes a context's output where there is no manager."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[str, Any]] = []
@@ -113,7 +113,7 @@ class Port:
 
 @pytest.fixture
 def run_context() -> Callable[..., RunContext]:
-    """A run's context without a manager around it, for what the adapter itself returns and raises."""
+    """Make a run's context without a manager around it, for what the adapter itself returns and raises."""
 
     def made(input: Any = None, *, checkpointer: Any = None, thread_id: str = "thread", **spec: Any) -> RunContext:
         run = RunContext(

@@ -1,4 +1,4 @@
-"""Graphs of one node: one that counts, or whatever a test gives."""
+"""Graphs of one node: one that counts, or one that a test gives."""
 
 import operator
 from typing import Annotated, Any, TypedDict

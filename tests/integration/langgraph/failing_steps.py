@@ -1,4 +1,4 @@
-"""Nodes that fail some times, a saver that does, and the next attempts at their runs."""
+"""Nodes that fail a number of times, a saver that fails, and the next attempts at their runs."""
 
 import operator
 from typing import Annotated, Any, TypedDict
@@ -12,7 +12,7 @@ class State(TypedDict, total=False):
 
 
 class Steps:
-    """Nodes that count how often they are executed; one of them fails so many times."""
+    """Nodes that count how often they are executed; the second fails a given number of times."""
 
     def __init__(self, fails: int = 1) -> None:
         self.fails = fails
@@ -39,7 +39,7 @@ async def retried(stage: Any, graph: Any, of: Any, input: Any = None, **spec: An
 
 
 class FullSaver(InMemorySaver):
-    """Takes results of nodes, and after so many checkpoints no more of those."""
+    """Accepts the results of nodes, but fails once on a checkpoint after a given number of them."""
 
     def __init__(self, takes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Savers that have tests' runs meet."""
+"""Savers that make runs of tests meet."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 
 class ShownToTwo(InMemorySaver):
-    """Shows what is there to two who look at the same time, once it is told that they will."""
+    """Shows what it holds to two readers at the same time, once it is told that two will come."""
 
     def __init__(self) -> None:
         super().__init__()

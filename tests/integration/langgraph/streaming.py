@@ -1,4 +1,4 @@
-"""A model that streams what it uses on the way, and what a run is said to have used."""
+"""A model that streams its usage on the way, and what a run is said to have used."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -48,7 +48,7 @@ def chunk(text: str, tokens: tuple[int, int], **metadata: str) -> AIMessageChunk
 
 
 async def cancelled_as_it_waits(stage: Any, graph: Any, *modes: str) -> Any:
-    """The outcome of a run that is cancelled when its `Streaming` model has said all that it says."""
+    """The outcome of a run that is cancelled once its `Streaming` model has said everything."""
     handle = await stage.start(graph, "go", stream_mode=modes)
     async for part in handle.stream(modes=["custom"]):
         assert part.data == "waiting"

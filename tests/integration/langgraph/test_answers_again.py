@@ -1,4 +1,4 @@
-"""An answer reaches the question it was given to, and no other, also where its node has failed since it took one."""
+"""An answer reaches the question it was given to, and no other, even if its node has failed since it took one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -144,7 +144,7 @@ async def test_a_run_that_is_refused_before_it_begins_leaves_a_node_the_answer_t
             raise failures.pop()
         return {"notes": [answer]}
 
-    def make(config: RunnableConfig) -> Any:  # a function that makes graphs has none at hand to check a run by
+    def make(config: RunnableConfig) -> Any:  # a function that makes graphs offers no graph to check a run against
         graph = graph_of(saver, where, pay)
         graph.context_schema = Shop
         return graph
@@ -242,7 +242,7 @@ async def test_a_run_that_is_shut_down_as_its_node_has_asked_again_asks_that_in_
 async def test_a_second_question_that_an_older_langgraph_has_asked_leaves_the_first_its_answer(
     stage: Any, saver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All questions of a node had the first one's id there, and a thread may stand at such a one."""
+    """An older LangGraph gives all questions of a node the id of the first, and a thread may wait at such a one."""
     of_question = langgraph.types._interrupt_id
 
     async def form(state: State) -> State:

@@ -1,4 +1,4 @@
-"""An answer reaches the question it was given to, and no other, where graphs inside have asked or gone on."""
+"""An answer reaches the question it was given to, and no other, where inner graphs have asked or gone on."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from trackside.harness.states import ThreadPlace
 
 
 def looking(saver: Any, where: str, fails: int = 1) -> Any:
-    """Two nodes that ask, and between them one that fails so many times."""
+    """Two nodes that ask, and between them one that fails a number of times."""
     failures = [ConnectionError("gone")] * fails
 
     async def look(state: State) -> State:
@@ -82,7 +82,7 @@ async def test_a_later_answer_to_a_graph_inside_that_was_changed_takes_the_place
 
 
 def shipping_and_paying() -> Any:
-    """A graph of two nodes that ask beside each other; once, one fails behind its answer, when the other has finished."""
+    """A graph of two nodes that ask side by side; once, one fails after its answer, when the other has finished."""
     failures = [ConnectionError("the bank is away")]
 
     async def ship(state: State) -> State:
@@ -91,7 +91,7 @@ def shipping_and_paying() -> Any:
     async def pay(state: State) -> State:
         answer = interrupt("pay?")
         if failures:
-            await asyncio.sleep(0.1)  # until the other has finished
+            await asyncio.sleep(0.1)  # until the other node has finished
             raise failures.pop()
         return {"notes": [f"pay: {answer}"]}
 
@@ -112,7 +112,7 @@ async def test_of_two_who_asked_inside_the_one_that_failed_is_answered_alone(sta
 
 
 def asking(question: str, *, fails: int = 0) -> Any:
-    """A graph of a node that is called as what it asks, and fails so often before it does."""
+    """A graph of one node, named after its question, that fails a number of times before it asks."""
     failures = [ConnectionError("gone")] * fails
 
     async def ask(state: State) -> State:
@@ -124,7 +124,7 @@ def asking(question: str, *, fails: int = 0) -> Any:
 
 
 def calling(saver: Any, call: Any) -> Any:
-    """A graph of a node that calls others."""
+    """A graph of one node that calls other graphs."""
     return StateGraph(State).add_node("calls", call).add_edge(START, "calls").compile(checkpointer=saver)
 
 
@@ -133,7 +133,7 @@ def calling(saver: Any, call: Any) -> Any:
 async def test_an_answer_reaches_whichever_of_several_graphs_its_node_has_called(
     stage: Any, saver: Any, chosen: str, by_id: bool
 ) -> None:
-    """LangGraph shows but one of them, and in its tasks not what another one asks."""
+    """LangGraph shows only one of them, and does not list in its tasks what another one asks."""
     charges, refunds = asking("charge"), asking("refund")
 
     async def routes(state: State) -> Any:
@@ -189,7 +189,7 @@ async def test_of_two_who_asked_in_the_graph_that_was_called_who_has_finished_is
 async def test_an_answer_to_the_second_of_two_graphs_is_none_to_what_the_first_asks_since(
     stage: Any, saver: Any, by_id: bool
 ) -> None:
-    """LangGraph does not show what the second one has asked."""
+    """LangGraph does not show what the second graph has asked."""
     cleanup, mailing = asking("delete", fails=1), asking("mail")
 
     async def calls(state: State) -> State:

@@ -1,4 +1,4 @@
-"""Another attempt at a run goes on from the last checkpoint of the one before, if that has left one and was not through."""
+"""Another attempt at a run goes on from the last checkpoint of the one before, if that left one and was not through."""
 
 import asyncio
 import subprocess

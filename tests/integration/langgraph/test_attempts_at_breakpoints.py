@@ -1,4 +1,4 @@
-"""Another attempt at a run goes past no breakpoint to which the one before had come: nobody has let it go on."""
+"""Another attempt at a run passes no breakpoint that the one before had reached: nobody has let it go on."""
 
 import asyncio
 import operator
@@ -22,7 +22,7 @@ class State(TypedDict, total=False):
 
 
 class Payment:
-    """Nodes that say what they do; paying fails so many times."""
+    """Nodes that note what they do; paying fails a number of times."""
 
     def __init__(self, fails: int = 0) -> None:
         self.fails = fails
@@ -44,14 +44,14 @@ class Payment:
         return builder.add_edge(START, "plan").compile(**compiled)
 
     def sent(self, **compiled: Any) -> Any:
-        """The same, each node with what is sent to it."""
+        """The same graph, with each node sent to by `Send`."""
         builder = StateGraph(State).add_node("plan", self.plan).add_node("pay", self.pay)
         builder.add_conditional_edges(START, lambda _: [Send("plan", {})], ["plan"])
         return builder.add_conditional_edges("plan", lambda _: [Send("pay", {})], ["pay"]).compile(**compiled)
 
 
 def around(inside: Any, saver: Any) -> Any:
-    """A graph that has another one as its node."""
+    """A graph that has another graph as its node."""
     return StateGraph(State).add_node("inside", inside).add_edge(START, "inside").compile(checkpointer=saver)
 
 

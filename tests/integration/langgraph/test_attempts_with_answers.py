@@ -1,4 +1,4 @@
-"""Another attempt at a run that has brought an answer: it is given again only where it was not used up."""
+"""Another attempt at a run that brought an answer: the answer is given again only where it was not used up."""
 
 import asyncio
 from typing import Any
@@ -59,7 +59,7 @@ async def test_an_answer_whose_result_is_in_no_checkpoint_yet_counts(stage: Any)
 
 
 class Mortal(InMemorySaver):
-    """Takes nothing any more once its process is gone."""
+    """Accepts nothing more once its process is gone."""
 
     gone = False
 
@@ -100,7 +100,7 @@ async def test_an_answer_that_a_graph_inside_has_saved_before_the_one_around_it_
 
 
 class Inquiry:
-    """Two nodes that ask beside each other, and then add what they were told; the second fails so many times."""
+    """Two nodes that ask side by side, and then add what they were told; the second fails a number of times."""
 
     def __init__(self, saver: Any, fails: int = 1) -> None:
         self.fails = fails
@@ -123,7 +123,7 @@ class Inquiry:
         return {"notes": self.told[-1:]}
 
     async def asked(self, stage: Any) -> dict[str, str]:
-        """The ids of its questions, by these."""
+        """The ids of its questions, by the questions."""
         asks = await stage.play(self.graph, {"notes": []}, thread_id="t")
         return {asked["value"]: asked["id"] for asked in asks.interrupts}
 
@@ -182,7 +182,7 @@ async def test_an_answer_is_not_given_to_a_question_that_came_after_it(stage: An
 
 
 class Cleaning:
-    """Asks, and fails behind that once: behind its second question, or inside another graph in the node after that."""
+    """Asks, and fails once after the answers: in the node that asked twice, or in the next node of an inner graph."""
 
     def __init__(self, saver: Any, *, is_inside: bool) -> None:
         self.told: list[Any] = []

@@ -1,4 +1,4 @@
-"""What a command changes beside the answer that it brings, it changes once, however often its run is tried."""
+"""What a command changes beside the answer that it brings is changed once, however often its run is tried."""
 
 import operator
 from typing import Annotated, Any, TypedDict
@@ -28,7 +28,7 @@ async def note(sent: State) -> State:
 
 
 class Paying:
-    """A graph that stops before it pays, or asks; paying fails so many times."""
+    """A graph that stops before it pays, or asks; paying fails a number of times."""
 
     def __init__(self, saver: Any, *, asks: bool, fails: int = 0) -> None:
         self.asks, self.fails = asks, fails

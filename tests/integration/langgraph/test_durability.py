@@ -1,4 +1,4 @@
-"""When checkpoints are written: `durability` is LangGraph's."""
+"""When checkpoints are written: `durability` means what it means in LangGraph."""
 
 import operator
 from typing import Annotated, Any, TypedDict
@@ -21,7 +21,7 @@ async def checkpoints(saver: Any) -> list[Any]:
 
 
 def looking(saver: Any) -> Any:
-    """A graph of two nodes; the second notes how many checkpoints there are by then."""
+    """A graph of two nodes; the second notes how many checkpoints there are at that point."""
 
     async def step(state: State) -> State:
         return {"notes": ["step"]}

@@ -1,4 +1,4 @@
-"""Graphs that functions make: for each run, and for each look at a thread."""
+"""Graphs made by functions: for each run, and for each look at a thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trackside.harness.states import Caller, Describes, KeepsThreads, ThreadPlac
 
 @dataclass
 class Tenant:
-    """What a run brings for the nodes."""
+    """The context that a run brings for the nodes."""
 
     name: str
 
@@ -128,7 +128,7 @@ def of_a_name(name, config):
 
 
 class Maker:
-    """Makes graphs as an object that is called."""
+    """Makes graphs as a callable object."""
 
     def __call__(self, anything, the_runtime: ServerRuntime[Tenant]):
         return by_the_others_type(anything, the_runtime)
@@ -259,7 +259,7 @@ async def test_a_factory_knows_who_asks(stage: Any) -> None:
     config = {"configurable": {"langgraph_auth_user": ada}}
     outcome = await stage.play(agent, {}, config=config)
     assert outcome.values == {"said": "ada x True"}
-    place = ThreadPlace(thread_id="t", caller=Caller(config=config))  # as where a run of his is asked for
+    place = ThreadPlace(thread_id="t", caller=Caller(config=config))  # as where somebody asks for a run of this user
     assert await agent.answers_at(place, "yes", is_free=True) == {}  # type: ignore[attr-defined]  # it knows what it has asked
     drawing = await agent.drawing(caller=Caller(user=ada))  # type: ignore[attr-defined]  # it describes itself
     assert [node["id"] for node in drawing["nodes"]] == ["__start__", "say", "__end__"]
@@ -268,7 +268,7 @@ async def test_a_factory_knows_who_asks(stage: Any) -> None:
 
 
 class Slow:
-    """Makes a graph that asks twice; from the time on at which it `hangs`, it takes for ever."""
+    """Makes a graph that asks twice; once `hangs` is set, making it takes for ever."""
 
     def __init__(self) -> None:
         self.hangs = False

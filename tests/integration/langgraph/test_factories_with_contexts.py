@@ -1,4 +1,4 @@
-"""Functions that open a context for a graph: it is left when its run has ended, whatever becomes of that."""
+"""Functions that open a context for a graph: it is left when the graph's run has ended, whatever becomes of that."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ async def test_a_context_that_opens_although_it_was_cancelled_is_closed_at_once(
 
     @asynccontextmanager
     async def persistent() -> AsyncIterator[CompiledStateGraph]:
-        if not events:  # the first time, and not for a look at the thread afterwards
+        if not events:  # the first time only, not for a look at the thread afterwards
             try:
                 await asyncio.sleep(1_000)
             except asyncio.CancelledError:
@@ -220,7 +220,7 @@ async def test_a_context_that_cannot_be_closed_does_not_hide_why_the_run_failed(
 
 
 class Saver(InMemorySaver):
-    """One that a factory opens for its graph, and that is of no use when it was closed."""
+    """A saver that a factory opens for its graph, and that is useless once closed."""
 
     def __init__(self) -> None:
         super().__init__()

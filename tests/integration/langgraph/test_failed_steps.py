@@ -1,4 +1,4 @@
-"""A thread whose last step has left what LangGraph cannot show goes on, and is shown as it was before that."""
+"""A thread whose last step left what LangGraph cannot show goes on, and is shown as it was before that step."""
 
 import operator
 from typing import Annotated, Any
@@ -113,7 +113,7 @@ async def test_a_node_that_is_sent_what_does_not_fit_leaves_the_last_values(open
     builder = StateGraph(Sums).add_node("sums", sums)
     builder.add_conditional_edges(START, lambda state: [Send("sums", {"amount": state["messages"][-1].content})])
     graph, stage = builder.compile(), await open_stage(checkpointer=saver)
-    outcome = await stage.play(graph, says("three"), thread_id="t")  # which the reducer cannot add
+    outcome = await stage.play(graph, says("three"), thread_id="t")  # the reducer cannot add this
     shown = await last_shown(LangGraphAgent(graph), place(saver))
     assert (outcome.status, outcome.end["error_type"]) == ("error", "TypeError")
     assert shown is not None

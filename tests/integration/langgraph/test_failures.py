@@ -1,4 +1,4 @@
-"""Failures of models and tools that a graph swallows are told all the same."""
+"""Failures of models and tools are reported even where a graph swallows them."""
 
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -68,7 +68,7 @@ async def test_a_node_that_tries_again_and_gets_an_answer_has_not_failed(stage: 
 
 
 class CutOff(Lost):
-    """A model that fails in the middle of its answer, when it has told what it used."""
+    """A model that fails in the middle of its answer, after it has reported its usage."""
 
     def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         usage = {"input_tokens": 50, "output_tokens": 1, "total_tokens": 51}
@@ -204,7 +204,7 @@ async def test_too_many_steps_say_what_to_change(stage: Any) -> None:
 
 
 class Plain:
-    """What LangGraph's serializer cannot write."""
+    """A value that LangGraph's serializer cannot write."""
 
 
 class Kept(TypedDict, total=False):

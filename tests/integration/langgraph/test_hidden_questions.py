@@ -1,4 +1,4 @@
-"""Questions of which LangGraph shows less than of those of a graph's nodes."""
+"""Questions about which LangGraph shows less than about those of a graph's nodes."""
 
 import operator
 from typing import Annotated, Any, TypedDict
@@ -103,7 +103,7 @@ async def test_an_edge_from_the_start_asks_where_the_graph_gives_back_nothing_of
 
 
 class Bank:
-    """Charges, which fails so often; its handlers ask whether to go on, and fail so often with the answer."""
+    """Fails at every charge; its handlers ask whether to go on, and fail a number of times with the answer."""
 
     def __init__(self, *, fails: int = 0) -> None:
         self.fails = fails

@@ -1,4 +1,4 @@
-"""What a graph is given: messages in every form, text, commands, a context; and what does not fit it."""
+"""What a graph is given: messages in every form, text, commands, a context; and what does not fit."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any

@@ -260,7 +260,7 @@ async def test_an_answer_is_a_human_message_even_where_the_graph_keeps_it(stage:
 
 
 def in_json(*messages: Any) -> dict[str, Any]:
-    """An input as a server gets it of LangChain's clients: tuples as lists, objects as they serialize themselves."""
+    """An input as LangChain's clients send it to a server: tuples as lists, objects as they serialize themselves."""
     given: dict[str, Any] = json.loads(dumps({"messages": messages}))
     return given
 

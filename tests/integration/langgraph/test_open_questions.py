@@ -1,4 +1,4 @@
-"""Threads whose runs were cancelled: they say that they wait for an answer if, and only if, the graph still asks."""
+"""Threads whose runs were cancelled: they report that they wait for an answer if, and only if, the graph still asks."""
 
 import asyncio
 import operator
@@ -16,7 +16,7 @@ class State(TypedDict, total=False):
 
 
 class Desk:
-    """A graph that asks, and waits for ever where the answer or the input is `wait`, once it has come there."""
+    """A graph that asks, and waits for ever when it comes to an answer or an input that is `wait`."""
 
     def __init__(self) -> None:
         self.waits = asyncio.Event()

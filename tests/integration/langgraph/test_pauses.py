@@ -199,7 +199,7 @@ async def test_an_answer_to_a_question_that_is_not_open_is_refused(run_context: 
 
 
 def going_to_ask(saver: Any) -> Any:
-    """A graph that asks only where a command has it go to do so."""
+    """A graph that asks only if a command sends it there."""
 
     async def before(state: State) -> State:
         return {"notes": ["before"]}
@@ -373,7 +373,7 @@ async def test_what_lets_a_graph_go_on_past_a_stop_answers_nothing_that_is_asked
     asked = await stage.play(graph, thread_id="t", command=command)
     assert asked.status is RunStatus.interrupted
     assert [question["value"] for question in asked.interrupts] == [{"question": "how many?"}]
-    assert asked.humans == []  # it is said to nobody
+    assert asked.humans == []  # no human message announces the answer
     resumed = await stage.play(graph, thread_id="t", command={"resume": "three"})
     assert resumed.values["notes"][-1] == "three"
     assert [human["content"] for human in resumed.humans] == ["three"]
@@ -435,7 +435,7 @@ async def test_a_question_is_said_once_it_is_kept_behind_all_that_nodes_beside_i
     kept: list[Any] = []
 
     async def beside(state: State) -> State:
-        await asyncio.sleep(0.1)  # in which it is asked
+        await asyncio.sleep(0.1)  # meanwhile the other node asks
         return {"notes": ["beside"]}
 
     builder = StateGraph(State).add_node("ask", ask).add_node("beside", beside)

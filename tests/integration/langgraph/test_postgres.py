@@ -1,4 +1,4 @@
-"""LangGraph's own saver on PostgreSQL, for those who choose it: the database that has the log remembers threads, too."""
+"""LangGraph's own saver on PostgreSQL, for those who choose it: the database with the log remembers threads, too."""
 
 import asyncio
 import builtins
@@ -28,7 +28,7 @@ class State(TypedDict, total=False):
 
 
 def asking() -> Any:
-    """A graph that asks once, compiled anew as another process does."""
+    """A graph that asks once, compiled anew as in another process."""
 
     def ask(state: State) -> State:
         return {"notes": [interrupt("How many?")]}
@@ -37,7 +37,7 @@ def asking() -> Any:
 
 
 def counting(reached: asyncio.Event | None = None) -> Any:
-    """A graph that counts its thread's notes; with `reached` it waits for ever after that."""
+    """A graph that counts its thread's notes; with `reached` it then waits for ever."""
 
     async def count(state: State) -> State:
         return {"notes": [len(state["notes"])]}

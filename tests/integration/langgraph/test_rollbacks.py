@@ -1,4 +1,4 @@
-"""Runs that are taken back: the thread is as it was before, with its questions."""
+"""Runs that are rolled back: the thread is as it was before, with its questions."""
 
 import asyncio
 import operator
@@ -21,7 +21,7 @@ from trackside import RunStatus, current_run
 
 
 class Masked(CipherProtocol):
-    """Encrypts as ciphers do: never twice in the same way."""
+    """Encrypts as ciphers do: never twice to the same bytes."""
 
     def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
         mask = secrets.randbelow(255) + 1
@@ -32,7 +32,7 @@ class Masked(CipherProtocol):
 
 
 async def state_of(graph: Any, thread_id: str = "t") -> Any:
-    """What the thread is, but for the ids of its checkpoint and tasks."""
+    """The thread's state, without the ids of its checkpoint and tasks."""
     state = await graph.aget_state({"configurable": {"thread_id": thread_id}})
     tasks = [(task.name, task.path, task.result, [asked.value for asked in task.interrupts]) for task in state.tasks]
     return state.values, state.next, tasks, [asked.value for asked in state.interrupts]
@@ -116,7 +116,7 @@ async def test_a_rollback_without_a_checkpointer_has_nothing_to_do(stage: Any) -
 
 
 def question_beside_work(saver: Any, done: list[str]) -> Any:
-    """A step in which one node asks twice and another works; then one that waits."""
+    """A step in which one node asks twice and another works; then a node that waits."""
 
     async def ask(state: State) -> State:
         return {"notes": [interrupt("first?"), interrupt("second?")]}
@@ -192,7 +192,7 @@ async def test_a_rollback_takes_back_a_run_beside_values_that_cannot_be_compared
     undone = await cancelled(stage, graph, action="rollback", **kept)
     assert (undone.status, undone.result.error) == (RunStatus.cancelled, None)
     after = await graph.aget_state({"configurable": {"thread_id": "t"}})
-    assert (after.config == before.config) is not is_answered  # what has changed nothing leaves the thread as it is
+    assert (after.config == before.config) is not is_answered  # a run that changed nothing leaves the thread as it is
     assert after.next == before.next == ("ask",)
 
     outcome = await stage.play(graph, thread_id="t", command={"resume": {asked.interrupts[0]["id"]: "slow"}})

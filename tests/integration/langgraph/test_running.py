@@ -1,4 +1,4 @@
-"""A graph as an agent: what it gives back, and what surrounds it while it runs."""
+"""A graph as an agent: what it returns, and what surrounds it while it runs."""
 
 import subprocess
 import sys
@@ -307,6 +307,6 @@ print([name for name in {*sys.modules} - known if name.startswith(("langchain", 
 
 
 def test_the_first_run_of_a_process_imports_nothing_more_of_langchain() -> None:
-    """A process that has no more descriptors goes on with what it has; what it would import then fails its runs."""
+    """A process that is out of descriptors goes on with what it has; importing more would fail its runs."""
     done = subprocess.run([sys.executable, "-c", _FIRST_RUN], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["success", "[]"]

@@ -1,4 +1,4 @@
-"""What a graph's thread was, seen from outside; changing it; runs that go on from one of its checkpoints."""
+"""What a graph's thread was, as seen from outside; changing it; runs that go on from one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def log_of(graph: Any) -> list[str]:
 
 
 async def at(graph: Any, *following: str) -> str:
-    """The newest checkpoint after which these nodes follow."""
+    """The newest checkpoint that these nodes follow."""
     return next(state.checkpoint["checkpoint_id"] for state in await history_of(graph) if state.next == following)
 
 
@@ -80,7 +80,7 @@ async def test_a_thread_that_nothing_has_run_on_has_no_state(saver: Any) -> None
 async def test_large_states_are_made_ready_beside_the_event_loop(
     stage: Any, saver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that nobody else waits for them."""
+    """So that they hold nobody else up."""
     graph = two_steps(checkpointer=saver)
     await stage.play(graph, {"log": ["in"]}, thread_id="t")
     threads: set[int] = set()

@@ -86,7 +86,7 @@ async def test_a_timeout_stops_the_graph() -> None:
 
 
 class Cleaning:
-    """A node that waits, and when it is cancelled still has something to do before it ends."""
+    """A node that waits, and once cancelled has something left to do before it ends."""
 
     def __init__(self) -> None:
         self.cancels = 0
@@ -164,7 +164,7 @@ async def test_a_run_waits_for_a_node_that_took_too_long(stage: Any, tried_again
 
 
 class SlowSaver(InMemorySaver):
-    """Takes its time to write a checkpoint, or to note that a node was cancelled."""
+    """Takes its time over writing a checkpoint, or over noting that a node was cancelled."""
 
     def __init__(self, slow: str) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class SlowSaver(InMemorySaver):
 
 
 async def goes_on(handle: Any) -> bool:
-    """Whether the run has not ended although the loop has had nothing else to do for a while."""
+    """Whether the run is still going after the loop has had nothing else to do for a while."""
     result = asyncio.ensure_future(handle.result())
     done, _ = await asyncio.wait({result}, timeout=0.05)
     result.cancel()

@@ -1,4 +1,4 @@
-"""What lets a graph go on that has stopped between two steps is for that stop, and answers nothing that is asked then."""
+"""What lets a graph go on past a stop between two steps is for that stop, and answers no question asked afterwards."""
 
 import asyncio
 import operator

@@ -172,7 +172,7 @@ async def test_a_large_state_is_streamed_whole(stage: Any) -> None:
 
 
 def desk(gives: Any) -> Any:
-    """Keeps what was said, and a note of its own; gives back what a schema says."""
+    """Keep what was said and a private note; return what a schema says."""
 
     async def talk(state: Desk) -> dict[str, Any]:
         return {"messages": [AIMessage(f"to {state['asked']}")], "note": "private", "title": "A talk"}
@@ -202,7 +202,7 @@ class Talk(MessagesState, total=False):
 @pytest.mark.parametrize("gives", [Answer, Talk], ids=["without messages", "with messages"])
 async def test_only_what_a_graph_gives_back_is_streamed_and_all_that_is_new_is_recorded(stage: Any, gives: Any) -> None:
     graph = desk(gives)
-    for question in ("why?", "and then?"):  # neither touches what the graph gives back
+    for question in ("why?", "and then?"):  # neither question touches what the graph returns
         outcome = await stage.play(graph, {"asked": question}, thread_id="t", stream_mode=["values", "updates"])
         assert outcome.result.output.keys() == gives.__annotations__.keys()
         assert outcome.values == outcome.result.output

@@ -1,4 +1,4 @@
-"""Tokens, calls and who they are credited to."""
+"""Tokens, calls, and who is credited with them."""
 
 import asyncio
 import operator
@@ -41,7 +41,7 @@ def asking(llm: BaseChatModel, *, name: str | None = None, node: str = "model", 
 
 
 def calls(outcome: Any) -> list[tuple[str, str, str]]:
-    """What was called, as kind, name and caller, in the order of the starts; each call has come back."""
+    """The calls, as kind, name and caller, in the order in which they started; each has returned without an error."""
     listed = outcome.usage["calls"]
     assert [call for call in listed if "error_type" in call] == []
     return [(call["kind"], call["name"], call["caller"]) for call in listed]
@@ -51,7 +51,7 @@ def calls(outcome: Any) -> list[tuple[str, str, str]]:
     ("of_input", "of_output"),
     [
         ({"cache_read": 60}, {"reasoning": 5}),
-        # as langchain-openai has them with a service tier; the tier's own key has the rest
+        # as langchain-openai reports them with a service tier; the tier's own key has the rest
         ({"flex_cache_read": 60, "flex": 40}, {"flex_reasoning": 5, "flex": 15}),
         ({"priority_cache_read": 60, "priority": 40}, {"priority_reasoning": 5, "priority": 15}),
     ],
@@ -86,7 +86,7 @@ async def test_tokens_that_were_written_to_a_cache_are_counted(stage: Any, detai
     outcome = await stage.play(asking(model(answer(tokens=(100, 20), input_token_details=details))), "hello")
     assert outcome.usage["token_usage_by_model"]["small"]["cache_write_tokens"] == 60
     assert outcome.usage["calls"][0]["cache_write_tokens"] == 60
-    assert "request_model" not in outcome.usage["calls"][0]  # nothing but its class is known of what was asked
+    assert "request_model" not in outcome.usage["calls"][0]  # of what was asked, only its class is known
 
 
 class OfProvider(FakeMessagesListChatModel):
@@ -100,7 +100,7 @@ class OfProvider(FakeMessagesListChatModel):
 
 @pytest.fixture(scope="module")
 def prices() -> GenaiPrices:
-    """Read from the disk, which nobody does on the loop."""
+    """Read from disk, which nothing does on the loop."""
     prices = GenaiPrices()
     prices.load()
     return prices
@@ -415,9 +415,9 @@ async def test_a_budget_of_tool_calls_stops_the_next_before_it_runs(stage: Any, 
     outcome = await stage.play(graph, "go", max_tool_calls=1)
     assert outcome.end["error_type"] == "budget_exceeded"
     async with asyncio.timeout(60):
-        while not ran:  # a thread that has begun its call goes on behind the end of the run
+        while not ran:  # a thread that has begun its call goes on after the run's end
             await asyncio.sleep(0)
-    assert ran == ["a"] or (ran == ["b"] and not is_async)  # threads begin in any order
+    assert ran == ["a"] or (ran == ["b"] and not is_async)  # threads may begin in any order
     assert outcome.usage["tool_call_count"] == 2
 
 

@@ -1,4 +1,4 @@
-"""Models and tools that are called with callbacks of their own, which LangChain has take the place of those around them."""
+"""Models and tools called with their own callbacks, with which LangChain replaces those around them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ from trackside import RunStatus, current_run, run_agent
 
 
 class Tracer(BaseCallbackHandler):
-    """Somebody's tracer, which hears calls of models and tools."""
+    """A third party's tracer, which hears the calls of models and tools."""
 
     run_inline = True
 
@@ -56,7 +56,7 @@ def calling(*calls: Callable[[], Awaitable[Any]], name: str | None = None) -> An
 
 
 def kinds(outcome: Any) -> list[tuple[str, str]]:
-    """What was called by whom, in the order of the starts."""
+    """Which kind of call each caller made, in the order in which the calls started."""
     return [(call["kind"], call["caller"]) for call in outcome.usage["calls"]]
 
 
@@ -73,12 +73,12 @@ def in_thread(llm: BaseChatModel, config: RunnableConfig) -> Awaitable[Any]:
 
 
 def in_sequence(llm: BaseChatModel, config: RunnableConfig) -> Awaitable[Any]:
-    """Called by a sequence, which is what has the callbacks."""
+    """Called by a sequence, which is what gets the callbacks."""
     return (RunnableLambda(lambda said: said) | llm).ainvoke("?", config)
 
 
 def twice(llm: BaseChatModel, config: RunnableConfig) -> Awaitable[Any]:
-    """Called with callbacks of its own within a sequence that has some."""
+    """Called with callbacks of its own, within a sequence that has some."""
 
     async def ask(said: str) -> Any:
         return await llm.ainvoke(said, {"callbacks": config["callbacks"], "metadata": {"mine": 2}})

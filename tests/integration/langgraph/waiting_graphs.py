@@ -1,4 +1,4 @@
-"""Graphs of nodes that wait until their run is stopped, and runs that are."""
+"""Graphs whose nodes wait until their run is stopped, and runs that are stopped."""
 
 import asyncio
 import operator
@@ -47,7 +47,7 @@ async def wait(state: State) -> State:
 
 
 async def waiting(handle: Any) -> None:
-    """Until a node of the run has said that it waits."""
+    """Wait until a node of the run has said that it waits."""
     async for part in handle.stream(modes=["custom"]):
         if part.data == "waiting":
             return
