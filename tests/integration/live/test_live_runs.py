@@ -1,4 +1,4 @@
-"""Runs of a manager are followed while they go on."""
+"""Following a manager's runs while they go on."""
 
 import asyncio
 

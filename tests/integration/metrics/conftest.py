@@ -1,4 +1,4 @@
-"""Observers of metrics, closed after the test, what they show, and an app for them to watch."""
+"""Metrics observers, closed after the test, what they expose, and an app for them to watch."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ type Open = Callable[..., MetricsObserver]
 
 @pytest.fixture
 async def open_metrics() -> AsyncIterator[Open]:
-    """Makes observers."""
+    """Makes observers, and closes them after the test."""
     opened: list[MetricsObserver] = []
 
     def open_(**options: Any) -> MetricsObserver:
@@ -45,7 +45,7 @@ def metrics(open_metrics: Open) -> MetricsObserver:
 
 
 def shown(observer: MetricsObserver) -> dict[str, dict[tuple[str, ...], float]]:
-    """What is exposed: of each series its values, by the values of its labels in the order of their names."""
+    """The exposed values of each series, by the values of its labels in the order of the labels' names."""
     values: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(observer.render()[0].decode()):
         for sample in family.samples:
@@ -63,7 +63,7 @@ def ended(
     data: Mapping[str, Any] | None = None,
     **says: Any,
 ) -> list[RunLifecycleEvent]:
-    """The events of a run of this agent whose end says this."""
+    """The events of a run of this agent whose terminal event says this."""
     events = make_run(run_id, status=status)
     events[0].payload["agent"] = agent  # type: ignore[index]  # the factory's own dict
     end = events[-2].payload
@@ -81,7 +81,7 @@ POOL = PoolDepth(
 
 
 def in_a_fleet(vitals: Vitals) -> Vitals:
-    """As a worker's that looks after all of the fleet."""
+    """The vitals as those of a worker that has duties for the whole fleet."""
     return replace(
         vitals,
         engine=lambda: EngineVitals("nats"),
@@ -93,7 +93,7 @@ def in_a_fleet(vitals: Vitals) -> Vitals:
 
 @dataclass
 class WatchedApp:
-    """What an app says of itself, as a test wants it."""
+    """What an app says of itself, set by the test."""
 
     manager: ManagerStats = field(default_factory=lambda: RunManager({}).stats())
     observers: Mapping[str, BufferStats] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""An app that is configured to have its metrics scraped: everything that it knows of itself is there."""
+"""An app configured for scraping: everything that it knows of itself is in its metrics."""
 
 import asyncio
 import socket
@@ -32,7 +32,7 @@ async def agent(input: Any) -> Any:
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Settings]:
-    """Settings of an app whose metrics are at a port, and which has a durable observer."""
+    """Settings of an app that exposes metrics at a port and has a durable observer."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "metrics_mail", raising=False)
     return partial(_configured, tmp_path)

@@ -1,4 +1,4 @@
-"""What is counted of runs, from the events that real managers announce and from those of somebody else's harness."""
+"""What is counted of runs, from the events of real managers and from those of somebody else's harness."""
 
 import asyncio
 import math

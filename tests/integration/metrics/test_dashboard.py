@@ -1,4 +1,4 @@
-"""What is made of the metrics for people: the dashboard, the rules for alerts, and the table in the documentation."""
+"""What people get from the metrics: the dashboard, the rules for alerts, and the table in the documentation."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> Iterator[str]:
-    """What the panels of the dashboard ask for."""
+    """The queries of the dashboard's panels."""
     for panel in panels():
         yield from (target["expr"] for target in panel.get("targets", ()))
 
@@ -54,7 +54,7 @@ def test_the_dashboard_shows_every_metric() -> None:
     shown = {SERIES[name] for text in expressions() for name in re.findall(r"trackside_\w+", text)}
     missing = {definition.name for definition in DEFINITIONS if definition not in shown}
 
-    assert missing == {"trackside_build_info"}  # which the choice of jobs is made of
+    assert missing == {"trackside_build_info"}  # the choice of jobs is made from it
     assert "label_values(trackside_build_info, job)" in DASHBOARD.read_text()
 
 
@@ -94,7 +94,7 @@ def test_what_is_drawn_of_a_rate_says_in_which_time() -> None:
 
 
 async def asked(*arguments: object) -> str:
-    """What promtool says, which is content."""
+    """Return promtool's output, having asserted that it is content."""
     try:
         done = await asyncio.to_thread(promtool, *arguments)
     except NoPrometheusError as exc:
@@ -118,7 +118,7 @@ WELL = [
     series("trackside_runs_total", "0+60x60", agent="chat", status="success"),
     series("trackside_runs_total", "0+1x60", agent="chat", status="error"),
     series("trackside_runs_started_total", "0+61x60", agent="chat"),
-    # A server of another job, which counts the runs of lost workers, and of an agent whose runs nobody counts.
+    # A server of another job, which counts the runs of lost workers, and those of an agent whose runs nobody counts.
     series("trackside_runs_total", "0+1x60", agent="chat", status="error", job="servers"),
     series("trackside_runs_total", "0+1x60", agent="isolated", status="error", job="servers"),
     series("trackside_runs_started_total", "0x60", agent="isolated", job="servers"),
@@ -130,7 +130,7 @@ WELL = [
     series("trackside_engine_connected", "1x60", engine="nats"),
     series("trackside_duty_held", "0x60", duty="reaper"),
     series("trackside_duty_held", "1x60", duty="reaper", instance="b:1"),
-    # Processes of another job, as workers may be, of which none has what one of this job has.
+    # Processes of another job, as workers may be; none of them has what a process of this job has.
     series("trackside_duty_held", "0x60", duty="reaper", job="workers"),
     series("trackside_subscription_active", "0x60", subscription="webhook", job="workers"),
     series("trackside_subscription_paused", "0x60", subscription="webhook", job="workers"),
@@ -213,7 +213,7 @@ async def test_an_alert_says_as_many_as_there_were_and_no_more_than_is_known(tmp
         annotations = {"summary": summary, "description": told[name]}
         alert = {"exp_labels": labels | {"severity": "warning"}, "exp_annotations": annotations}
         wanted = {"eval_time": "1h", "alertname": name, "exp_alerts": [alert]}
-        # Not in step with the rules, so that Prometheus reckons what there may have been until they ask.
+        # Not in step with the rules, so that Prometheus estimates what there may have been until they ask.
         tests.append({"interval": "35s", "input_series": [given], "alert_rule_test": [wanted]})
     path = tmp_path / "alerts_test.yml"
     path.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests}))
@@ -229,7 +229,7 @@ def test_events_that_another_required_observer_lost_are_not_said_to_be_lost_to_t
 
 
 def firing(name: str | None, names: list[str]) -> dict[str, Any]:
-    """That of all alerts this one alone fires after an hour."""
+    """Expect that of all alerts this one alone fires after an hour."""
     assert name is None or name in names
     samples = [{"labels": f'{{alertname="{name}"}}', "value": 1}] if name else []
     return {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "1h", "exp_samples": samples}

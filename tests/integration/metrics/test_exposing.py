@@ -1,4 +1,4 @@
-"""Metrics are exposed as Prometheus wants them: by an HTTP server of their own, in somebody's web app, as text."""
+"""Metrics are exposed as Prometheus wants them: by their own HTTP server, in somebody's web app, or as text."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ async def scrape(port: int | None, accept: str = "text/plain") -> tuple[str, str
 
 
 async def everything(metrics: MetricsObserver) -> None:
-    """Let something of all that there is happen, so that every metric has a value."""
+    """Have something of every kind happen, so that every metric has a value."""
     buffer = BufferedObserver(RecordingObserver(), capacity=1, terminal_reserve=0, max_wait=0.0)
     await buffer.on_events(ended())
     feed = FeedStats(

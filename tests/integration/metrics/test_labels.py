@@ -1,4 +1,4 @@
-"""However many agents, models and errors there are, what is exposed stays bounded."""
+"""However many agents, models and errors there are, the exposed metrics stay bounded."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes an observer, and answers what the dashboard asks it."""
+"""A real Prometheus scrapes an observer, and answers the dashboard's queries."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ PATIENCE = 15.0  # seconds
 
 
 class Scrapes:
-    """Tells when somebody has scraped a registry."""
+    """Tells when a registry has been scraped."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._loop = asyncio.get_running_loop()
         self._next = asyncio.Event()
-        registry.register(self)  # type: ignore[arg-type]  # it has the method that is called
+        registry.register(self)  # type: ignore[arg-type]  # it has the method that the registry calls
 
     def collect(self) -> list[Metric]:
         self._loop.call_soon_threadsafe(self._next.set)
@@ -31,7 +31,7 @@ class Scrapes:
         return []
 
     async def next(self) -> None:
-        """The next one from now on."""
+        """Wait for the next scrape from now on."""
         self._next.clear()
         await self._next.wait()
 
@@ -68,7 +68,7 @@ async def test_prometheus_knows_what_runs_came_to_and_takes_every_query_of_the_d
     prometheus: PrometheusServer = await asyncio.to_thread(prometheus_for, metrics.port)
 
     async def until(expression: str, expected: list[tuple[dict[str, str], float]]) -> None:
-        """Ask after each scrape, until this is the answer."""
+        """Ask after each scrape until this is the answer."""
         answer: Any = None
         try:
             async with asyncio.timeout(PATIENCE):

@@ -1,4 +1,4 @@
-"""What is shown of an app that is watched: read when somebody scrapes, from whatever thread."""
+"""What is exposed of a watched app: read at each scrape, from any thread."""
 
 import asyncio
 import logging
@@ -208,7 +208,7 @@ def replace_time(event: Any, when: datetime) -> Any:
 
 
 def numbered() -> Vitals:
-    """Vitals in which no two numbers are the same, so that none is taken for another."""
+    """Vitals in which no two numbers are the same, so that none can be mistaken for another."""
     manager = replace(
         RunManager({}).stats(), stuck=1, stuck_total=2, loop_blocks_total=3, missed_kept_total=4, missed_lost_total=5
     )
@@ -219,7 +219,7 @@ def numbered() -> Vitals:
         dropped={},
         pending=14,
         pending_bytes=15,
-        oldest_at=datetime.now(UTC) + timedelta(hours=1),  # by the clock of whoever announced it
+        oldest_at=datetime.now(UTC) + timedelta(hours=1),  # by the announcing process's clock
         left_behind=16,
         consumer_deaths=17,
         deferred=18,
@@ -322,7 +322,7 @@ SHOWN: dict[tuple[str, ...], float] = {
     ("queue_places", "gpu"): 76,
     ("queue_oldest_ready_seconds", "gpu"): 0,
 }
-"""What is shown of the `numbered` vitals, by name and labels."""
+"""What is exposed of the `numbered` vitals, by name and labels."""
 
 
 async def test_each_number_is_shown_under_its_own_name(metrics: MetricsObserver) -> None:

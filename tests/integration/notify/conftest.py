@@ -1,4 +1,4 @@
-"""Receivers of notifications, real ones."""
+"""Real receivers of notifications."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def mails() -> Iterator[SmtpInbox]:
 
 
 async def notifier(*inboxes: HttpInbox, **options: Any) -> NotifyObserver:
-    """An observer that notifies these, made in a thread, since making it imports much."""
+    """An observer that notifies these inboxes, made in a thread, since making it imports much."""
     to = [f"json://127.0.0.1:{inbox.port}/" for inbox in inboxes]
     return await asyncio.to_thread(lambda: NotifyObserver(**{"to": to} | options))

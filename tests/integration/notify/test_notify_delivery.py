@@ -1,4 +1,4 @@
-"""Failures of receivers, and the limit of messages: nothing is lost, nobody gets more than he wants."""
+"""Failures of receivers, and the limit of messages: nothing is lost, and nobody gets more than he wants."""
 
 import asyncio
 import json
@@ -34,13 +34,13 @@ def said(inbox: HttpInbox) -> list[dict[str, Any]]:
 
 
 def told(inbox: HttpInbox, events: Sequence[RunLifecycleEvent]) -> set[str]:
-    """Of which runs of these somebody was told."""
+    """The ids of those runs of these events that a message has told of."""
     text = " ".join(one["title"] + one["message"] for one in said(inbox)) + " "
     return {event.run_id for event in events if any(f"{event.run_id}{end}" in text for end in "\n, ")}
 
 
 async def offer(observer: NotifyObserver, *events: RunLifecycleEvent) -> list[DeliveryError | None]:
-    """Give these at once; what became of each."""
+    """Offer these events at once, and return what became of each."""
     outcomes = await asyncio.gather(*(observer.on_event(event) for event in events), return_exceptions=True)
     assert all(outcome is None or isinstance(outcome, DeliveryError) for outcome in outcomes)
     return [outcome if isinstance(outcome, DeliveryError) else None for outcome in outcomes]
@@ -87,7 +87,7 @@ async def test_a_receiver_that_never_answers_holds_up_its_own_messages_for_a_bou
     observer = await notifier(inbox, second, timeout=0.1)
 
     async def refused(event: RunLifecycleEvent) -> list[DeliveryError]:
-        """What is said until only the first lacks it: the second answers, but maybe not within so short a time."""
+        """The failures until only the first receiver lacks it: the second answers, but maybe later than that."""
         said: list[DeliveryError] = []
         while not said or "receiver 2" in str(said[-1]):
             (failure,) = await offer(observer, event)
@@ -176,14 +176,14 @@ async def test_what_comes_while_a_digest_may_be_taken_late_has_no_room_in_the_ne
     observer = await notifier(inbox, max_per_hour=1, timeout=0.1)
     inbox.status = None
     first = failed("a")
-    await offer(observer, first, failed("b"))  # for which there is no room
+    await offer(observer, first, failed("b"))  # for the second there is no room
     inbox.status = 500
     inbox.released.set()
     while observer._subjects[first.event_id].on_its_way:
         await asyncio.sleep(0.01)
     inbox.status = None
     inbox.released.clear()
-    await offer(observer, first)  # in a digest, which has the room of the hour
+    await offer(observer, first)  # in a digest, which takes the hour's room
     again, new = await offer(observer, first, failed("c"))
     assert again is not None
     assert new is not None
@@ -220,8 +220,8 @@ async def test_the_rest_of_an_hour_comes_in_one_digest_when_there_is_room(inbox:
     refusals = [outcome for outcome in outcomes if outcome is not None]
     assert len(said(inbox)) == 3
     assert "This was the last of 3 messages in an hour." in said(inbox)[2]["message"]
-    assert all(refusal.held_back for refusal in refusals)  # which is no failure of these events
-    assert not any(refusal.away for refusal in refusals)  # so that its subscription goes on with all else
+    assert all(refusal.held_back for refusal in refusals)  # being held back is no failure of these events
+    assert not any(refusal.away for refusal in refusals)  # so that its subscription goes on with all other events
     (wait,) = {refusal.retry_after for refusal in refusals}
     assert wait == pytest.approx(HOUR, abs=1)
 
@@ -273,7 +273,7 @@ async def test_who_has_a_digest_does_not_get_it_again_because_another_one_has_no
     await offer(observer, *events)
     await asyncio.sleep(HOUR + 1)
     second.status = 500
-    for some in (events[2:], events[2:5], events[4:], events[3:]):  # as they come again after pauses of their own
+    for some in (events[2:], events[2:5], events[4:], events[3:]):  # as they come again after their own pauses
         outcomes = await offer(observer, *some)
         assert all(outcome is not None and "receiver 2" in str(outcome) for outcome in outcomes)
         assert not any("receiver 1" in str(outcome) for outcome in outcomes)
@@ -386,7 +386,7 @@ async def test_a_subscription_tells_each_receiver_once_though_one_refuses_the_di
 async def test_a_subscription_loses_nothing_of_a_digest_although_its_process_ends_before(
     inbox: HttpInbox, tmp_path: Path
 ) -> None:
-    """The first process tells two runs of six and ends; the second has room for the rest in a second's time."""
+    """The first process tells of two runs out of six and ends; the second gets room for the rest within a second."""
     events = [failed(f"r{number}") for number in range(6)]
 
     def durable(observer: NotifyObserver) -> DurableObserver:

@@ -1,4 +1,4 @@
-"""What people get, by mail and over HTTP, and what no text of an agent and no failure shows them or the log."""
+"""What people get by mail and over HTTP, and what no agent's text and no failure shows to them or to the log."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Agents are run as users run them, as the graphs of another framework are."""
+"""Run agents as users run them, just as the tests of LangGraph run graphs."""
 
 from tests.integration.langgraph.conftest import open_stage, run_context, stage
 

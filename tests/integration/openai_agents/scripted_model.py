@@ -23,12 +23,12 @@ from openai.types.responses import (
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 _numbers = itertools.count(1)
-set_trace_processors([])  # no test sends anything; and what the SDK makes for tracing is made before a loop runs
+set_trace_processors([])  # no test sends anything, and the SDK makes its tracing before a loop runs
 
 
 @dataclass(frozen=True)
 class Calls:
-    """A turn in which the model calls a tool. `id` is made if it matters to nobody."""
+    """A turn in which the model calls a tool. `id` is generated if no test cares about it."""
 
     tool: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -37,17 +37,17 @@ class Calls:
 
 type Said = str | Calls | Sequence[str | Calls]
 type Turn = Said | BaseException | Callable[[list[Any]], Awaitable[Said]]
-"""What a model does when it is called: says, calls tools, both, fails, or what a function of the items makes of them."""
+"""What a model does when called: speak, call tools, both, fail, or do what a function makes of the items."""
 
 
 class ScriptedModel(Model):
-    """Takes one turn after the other; the last one again and again.
+    """Takes one turn after the other, and repeats the last one.
 
     Args:
         turns: what to do.
         name: what it is called.
-        usage: input and output tokens of each call, and how many of them are cached and reasoning tokens.
-        early: what it reports of these in the first event of a stream, before it says anything.
+            usage: input and output tokens of each call, and how many of these are cached and reasoning tokens.
+            early: the usage that it reports in the first event of a stream, before it says anything.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ScriptedModel(Model):
     ) -> None:
         self.model = name
         self.heard: list[list[Any]] = []
-        """The items of each call."""
+        """The items that each call got."""
         self._turns = list(turns)
         self._usage = usage
         self._early = early
@@ -84,7 +84,7 @@ class ScriptedModel(Model):
         output = await self._take_turn(input)
         for index, item in enumerate(output):
             if isinstance(item, ResponseOutputMessage):
-                for piece in _pieces(item.content[0].text):  # type: ignore[union-attr]  # it says texts only
+                for piece in _pieces(item.content[0].text):  # type: ignore[union-attr]  # it says only texts
                     yield ResponseTextDeltaEvent(
                         content_index=0,
                         delta=piece,

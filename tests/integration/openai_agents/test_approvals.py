@@ -1,4 +1,4 @@
-"""Tools that a human has to approve of before they are called."""
+"""Tools that a human has to approve before they are called."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from trackside import RunStatus
 
 
 class Shop:
-    """An agent that refunds orders, each of which a human has to approve of."""
+    """An agent that refunds orders, each of which a human has to approve."""
 
     def __init__(self, *orders: int) -> None:
         calls = [Calls("refund", {"order": order}, id=f"call-{order}") for order in orders]
@@ -32,7 +32,7 @@ class Shop:
 
     @property
     def outputs(self) -> list[Any]:
-        """What the model heard of its calls at last."""
+        """The outputs of its calls, as the model last heard them."""
         return [item["output"] for item in self.model.heard[-1] if item.get("type") == "function_call_output"]
 
 
@@ -59,7 +59,7 @@ async def test_a_call_that_needs_an_approval_asks_and_is_made_when_approved(stag
 
 
 class Editor:
-    """Changes no file."""
+    """An editor that changes no file."""
 
     def create_file(self, operation: Any) -> str:
         return "created"

@@ -1,4 +1,4 @@
-"""The SDK's own model of OpenAI's older interface, which many servers have: what it streams and counts."""
+"""The SDK's model of OpenAI's older interface, which many servers have: what it streams and counts."""
 
 import json
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ CALL = {"index": 0, "id": "call-1", "type": "function", "function": {"name": "lo
 
 
 class Server:
-    """Answers one request after the other with these chunks; or with a status that is an error."""
+    """Answers each request with the next of these lists of chunks, or with an error status."""
 
     def __init__(self, *answers: list[dict[str, Any]] | int) -> None:
         self.asked: list[Any] = []

@@ -1,4 +1,4 @@
-"""Tools that leave the process, which the SDK calls in tasks: asyncio would end the event loop."""
+"""Tools that leave the process: the SDK calls them in tasks, where asyncio would end the event loop."""
 
 import asyncio
 import sys
@@ -80,7 +80,7 @@ async def test_a_tool_gets_the_context_that_it_asks_for_and_stays_as_it_was() ->
 
     agent = calling(leaves)
     (tool,) = agent.tools
-    tool.on_invoke_tool = leave  # type: ignore[union-attr]  # it is a function's
+    tool.on_invoke_tool = leave  # type: ignore[union-attr]  # it is a tool made of a function
     assert (await run_agent(agent, "go")).status is RunStatus.success
     assert kinds == [RunContextWrapper]
-    assert tool.on_invoke_tool is leave  # type: ignore[union-attr]  # it is a function's
+    assert tool.on_invoke_tool is leave  # type: ignore[union-attr]  # it is a tool made of a function

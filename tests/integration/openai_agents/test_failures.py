@@ -1,4 +1,4 @@
-"""Runs that fail, and runs that only look as if they had not."""
+"""Runs that fail, and runs that only look as if they had succeeded."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""An agent of the SDK as an agent: what it gets, what it gives back, what its thread remembers."""
+"""An agent of the SDK as an agent: what it gets, what it returns, what its thread remembers."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Runs that are stopped: at every point, promptly, and with nothing left of them."""
+"""Runs that are stopped: at every point, promptly, and leaving nothing behind."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ type Wait = Callable[[], Any]
 
 @asynccontextmanager
 async def nothing_left() -> AsyncIterator[None]:
-    """No task may be there afterwards that was not before, but the manager's own."""
+    """Check that no task is left afterwards that was not there before, except the manager's own."""
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before
@@ -28,7 +28,7 @@ async def nothing_left() -> AsyncIterator[None]:
 
 
 class Place:
-    """Where an agent waits for ever; `left` counts how often it was cancelled there."""
+    """A place where an agent waits for ever; `left` counts how often it was cancelled there."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
@@ -162,7 +162,7 @@ async def test_a_run_is_cancelled_only_once_its_tool_has_cleaned_up() -> None:
 
 
 class Closing(Place):
-    """Takes its time when it is cancelled, as a connection does that is being closed."""
+    """Takes its time when cancelled, as a closing connection does."""
 
     async def __call__(self, *_: Any) -> Any:
         try:
@@ -332,7 +332,7 @@ async def test_a_failing_run_leaves_no_task_of_a_tool_beside_it() -> None:
 
 
 class Unreadable:
-    """What a tool gives back, fit for a model and for nobody else."""
+    """A tool's output that a model can read and nobody else."""
 
     def __str__(self) -> str:
         return "a cat"

@@ -1,4 +1,4 @@
-"""What a run's model calls are counted as, by whomever they are made and however they end."""
+"""How a run's model calls are counted, whoever makes them and however they end."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ async def waiting(items: list[Any]) -> str:
 
 
 def calls(outcome: Any) -> list[tuple[str, str, str]]:
-    """What was called, as kind, name and caller, in the order of the starts; each call has come back."""
+    """The calls, as kind, name and caller, in the order in which they started; each has returned without an error."""
     listed = outcome.usage["calls"]
     assert [call for call in listed if "error_type" in call] == []
     return [(call["kind"], call["name"], call["caller"]) for call in listed]
@@ -119,11 +119,11 @@ async def test_agents_as_tools_are_credited_by_name_however_deep(stage: Any, opt
     ]
     assert (
         outcome.usage["message_count"] == 4
-    )  # the conversation's own: the question, the call, what came of it, the answer
+    )  # those of the conversation itself: the question, the call, its result, the answer
 
 
 def in_a_thread(helper: Agent[Any]) -> Any:
-    loop = asyncio.new_event_loop()  # which `run_sync` would make too, and leave open
+    loop = asyncio.new_event_loop()  # `run_sync` would make one too, and leave it open
     asyncio.set_event_loop(loop)
     try:
         return Runner.run_sync(helper, "do it").final_output
@@ -258,7 +258,7 @@ async def test_tools_that_the_provider_calls_are_counted_by_what_the_response_sa
 
 
 class Shelling(ScriptedModel):
-    """A model that has two commands run in a shell; if that is `hosted` it knows at once what came of them."""
+    """A model that has two commands run in a shell; if the shell is `hosted`, the model knows their outcome at once."""
 
     hosted = True
 
@@ -319,7 +319,7 @@ async def test_an_answer_with_a_call_that_is_like_another_counts_as_an_answer(st
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_an_answer_below_that_is_refused_counts_once_beside_others(stage: Any, streams: bool) -> None:
-    """Agents as tools share what the SDK counts with the agent above, and with each other."""
+    """Agents used as tools share the SDK's counts with the agent above, and with each other."""
     refused = agent(
         Calls("look", {"place": "here"}, id="c1"), Calls("look", {"place": "there"}, id="c1"), name="clumsy"
     )
@@ -335,7 +335,7 @@ async def test_an_answer_below_that_is_refused_counts_once_beside_others(stage: 
 
 
 def meeting(turns: int) -> Any:
-    """Makes the turns of models that wait until so many are called, and go on so many turns of the event loop later."""
+    """Make turns that wait until so many models are called, and then go on so many turns of the event loop later."""
     gate = asyncio.Barrier(turns)
 
     def turn(said: Any, later: int) -> Any:
@@ -353,7 +353,7 @@ def meeting(turns: int) -> Any:
 
 
 async def used_by(*below: Agent[Any]) -> dict[str, int]:
-    """How many tokens agents that are tools, side by side, are counted with, when the one above has asked twice."""
+    """How many tokens are credited to agents that are tools, side by side, when the agent above has asked twice."""
     tools = [as_tool(each) for each in below]
     result = await run_agent(agent([Calls(tool.name, {"input": "go"}) for tool in tools], "done", tools=tools), "go")
     assert result.status is RunStatus.success, result.error
@@ -464,7 +464,7 @@ async def test_a_model_is_called_what_agent_or_config_call_it(stage: Any, monkey
             return ScriptedModel("well")
 
     class Nameless(ScriptedModel):
-        model = property(lambda self: "", lambda self, name: None)  # type: ignore[assignment]  # a class without it
+        model = property(lambda self: "", lambda self, name: None)  # type: ignore[assignment]  # a class without a name
 
     async def model_of(asked: Any, **config: Any) -> str:
         given = {"model_provider": Provider(), **config}

@@ -1,4 +1,4 @@
-"""A receiver of events of OpenLineage, and an observer that sends to it."""
+"""A receiver of OpenLineage events, and an observer that sends to it."""
 
 from collections.abc import AsyncIterator
 

@@ -164,7 +164,7 @@ async def test_the_path_of_the_api_comes_behind_that_of_the_url(receiver: Lineag
 
 
 def sending() -> int:
-    """How many threads send something."""
+    """How many threads are sending something."""
     return sum(thread.name == "trackside-openlineage" for thread in threading.enumerate())
 
 

@@ -1,4 +1,4 @@
-"""What OpenLineage's own library sends by: files, several transports, one within another, Kafka; and options it refuses."""
+"""How OpenLineage's own library sends: to files, by several transports, nested ones, Kafka; and options it refuses."""
 
 import asyncio
 import json
@@ -111,7 +111,7 @@ async def test_answers_to_a_transport_within_another_are_bounded_too() -> None:
 
 
 class KafkaError:
-    """As that of `confluent_kafka`."""
+    """An error like that of `confluent_kafka`."""
 
     def __init__(self, name: str, code: int) -> None:
         self._name, self._code = name, code
@@ -127,7 +127,7 @@ class KafkaError:
 
 
 class Cluster:
-    """A producer of `confluent_kafka` and its cluster, which reports as it is told to, or not at all."""
+    """A producer of `confluent_kafka` and its cluster, which reports what it is told to, or nothing at all."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Models that answer what a test says, one answer after another."""
+"""Models that give a test's answers, one after another."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -7,7 +7,7 @@ from pydantic_ai import ModelMessage, ModelRequest, ModelResponse, RequestUsage,
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 type Answer = str | BaseException | ModelResponse | list[ToolCallPart] | Callable[[], Awaitable[Any]]
-"""A text, calls of tools, a whole response; an exception is raised; a function is awaited and gives one of these."""
+"""A text, tool calls, a whole response; an exception is raised; a function is awaited and returns one of these."""
 
 USAGE = RequestUsage(input_tokens=10, output_tokens=5)
 
@@ -17,7 +17,7 @@ def call(tool: str, call_id: str | None = None, **arguments: Any) -> ToolCallPar
 
 
 def answers(*script: Answer, name: str = "small", heard: list[Any] | None = None) -> FunctionModel:
-    """A model that does not stream; `heard` collects what it was told, the newest part of each request last."""
+    """A model that does not stream; `heard` collects what each request told it, the newest part last."""
     left = list(script)
 
     async def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -55,5 +55,5 @@ def streams(*script: list[Any], name: str = "small") -> FunctionModel:
 
 
 def texts(messages: list[Any]) -> list[str]:
-    """What the model was told, as text."""
+    """The texts that the model was told."""
     return [part.content if isinstance(part.content, str) else str(part.content) for part in messages]

@@ -1,4 +1,4 @@
-"""Answers that a provider works on in the background, and that the framework asks for until they are there."""
+"""Answers that a provider works on in the background, and for which the framework asks until they are there."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ pinned = pytest.mark.parametrize("pinned", [False, True], ids=["bare", "fallback
 
 
 class Provider:
-    """Speaks OpenAI's API, and has an answer when it is asked for it the fifth time; or never, or loses it."""
+    """Speaks OpenAI's API, and has an answer at the fifth poll, or never, or loses it."""
 
     def __init__(self, *, ready_at: int = 5, fails_at: int = 0) -> None:
         self.polls = 0
@@ -114,7 +114,7 @@ async def ended(agent: Any, **spec: Any) -> RunResult:
 
 
 def chats(result: RunResult) -> list[tuple[str, str | None]]:
-    """The calls of models, as who called and what they failed with."""
+    """The model calls, each as its caller and the error it failed with, if any."""
     listed = result.completion_data["calls"]
     return [(one["caller"], one.get("error_type")) for one in listed if one["kind"] == "chat"]
 

@@ -14,7 +14,7 @@ from trackside import RunStatus
 
 
 class Cashier:
-    """An agent that pays what it is asked to, as often as its model says so, once a human has approved."""
+    """An agent that pays what it is asked to, as often as its model says, once a human has approved."""
 
     def __init__(self, *calls: Any, **options: Any) -> None:
         self.paid: list[tuple[str, int]] = []
@@ -32,7 +32,7 @@ class Cashier:
 
     @property
     def told(self) -> list[str]:
-        """What the model was told at last."""
+        """What the model was last told."""
         return texts(self.heard[-1])
 
 
@@ -283,7 +283,7 @@ def paying() -> Agent[Till, str]:
 
 
 def paid(outcome: Any) -> list[str]:
-    """What the tools gave back."""
+    """What the tools returned."""
     return [part["content"] for part in outcome.values["message_history"][2]["parts"]]
 
 

@@ -1,4 +1,4 @@
-"""What agents of Pydantic AI get and give when they are run."""
+"""What agents of Pydantic AI get and return when they are run."""
 
 import asyncio
 import contextvars
@@ -253,7 +253,7 @@ async def test_another_try_begins_where_the_first_one_began_whatever_was_before_
     agent = Agent(answers(*lost, "third", heard=heard))
     await stage.play(
         agent, "I am Ada", thread_id="t"
-    )  # what it leaves, and what the next run brings, become one message
+    )  # what this run leaves and what the next one brings become one message
     given = [ME, {"role": "assistant", "content": "324 m"}, {"role": "user", "content": "And the other one?"}]
     failed = await stage.play(agent, given, thread_id="t")
     again = await stage.play(agent, given, thread_id="t", retry_of=failed.result.run_id, attempt=2)

@@ -1,4 +1,4 @@
-"""Runs that fail, are cancelled, or come to an end that is none."""
+"""Runs that fail, are cancelled, or come to an end that is no real one."""
 
 import asyncio
 import threading
@@ -105,7 +105,7 @@ async def test_an_answer_that_a_capability_made_of_lost_models_is_an_error(stage
     assert outcome.status is RunStatus.error
     assert outcome.end["error_type"] == "Broken"
     after = await stage.play(Agent(answers("here again")), "go", thread_id="t")
-    assert len(after.values["message_history"]) == 4  # the answer that is none was a step all the same
+    assert len(after.values["message_history"]) == 4  # the hook's answer was a step all the same
 
 
 @pytest.mark.parametrize("refuses", [False, True], ids=["the model fails", "the guard refuses"])
@@ -154,7 +154,7 @@ async def test_run_interrupt_is_not_for_tools(stage: Any) -> None:
 
 
 def others() -> set[asyncio.Task[Any]]:
-    """The tasks that are neither this test's nor a manager's between runs."""
+    """The tasks that are neither this test's nor those that a manager has between runs."""
     own = {"trackside-guard", "trackside-buffer-RecordingObserver"}
     return {t for t in asyncio.all_tasks() if t is not asyncio.current_task() and t.get_name() not in own}
 

@@ -1,4 +1,4 @@
-"""What followers of a run see of its agent while it runs."""
+"""What followers of a run see of its agent while the run goes on."""
 
 import asyncio
 import json
@@ -152,7 +152,7 @@ class Number(BaseModel):
 
 
 def in_pieces() -> FunctionModel:
-    """A model that streams the arguments of its first call piece by piece, the first of which is no JSON by itself."""
+    """A model that streams the arguments of its first call in pieces, the first of which is not JSON by itself."""
 
     async def respond(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
         if any(isinstance(part, ToolReturnPart) for part in messages[-1].parts):
@@ -265,7 +265,7 @@ async def test_an_agents_own_handler_of_events_gets_them_too(stage: Any) -> None
 
 
 class Unstreamed(Model):
-    """A model whose method for streams is there to refuse them, as that of MCP's sampling is."""
+    """A model whose streaming method exists only to refuse, like that of MCP's sampling model."""
 
     model_name, system = "unstreamed", "here"
 

@@ -1,4 +1,4 @@
-"""Tokens and calls of agents' runs: by model and by caller, whatever becomes of the run."""
+"""The tokens and calls of agents' runs: by model and by caller, whatever becomes of the run."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def http_error(model: str) -> ModelHTTPError:
 
 
 def calls(outcome: Any) -> list[tuple[str, str, str]]:
-    """What was called, as kind, name and caller, in the order of the starts; each call has come back."""
+    """The calls, as kind, name and caller, in the order in which they started; each has returned without an error."""
     listed = outcome.usage["calls"]
     assert [call for call in listed if "error_type" in call] == []
     return [(call["kind"], call["name"], call["caller"]) for call in listed]
@@ -124,7 +124,7 @@ def response(said: str, used: dict[str, Any]) -> dict[str, Any]:
 
 
 def answered(request: httpx.Request, answer: dict[str, Any]) -> httpx.Response:
-    """What OpenAI's Responses API says, in one piece or as a stream."""
+    """An answer of OpenAI's Responses API, in one piece or as a stream."""
     if b'"stream":true' not in request.content:
         return httpx.Response(200, json=answer)
     (message,) = answer["output"]
@@ -181,7 +181,7 @@ async def test_a_call_that_compacts_the_conversation_counts_once(stage: Any, mod
             return Agent(model, capabilities=[OpenAICompaction(message_count_threshold=threshold)], name="long")
 
         counted = []
-        for threshold in (2, 2, 9):  # the last one has the compaction of the second in its history
+        for threshold in (2, 2, 9):  # the last run has the second one's compaction in its history
             outcome = await stage.play(agent(threshold), "?", thread_id="t", stream_mode=modes)
             assert outcome.values["output"] == "42"
             assert len(calls(outcome)) == outcome.usage["llm_call_count"]
@@ -209,7 +209,7 @@ def delegating(*script: Answer, delegate: Agent[None, Any], way: str = "run") ->
         assert run.result is not None
         return run.result.output
 
-    def ask_in_thread() -> str:  # `run_sync` is refused here by the framework
+    def ask_in_thread() -> str:  # the framework refuses `run_sync` here
         return asyncio.run(delegate.run("go")).output
 
     agent = Agent(answers(*script, name="large"), name="boss")
@@ -227,7 +227,7 @@ async def test_agents_that_tools_call_count_under_their_name(stage: Any, way: st
     assert by(outcome, "caller")["expert"] == by(outcome, "model")["test"] > 0
     assert ("invoke_agent", "expert", LEAD) in calls(outcome)
     assert outcome.usage["llm_call_count"] == 3
-    assert outcome.usage["message_count"] == 4  # what agents say among themselves is theirs
+    assert outcome.usage["message_count"] == 4  # what agents say to each other does not count
 
 
 async def test_a_delegate_that_is_not_heard_out_counts_with_what_it_had_said(stage: Any) -> None:

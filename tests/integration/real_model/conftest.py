@@ -1,4 +1,4 @@
-"""A language model on this machine, the four kinds of agents that ask it, and what the server itself says about them."""
+"""A language model on this machine, the four kinds of agents that ask it, and what the server itself says of them."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ __all__ = ["open_stage", "stage"]
 
 ROOT = Path(__file__).parents[3]
 MINUTES = 60  # seconds
-PATIENCE = 10.0  # seconds; less than the server would need for what was asked of it
+PATIENCE = 10.0  # seconds; less than the server would need for what it was asked
 
 
 @pytest.fixture(scope="session")
@@ -36,19 +36,19 @@ def address() -> Iterator[str]:
         assert server.stdout is not None
         yield server.stdout.readline().decode().strip()
         assert server.stdin is not None
-        server.stdin.close()  # which ends it
+        server.stdin.close()  # this ends the server
 
 
 @dataclass
 class Exchange:
-    """One request to the server, and its answer as far as it was read."""
+    """A request to the server, and as much of its answer as was read."""
 
     asked: Any
     body: bytes = b""
 
     @property
     def usage(self) -> tuple[int, int] | None:
-        """The tokens in and out as the server counts them; it says so at the very end."""
+        """The input and output tokens as the server counts them; it says so at the very end."""
         for line in self.body.decode().splitlines():
             said = line.removeprefix("data: ")
             if said.startswith("{") and (usage := json.loads(said).get("usage")):
@@ -57,13 +57,13 @@ class Exchange:
 
     @property
     def text(self) -> str:
-        """What the model has said in a stream."""
+        """What the model said in a stream."""
         chunks = [json.loads(line[6:]) for line in self.body.decode().splitlines() if line.startswith("data: {")]
         return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
 
 class Wire(httpx.AsyncHTTPTransport):
-    """Passes on what is asked and answered, and keeps a copy."""
+    """Passes requests and answers on, and keeps a copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Wire(httpx.AsyncHTTPTransport):
 
     @property
     def under_way(self) -> list[Any]:
-        """The connections on which something is still asked or answered."""
+        """The connections with a request or an answer still under way."""
         return [connection for connection in self._pool.connections if not connection.is_idle()]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -99,7 +99,7 @@ class _Copied(httpx.AsyncByteStream):
 
 @dataclass
 class RealModel:
-    """The model, and an agent of one kind that asks it twice in each run: for a plan, then for the answer."""
+    """The model, and an agent of one kind that asks the model twice in each run: for a plan, then for the answer."""
 
     address: str
     kind: str
@@ -108,7 +108,7 @@ class RealModel:
     _clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     def agent(self, *, address: str | None = None, max_tokens: int = 24) -> Any:
-        """The agent. `max_tokens` is how long its answer may get, `address` another place where it looks for the model."""
+        """The agent. `max_tokens` limits its answer; `address` is another place where it looks for the model."""
         http = httpx.AsyncClient(transport=self.wire, timeout=MINUTES)
         self._clients.append(http)
         client = AsyncOpenAI(base_url=f"{address or self.address}/v1", api_key="none", http_client=http, max_retries=0)
@@ -121,7 +121,7 @@ class RealModel:
         return any(slot["is_processing"] for slot in slots)
 
     async def idle(self) -> None:
-        """Wait until the server generates nothing any more; it notices that nobody listens when it has the next token."""
+        """Wait until the server has stopped generating; it notices only at the next token that nobody listens."""
         async with asyncio.timeout(PATIENCE):
             while await self.is_busy():
                 pass
@@ -140,7 +140,7 @@ async def real_model(address: str, stage: Stage, request: pytest.FixtureRequest)
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """An address at which nobody listens, kept free for as long as the test takes."""
+    """An address on which nobody listens, reserved for as long as the test takes."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"

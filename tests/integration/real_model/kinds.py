@@ -19,7 +19,7 @@ from trackside import RunContext
 PLAN = "Say in five words how you will answer."
 PLAN_TOKENS = 12
 GO_ON = {"ignore_eos": True}
-"""What makes the server generate as many tokens as it may, so that a stream has a middle."""
+"""Makes the server generate as many tokens as it may, so that a stream has a middle."""
 
 
 def of_a_function(client: AsyncOpenAI, model: str, max_tokens: int) -> Any:

@@ -98,5 +98,5 @@ async def test_a_model_that_nobody_serves_is_a_failure_of_the_model(real_model: 
     assert "connection" in outcome.end["error"].lower()
     assert counted(outcome) == (0, 0)
     assert outcome.usage["llm_call_count"] == 0
-    if real_model.kind != "callable":  # which would have to say so itself
+    if real_model.kind != "callable":  # a plain function would have to record the error itself
         assert outcome.usage["llm_error_count"] == 1

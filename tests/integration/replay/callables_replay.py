@@ -9,7 +9,7 @@ from trackside import RunContext
 SOLO_INPUT: Any = None
 CONFIG: dict[str, Any] = {}
 EXTRA_CALLS = (0, 0)
-"""How many calls of models and of tools it takes to delegate."""
+"""How many extra model and tool calls delegating takes."""
 
 
 def agent(trajectory: Trajectory) -> Any:
@@ -21,7 +21,7 @@ def delegating(trajectory: Trajectory, to: str) -> Any:
 
 
 class _Function:
-    """Keeps the conversation in its thread as OpenAI's chat completions have it."""
+    """Keeps the conversation in its thread, in the form of OpenAI's chat completions."""
 
     def __init__(self, script: Script, *, caller: str) -> None:
         self._script = script
@@ -35,7 +35,7 @@ class _Function:
         return {"messages": conversation}
 
     def _answer(self, conversation: list[Message], run: RunContext) -> bool:
-        """Let the model answer, and do what it wants done; whether it wants to see the results."""
+        """Have the model answer and run its tool calls; return whether it wants to see results."""
         answer = self._script.answer(_items_in(conversation))
         run.record_usage(answer["model"], **answer["usage"], caller=self._caller)
         calls = answer.get("tool_calls", [])

@@ -1,4 +1,4 @@
-"""Each framework's agents have the recorded conversations once; the tests look at what came of them."""
+"""Play the recorded conversations once with each framework's agents; the tests look at what came of them."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def played(framework: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 @pytest.fixture(scope="module")
 def played_by_delegate(framework: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
-    """Those without a human, by an agent that another calls."""
+    """The conversations without a human, played by an agent that another agent calls."""
     url = f"sqlite:///{tmp_path_factory.mktemp('replay') / 'delegated.db'}"
     solo = [one for one in recorded() if len(one.turns) == 1]
     return asyncio.run(play(solo, framework, url, delegating_to=DELEGATE))

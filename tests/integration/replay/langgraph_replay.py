@@ -23,7 +23,7 @@ def agent(trajectory: Trajectory) -> Any:
 
 
 def delegating(trajectory: Trajectory, to: str) -> Any:
-    """A graph whose only node is a graph."""
+    """A graph whose only node is another graph."""
     below = _builder(trajectory).compile(name=to)
     return StateGraph(MessagesState).add_node("below", below).add_edge(START, "below").compile()
 
@@ -50,7 +50,7 @@ def _builder(trajectory: Trajectory) -> StateGraph[Any, Any, Any, Any]:
 
 
 class _RecordedModel(BaseChatModel):
-    """Answers what was recorded."""
+    """Gives the recorded answers."""
 
     script: Any
 

@@ -1,4 +1,4 @@
-"""Conversations with agents of the OpenAI Agents SDK, with a model of its own interface."""
+"""Conversations with agents of the OpenAI Agents SDK, with a model that implements its own interface."""
 
 import itertools
 import json
@@ -15,10 +15,10 @@ SOLO_INPUT: Any = {"type": "item_reference", "id": "ticket"}
 """The SDK's agents have to be given something; this is no message, and nobody said it."""
 
 CONFIG: dict[str, Any] = {"max_turns": 100}
-"""The SDK gives up after ten of them; some conversations took more."""
+"""The SDK gives up after ten turns; some conversations took more."""
 
 EXTRA_CALLS = (2, 1)
-"""The lead's own, which calls the agent as a tool and says that it is done."""
+"""The calls of the lead itself, which calls the agent as a tool and says that it is done."""
 
 ASKED = "See to the ticket."
 _LEAD_MODEL = "lead-model"
@@ -32,7 +32,7 @@ def agent(trajectory: Trajectory) -> Any:
 
 
 def delegating(trajectory: Trajectory, to: str) -> Any:
-    """An agent with another as a tool."""
+    """An agent that has another agent as a tool."""
     below = _agent(Script(trajectory, asked=ASKED), to)
     tool = below.as_tool("delegate", "Sees to it.", max_turns=100)
     return Agent("lead", model=_ScriptedModel(_LEAD_MODEL, _delegate), tools=[tool])
@@ -44,11 +44,11 @@ def _agent(script: Script, name: str = "recorded") -> Agent[Any]:
 
 
 class _ScriptedModel(Model):
-    """Gives an answer in one piece, also where it is to stream it, as it is but for agents that are tools.
+    """Gives each answer in one piece, even when it should stream, as it should for all but agents that are tools.
 
     Args:
         name: what it is called.
-        answer: what it answers to what it has heard.
+            answer: returns its answer to what it has heard.
     """
 
     def __init__(self, name: str, answer: Callable[[list[Item]], Message]) -> None:
@@ -143,6 +143,6 @@ def _tool(script: Script, name: str, parameters: set[str]) -> FunctionTool:
 
 
 def _said_by(context: RunContextWrapper[Any], error: Exception) -> str:
-    """What the model gets to see of a tool that has failed."""
+    """What the model sees of a tool that has failed."""
     assert isinstance(error, ToolFailure), f"{error!r}"
     return str(error)

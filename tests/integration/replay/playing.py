@@ -26,7 +26,7 @@ FRAMEWORKS: dict[str, ModuleType] = {
     "pydantic_ai": pydantic_ai_replay,
 }
 CANNOT_KEEP_SILENT = {"openai_agents", "pydantic_ai"}
-"""Whose agents answer whatever they hear. The last word, which nobody answers, is a plain function's to hear there."""
+"""Frameworks whose agents answer whatever they hear: a plain function hears a last word that nobody answers."""
 
 AT_ONCE = 8
 _PATIENCE = 150.0
@@ -34,7 +34,7 @@ _PATIENCE = 150.0
 
 @dataclass(frozen=True)
 class PlayedRun:
-    """One run, and what the log has of it."""
+    """One run, and what the log says of it."""
 
     trajectory: Trajectory
     turn: Turn
@@ -50,7 +50,7 @@ class PlayedRun:
 
 @dataclass(frozen=True)
 class Played:
-    """Some conversations: their runs in order, what was announced to an optional observer, the totals in the log."""
+    """Some conversations: their runs in order, what an optional observer was told, the totals in the log."""
 
     runs: Sequence[PlayedRun]
     announced: Sequence[RunLifecycleEvent]
@@ -67,7 +67,7 @@ class Played:
 
 
 class RecordedPrices:
-    """Says of each call of a thread's model, in order, what it has cost."""
+    """Says what each call of a thread's model has cost, in the order of the calls."""
 
     def __init__(self, trajectories: Sequence[Trajectory]) -> None:
         self._calls = {one.id: deque(calls_of_models(one.messages)) for one in trajectories}
@@ -86,7 +86,7 @@ class RecordedPrices:
 async def play(
     trajectories: Sequence[Trajectory], framework: str, url: str, *, delegating_to: str | None = None
 ) -> Played:
-    """Play them, `AT_ONCE` at a time; with `delegating_to`, by an agent of that name below the one that is run."""
+    """Play them, `AT_ONCE` at a time; `delegating_to` names an agent that plays them below the one that is run."""
     module, recorder = FRAMEWORKS[framework], RecordingObserver()
     async with asyncio.timeout(_PATIENCE), Store.open(url) as store:
         storage = StorageObserver(store)
@@ -116,7 +116,7 @@ async def play(
 
 
 async def _run(manager: RunManager, framework: str, agent: Any, trajectory: Trajectory, turn: Turn) -> RunResult:
-    """One run of an agent that is called as the conversation's group."""
+    """Execute one run, with the agent named after the conversation's group."""
     module = FRAMEWORKS[framework]
     hears = hear_out if framework in CANNOT_KEEP_SILENT and not turn.is_answered else agent
     given = [{"role": message["role"], "content": message["content"]} for message in turn.given]

@@ -23,9 +23,9 @@ from tests.integration.replay.recorded import Item, Script, ToolFailure, Traject
 SOLO_INPUT: Any = None
 CONFIG: dict[str, Any] = {}
 EXTRA_CALLS = (2, 1)
-"""The lead's own, whose tool runs the agent, and which says that it is done."""
+"""The calls of the lead itself, whose tool runs the agent, and which says that it is done."""
 
-_INSTRUCTIONS = "See to what you find."  # without a prompt an agent has to have some
+_INSTRUCTIONS = "See to what you find."  # without a prompt, an agent needs instructions
 ASKED = "See to the ticket."
 
 
@@ -34,7 +34,7 @@ def agent(trajectory: Trajectory) -> Any:
 
 
 def delegating(trajectory: Trajectory, to: str) -> Any:
-    """An agent with a tool that runs another."""
+    """An agent with a tool that runs another agent."""
     below = _agent(Script(trajectory, asked=ASKED), to)
 
     async def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:

@@ -1,6 +1,6 @@
-"""Recorded conversations of agents with people: what was said, which tools were called, what it used and cost.
+"""Recorded conversations of agents with people: what was said, which tools were called, what was used and paid.
 
-`README.md` beside the recording says how it was made. They are looked for beside the project, or where
+`README.md` beside the recording says how it was made. Tests look for the recording beside the project, or where
 `TRACKSIDE_TRAJECTORIES` says.
 """
 
@@ -20,7 +20,7 @@ import pytest
 
 type Message = dict[str, Any]
 type Item = tuple[str, ...]
-"""A part of a conversation, in a form that every framework's can be brought to: `("user" | "assistant", text)`,
+"""A part of a conversation, in a form to which every framework's can be converted: `("user" | "assistant", text)`,
 `("call", id, name, arguments as JSON)`, `("result", id of the call, text)`."""
 
 _FOLDER = Path(os.environ.get("TRACKSIDE_TRAJECTORIES") or Path(__file__).parents[4] / "shared/data/trajectories")
@@ -33,7 +33,7 @@ needs_recording = pytest.mark.skipif(
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What a number of messages come to."""
+    """What a number of messages add up to."""
 
     message_count: int = 0
     human_message_count: int = 0
@@ -63,14 +63,14 @@ class Totals:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one run does: what it is given, and all that is said in it, the former included."""
+    """What one run does: what it is given, and all messages of the run, including those it was given."""
 
     given: Sequence[Message]
     messages: Sequence[Message]
 
     @property
     def is_answered(self) -> bool:
-        """Whether anybody answers, or the customer had the last word."""
+        """Whether anybody answers; if not, the customer had the last word."""
         return len(self.messages) > len(self.given)
 
     @property
@@ -94,7 +94,7 @@ class Trajectory:
 
     @functools.cached_property
     def tools(self) -> dict[str, set[str]]:
-        """The names of the tools that are called, and those of their arguments."""
+        """The names of the called tools, and the names of their arguments."""
         tools: dict[str, set[str]] = {}
         for message in self.messages:
             for call in message.get("tool_calls", ()):
@@ -103,7 +103,7 @@ class Trajectory:
 
     @property
     def turns(self) -> list[Turn]:
-        """Each human message begins one; an opening that no model has made is given with the first."""
+        """The turns: each human message begins one; an opening that no model made is given with the first."""
         begins = [index for index, message in enumerate(self.messages) if message["role"] == "user"]
         if not begins:
             return [Turn([], self.messages)]
@@ -117,15 +117,15 @@ class Trajectory:
 
 
 class ToolFailure(Exception):
-    """A tool failed, with this text."""
+    """A tool that failed, with this text."""
 
 
 class Script:
-    """Says what the model and the tools of a conversation say next.
+    """Knows what the model and the tools of a conversation say next.
 
     Args:
         trajectory: the conversation.
-        asked: a text with which somebody begins that is not recorded, as an agent that delegates to another.
+            asked: an unrecorded opening text, such as that of an agent that delegates to another.
     """
 
     def __init__(self, trajectory: Trajectory, *, asked: str | None = None) -> None:
@@ -140,7 +140,7 @@ class Script:
         }
 
     def answer(self, heard: Sequence[Item]) -> Message:
-        """What the model answers that has heard this, which has to be all that was said before, in order."""
+        """The answer of a model that has heard this, which must be all that was said before, in order."""
         count = len(heard) - len(self._before)
         assert list(heard) == [*self._before, *self._items[:count]], "the model hears something else than was recorded"
         message: Message = self.trajectory.messages[self._starts[count]]
@@ -148,14 +148,14 @@ class Script:
         return message
 
     def is_over(self, heard: Sequence[Item]) -> bool:
-        """Whether this is all that was said."""
+        """Whether this is everything that was said."""
         return len(heard) == len(self._before) + len(self._items)
 
     def result(self, call_id: str, arguments: dict[str, Any]) -> str:
-        """What a tool gives.
+        """What a tool returns.
 
         Raises:
-            ToolFailure: it fails.
+                ToolFailure: the tool failed in the recording.
         """
         assert arguments == self._calls[call_id]["arguments"], "the tool gets other arguments than were recorded"
         recorded = self._results[call_id]
@@ -178,7 +178,7 @@ def items_of(message: Message) -> list[Item]:
 
 
 def calls_of_models(messages: Iterable[Message]) -> list[Message]:
-    """The messages that a model was called for."""
+    """The messages that came from calls of a model."""
     return [message for message in messages if "usage" in message]
 
 
@@ -188,7 +188,7 @@ def _lengths(parts: Sequence[list[Item]]) -> Iterable[tuple[int, list[Item]]]:
 
 @functools.cache
 def recorded() -> list[Trajectory]:
-    """All of them."""
+    """All recorded conversations."""
     with gzip.open(RECORDING, "rt", encoding="utf-8") as lines:
         return [_trajectory(json.loads(line)) for line in lines]
 

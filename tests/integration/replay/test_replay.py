@@ -1,6 +1,6 @@
-"""Recorded conversations of real agents, had again through each adapter, come to exactly what was recorded.
+"""Recorded conversations of real agents, replayed through each adapter, come to exactly what was recorded.
 
-The models check that they hear all that was said before, and tools that they get the arguments that were recorded.
+The models check that they hear all that was said before, and the tools that they get the recorded arguments.
 """
 
 from collections.abc import Iterable, Mapping
@@ -115,11 +115,11 @@ def test_an_agent_below_is_credited_by_its_name(played_by_delegate: Played) -> N
 
 
 def assert_log_agrees(played: Played) -> None:
-    """What the log says of each run and thread is what was recorded."""
+    """Assert that the log says of each run and thread what was recorded."""
     for run in played.runs:
         assert_same(told_by_log(run.stored, [run]), run.turn.totals, f"run {run.result.run_id} in the log")
         told = {**run.result.completion_data}
-        told.pop("calls", None)  # which only the event has
+        told.pop("calls", None)  # only the event has it
         assert run.stored.completion_data == told
     for one in played.trajectories:
         runs = played.of_thread(one)
@@ -127,7 +127,7 @@ def assert_log_agrees(played: Played) -> None:
 
 
 def assert_same(told: Totals, expected: Totals, of: str) -> None:
-    """Counts and tokens are the same exactly, costs but for rounding."""
+    """Assert that counts and tokens are exactly the same, and costs except for rounding."""
     assert replace(told, cost=0.0) == replace(expected, cost=0.0), of
     assert told.cost == pytest.approx(expected.cost, abs=1e-6), of
 
@@ -138,7 +138,7 @@ def assert_same_tokens(told: TokenTotals, expected: Totals) -> None:
 
 
 def told_by(data: Mapping[str, Any], run: PlayedRun) -> Totals:
-    """What the end of a run says that it comes to."""
+    """The totals of a run, as its terminal event gives them."""
     assert data["total_tokens"] == data["total_input_tokens"] + data["total_output_tokens"]
     return Totals(
         message_count=data["message_count"],
@@ -152,7 +152,7 @@ def told_by(data: Mapping[str, Any], run: PlayedRun) -> Totals:
 
 
 def told_by_log(row: Any, runs: Iterable[PlayedRun]) -> Totals:
-    """What a row of a run, or the sum of some, says that they come to."""
+    """The totals of a run or of several, as a row of the log gives them."""
     return Totals(
         message_count=row.message_count,
         human_message_count=sum(len(run.heard) for run in runs),
@@ -165,7 +165,7 @@ def told_by_log(row: Any, runs: Iterable[PlayedRun]) -> Totals:
 
 
 def tokens_of(totals: Totals) -> dict[str, Any]:
-    """As `completion_data` shows it."""
+    """The totals, as `completion_data` shows them."""
     return {
         "input_tokens": totals.input_tokens,
         "output_tokens": totals.output_tokens,
@@ -175,7 +175,7 @@ def tokens_of(totals: Totals) -> dict[str, Any]:
 
 
 def expected_of(trajectory: Trajectory) -> Totals:
-    """The figures that came with the recording, not sums of ours."""
+    """The figures that came with the recording, not sums of our own."""
     return Totals(**trajectory.expected)
 
 

@@ -1,4 +1,4 @@
-"""Three places in which runs are let in; what is in a database in the end is judged."""
+"""Three backends that let runs in; at the end, each test's database is judged."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tests.integration.runs.stage import BACKENDS, Agents, Backend
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what needs a backend on each, unless the test says on which."""
+    """Run each test that needs a backend on all of them, unless the test names its own."""
     chosen = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "backend" in metafunc.fixturenames and not chosen:
         metafunc.parametrize("backend", BACKENDS, indirect=True)
@@ -30,7 +30,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 
 def judged(backend: Backend) -> Iterator[Backend]:
-    """See that nothing is wrong in the database when a test has ended."""
+    """Check that nothing is wrong in the database when a test has ended."""
     yield backend
     assert backend.url is not None
     if backend.judged:

@@ -1,10 +1,10 @@
-"""Managers on a coordinator in memory, in SQLite or in PostgreSQL, and all that there is to see of their runs.
+"""Managers on a coordinator in memory, in SQLite or in PostgreSQL, and all that a test can see of their runs.
 
     async with backend.open({"work": agents.work}) as stage:
         result = await stage.run("work", "quick")
 
-Whatever a test is about: when a stage closes, what was announced is in order, no thread had two runs at once, and the
-log has what was announced. What is in a database in the end is judged without any of our code, by `log_check`.
+Whatever a test is about, a stage checks as it closes that the announced events are in order, that no thread had two
+runs at once, and that the log has what was announced. `log_check` judges the final database without any of our code.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from trackside.testing import RecordingObserver, assert_run_order
 
 BACKENDS = ["memory", "sqlite", "postgres"]
 PATIENCE = 20.0
-"""Seconds after which what still waits is taken to wait for ever."""
+"""Seconds after which something that still waits is taken to wait for ever."""
 
 shared = pytest.mark.parametrize("backend", ["sqlite", "postgres"], indirect=True)
-"""For tests of several managers on one queue, and of rows: what is in memory has neither."""
+"""For tests of several managers on one queue, and for tests of rows: the memory backend has neither."""
 
 in_memory = pytest.mark.parametrize("backend", ["memory"], indirect=True)
-"""For tests that no database has a part in, and of what a queue that ends with its process does otherwise."""
+"""For tests in which no database takes part, and of what a queue that ends with its process does differently."""
 
 
 async def within_patience[T](what: Awaitable[T]) -> T:
-    """Wait for something that has to come."""
+    """Wait for something that has to happen."""
     async with asyncio.timeout(PATIENCE):
         return await what
 
 
 async def turns(count: int) -> None:
-    """Let the loop go round."""
+    """Let the event loop turn so many times."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 @dataclass
 class Agents:
-    """An agent that does what its input says, and what it has done."""
+    """An agent that does what its input says, and a record of what it did."""
 
     begun: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Agents:
     _go_on: dict[str, asyncio.Event] = field(default_factory=dict)
 
     async def work(self, input: Any, run: RunContext) -> dict[str, Any]:
-        """Take note, and go on when told; an input that begins with "quick" needs not be told."""
+        """Take note, and go on when told to; an input that begins with "quick" does not have to be told."""
         name = str(input)
         run.record_usage("small", input_tokens=5, output_tokens=2)
         self.begun.append(name)
@@ -76,11 +76,11 @@ class Agents:
         return {"did": name}
 
     def let(self, name: str) -> None:
-        """Let an agent go on, now or later."""
+        """Let the agent with this input go on, now or later."""
         self._event(self._go_on, name).set()
 
     async def until_running(self, name: str) -> None:
-        """Wait until an agent has begun."""
+        """Wait until the agent with this input has begun."""
         await within_patience(self._event(self.running, name).wait())
 
     @staticmethod
@@ -89,7 +89,7 @@ class Agents:
 
 
 class Watcher(RecordingObserver):
-    """Records what is announced, and wakes who waits for it."""
+    """Records the announced events, and wakes those who wait for one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Watcher(RecordingObserver):
             self._news.notify_all()
 
     async def until(self, run_id: str, kind: str) -> None:
-        """Wait until this was announced of a run."""
+        """Wait until this was announced for the run."""
         async with self._news:
             await within_patience(
                 self._news.wait_for(lambda: any(e.run_id == run_id and e.event_type == kind for e in self.events))
@@ -118,21 +118,21 @@ class Stage:
 
     @property
     def events(self) -> list[RunLifecycleEvent]:
-        """All that was announced here."""
+        """Everything that was announced here."""
         return self.watcher.events
 
     async def start(self, agent: Any, input: Any = None, **asked: Any) -> RunHandle:
         return await within_patience(self.manager.start(RunSpec(agent, input, **asked)))
 
     async def run(self, agent: Any, input: Any = None, **asked: Any) -> RunResult:
-        """Run to the end."""
+        """Run an agent to its end."""
         return await within_patience((await self.start(agent, input, **asked)).result())
 
     async def record(self, run: RunHandle | RunResult) -> RunRecord:
         return await self.manager.get(run.run_id)
 
     def told(self, run: RunHandle | RunResult | str) -> list[str]:
-        """What was announced of a run, in short."""
+        """What was announced for a run, in short."""
         return told(self.events, run if isinstance(run, str) else run.run_id)
 
     def end(self, run: RunHandle | RunResult | str) -> RunLifecycleEvent:
@@ -140,11 +140,11 @@ class Stage:
         return end_of(self.events, run if isinstance(run, str) else run.run_id)
 
     async def assert_sound(self) -> None:
-        """Nothing is wrong with what was announced here, and the log has it."""
+        """Assert that the events announced here are sound, and that the log has them."""
         assert_run_order(self.events, ended=False)
         if self.store is None:
             assert_one_at_a_time(self.events)
-        else:  # where a run may have been ended by somebody else
+        else:  # another process may have ended a run here
             mine = {event.run_id for event in self.events}
             stored = [event async for event in logged(self.store) if event.run_id in mine]
             assert {event.event_id for event in self.events} <= {event.event_id for event in stored}
@@ -153,7 +153,7 @@ class Stage:
 
 
 def assert_one_at_a_time(events: Sequence[RunLifecycleEvent]) -> None:
-    """No run of a thread starts before the one before it has ended."""
+    """Assert that no run of a thread starts before the one before it has ended."""
     active: dict[str, str] = {}
     for event in events:
         if event.event_type is LifecycleEventType.RUN_STARTED:
@@ -173,13 +173,13 @@ async def logged(store: Store) -> AsyncGenerator[RunLifecycleEvent]:
 
 
 class Backend:
-    """Where runs are let in: `open` gives a manager, and, where that is possible, another one on the same queue."""
+    """Lets runs in: `open` gives a manager and, where the backend can, another one on the same queue."""
 
     def __init__(self, name: str, url: str | None = None) -> None:
         self.name = name
         self.url = url
         self.at_rest = True
-        """Whether all runs should have ended when the test has; one that leaves some says so."""
+        """Whether all runs should have ended by the end of the test; a test that leaves some says so."""
         self.judged = True
         """Whether the log should be whole; a test that removes runs says so."""
 
@@ -201,7 +201,7 @@ class Backend:
         lease_seconds: float = 3_600.0,
         **options: Any,
     ) -> AsyncGenerator[Stage]:
-        """A manager, closed without grace in the end. `observers` come behind storage and before the watcher."""
+        """Open a manager that closes without grace. `observers` come behind storage and before the watcher."""
         options = {"shutdown_grace": 0.0} | options
         watcher = Watcher()
         async with AsyncExitStack() as stack:

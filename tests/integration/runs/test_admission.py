@@ -1,4 +1,4 @@
-"""A run is let in or it is not: whoever is cancelled while he starts one leaves no run that holds a thread."""
+"""A run is let in or it is not: a caller who is cancelled while starting one leaves no run that holds a thread."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trackside.harness.errors import DuplicateRunError, ThreadBusyError
 from trackside.harness.types import MultitaskStrategy
 
 MOMENTS = [*range(12), 20, 50, 150, 400]
-"""How often the loop goes round before the caller is cancelled: in memory all is over after a few, a database takes more."""
+"""How often the loop turns before the caller is cancelled: memory needs a few turns, a database takes more."""
 
 
 async def cancelled_start(stage: Stage, moment: int, **asked: Any) -> bool:
-    """Start a run and be cancelled; whether the caller received it all the same, or that it is refused."""
+    """Start a run and be cancelled; return whether the caller received the run all the same."""
     starts = asyncio.create_task(stage.manager.start(RunSpec("work", "lost", **asked)))
     await turns(moment)
     starts.cancel()
@@ -58,7 +58,7 @@ async def test_a_caller_who_is_cancelled_at_any_moment_of_a_start_on_a_busy_thre
             ends = [(await within_patience(run.result())).status for run in (active, behind)]
             if strategy in {MultitaskStrategy.enqueue, MultitaskStrategy.reject}:
                 assert ends == [RunStatus.success, RunStatus.success]
-            else:  # whom it displaced is displaced, or nobody was
+            else:  # the runs it displaced are displaced, or none was
                 assert ends in ([RunStatus.success] * 2, [RunStatus.cancelled] * 2)
             assert (await stage.run("work", "quick", thread_id=name)).status is RunStatus.success
 

@@ -1,4 +1,4 @@
-"""Whatever is asked for wrongly is refused with a sentence that names it; whatever is odd has a clear outcome."""
+"""A wrong request is refused with a sentence that names the fault; an odd one has a clear outcome."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ ONLY_STARTED: list[tuple[dict[str, Any], str]] = [
 
 
 def assert_reads_well(message: str) -> None:
-    """One sentence or two for a human, nothing of a program."""
+    """Assert that the message is a sentence or two for a human, with nothing of a program in it."""
     assert message == message.strip()
     assert message[-1] in ".?!"
     assert ".." not in message
@@ -143,7 +143,7 @@ async def test_what_is_not_there_is_named_with_what_is(backend: Backend) -> None
 
 
 class Hostile:
-    """A value whose own code fails, whatever it is asked."""
+    """A value whose own code fails, whatever anybody asks of it."""
 
     def __repr__(self) -> str:
         raise RuntimeError("not even a repr")
@@ -288,7 +288,7 @@ async def test_agents_that_do_not_do_what_agents_do_fail_their_own_runs(backend:
 
 
 async def test_an_agent_that_awaits_its_own_thread_fails_at_once_and_holds_up_nobody(backend: Backend) -> None:
-    """A run that waits for a run behind itself would never end; it is told so, and the other begins."""
+    """A run that waits for a run behind itself would never end; it is told so, and the other run begins."""
     inner: list[Any] = []
 
     async def waits_for_itself(input: Any, run: RunContext) -> None:

@@ -1,4 +1,4 @@
-"""What a run may use: checked as it is used, and said with what was used so far."""
+"""What a run may use: checked at each use, and reported with what was used so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPENDS = {"max_tokens": 10, "max_cost_usd": 1.0, "max_llm_calls": 1, "max_tool_c
 
 
 async def spender(input: Any, run: RunContext) -> str:
-    """Calls a model, or tools, as often as it is told, and says what it has come to."""
+    """Call a model or tools as often as the input says, and return what this has come to."""
     for _ in range(input["times"]):
         if input["what"] == "tool":
             run.record_tool_call("search")
@@ -117,7 +117,7 @@ async def test_a_thread_that_tells_in_the_agents_last_step_of_too_much_is_heard(
         run.record_tool_call("pay")
         asyncio.get_running_loop().run_in_executor(None, run.record_tool_call, "pay")
         while not run.cancelled:
-            pass  # the loop takes no turn between what the thread says and the end of the agent
+            pass  # the loop takes no turn between the thread's report and the agent's end
         return "paid"
 
     async with backend.open({"agent": agent}) as stage:

@@ -62,7 +62,7 @@ async def test_enqueued_runs_start_in_the_order_in_which_they_came(backend: Back
 async def test_a_run_that_waits_is_started_by_the_end_before_it_and_not_by_a_clock(
     backend: Backend, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A queue drains before the first timer that was set meanwhile has fired; each is made to take its time."""
+    """A queue drains before the first timer set meanwhile fires; each timer is made to take its time."""
     fired: list[Any] = []
     async with backend.open({"work": agents.work}) as stage:
         first = await stage.start("work", "first", thread_id="t")

@@ -1,4 +1,4 @@
-"""Cancels: before the start, during it, twice, many at once, of what has ended; and agents that do not stop."""
+"""Cancels: before the start, during it, twice, many at once, after the end; and agents that do not stop."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_a_cancel_whose_caller_goes_is_finished_all_the_same(backend: Back
             await turns(moment)
             cancels.cancel()
             await within_patience(asyncio.wait({cancels}))
-            if moment:  # its first step was taken, so it was asked
+            if moment:  # the cancel took its first step, so it was asked for
                 assert (await within_patience(run.result())).status is RunStatus.cancelled
             else:
                 await within_patience(run.cancel(wait=True))

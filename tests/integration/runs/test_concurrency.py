@@ -1,4 +1,4 @@
-"""Many at once: places for runs, in all and by agent, whose turn it is, and a thousand runs on a hundred threads."""
+"""Many at once: places for runs, in all and by agent, the order of turns, and a thousand runs on a hundred threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackside.harness.types import AgentLimits
 
 
 class Crowd:
-    """Agents that know how many of them are there at once, and wait for each other as long as `gate` is closed."""
+    """Agents that count how many of them run at once, and wait for each other as long as `gate` is closed."""
 
     def __init__(self) -> None:
         self.now: Counter[str] = Counter()
@@ -36,7 +36,7 @@ class Crowd:
         return counted
 
     async def until_full(self, count: int) -> None:
-        """Wait until so many are there, and give others every chance to come, too."""
+        """Wait until so many are running, and give others every chance to begin as well."""
         async with asyncio.timeout(PATIENCE):
             while self.now["all"] < count:
                 await turns(1)
@@ -77,7 +77,7 @@ async def test_places_are_given_in_the_order_in_which_runs_have_come(
         runs = [await stage.start("work", name) for name in names]
         for name in names[:2]:
             await agents.until_running(name)
-        # One place at a time is free, so that nobody is overtaken on the way to his agent.
+        # One place is free at a time, so that no run overtakes another on the way to its agent.
         for ends, follows in zip(names, names[2:], strict=False):
             agents.let(ends)
             await agents.until_running(follows)
@@ -137,7 +137,7 @@ async def test_a_thread_with_a_long_queue_keeps_no_other_thread_waiting(backend:
 
 
 async def test_a_thousand_runs_at_once_on_a_hundred_threads(backend: Backend) -> None:
-    """I1 to I3, I6 and one run at a time on each thread are looked at when the stage closes and in the database."""
+    """Closing the stage and judging the database check I1 to I3, I6 and that each thread has one run at a time."""
     crowd = Crowd()
     async with backend.open({"a": crowd.agent("a")}) as stage:
         specs = [RunSpec("a", n, thread_id=f"t{n % 100}") for n in range(1_000)]

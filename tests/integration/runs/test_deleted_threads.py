@@ -1,6 +1,6 @@
 """Threads whose past is removed while they are in use.
 
-What deletes today is `Store.prune`, which takes runs that have ended and lets active ones be, and a checkpointer's
+Only two things delete today: `Store.prune`, which takes ended runs and leaves active ones, and a checkpointer's
 `adelete_thread`. Nothing deletes a thread that has an active run.
 """
 

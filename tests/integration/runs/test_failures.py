@@ -1,4 +1,4 @@
-"""Failures are told truly: those of agents, whatever they raise, and those of a required observer on each kind of event."""
+"""Failures are reported truly: those of agents, whatever they raise, and those of a required observer on each event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trackside.testing import Misbehaviour, RecordingObserver, assert_run_order
 
 
 class OwnError(BaseException):
-    """What nobody expects to be raised."""
+    """An exception that nobody expects."""
 
 
 RAISED = [ValueError("no"), SystemExit(3), GeneratorExit(), OwnError("own"), asyncio.CancelledError("nobody asked")]
@@ -101,7 +101,7 @@ async def test_an_agent_that_leaves_tasks_behind_has_ended_when_it_returns(backe
 
 
 class UnreliableLog:
-    """A log that lets a kind of event of one run not in, as often as it is told."""
+    """A log that refuses one kind of event of one run, as often as it is told to."""
 
     class AwayError(TracksideError):
         """The log is away."""
@@ -123,7 +123,7 @@ class UnreliableLog:
 
 
 FOR_EVER = 10**6
-KINDS = {  # what an input has to be to have the run announce this
+KINDS = {  # the input that has the run announce each of these
     "run_started": "quick",
     "human_message": "quick",
     "run_completed": "quick",
@@ -137,7 +137,7 @@ KINDS = {  # what an input has to be to have the run announce this
 async def test_a_log_that_is_away_for_one_kind_of_event_and_comes_back_has_the_run_whole(
     backend: Backend, agents: Agents, tmp_path: Path, kind: str
 ) -> None:
-    """Times out of mind: two tries fail, then all is as if nothing had been."""
+    """Nothing lasting: two tries fail, and then all is as if nothing had happened."""
     async with backend.open({"work": agents.work, "fail": failing}, observers=[]) as stage:
         flaky = RecordingObserver(Misbehaviour(how=OSError("locked"), on=LifecycleEventType(kind), times=2))
         stage.manager.observers.add(flaky, required=True)
@@ -191,7 +191,7 @@ async def test_a_log_that_never_takes_a_kind_of_event_gates_the_run_and_gets_the
 
 
 class MemoryLog:
-    """Takes each event once."""
+    """A log in memory that accepts each event once."""
 
     def __init__(self) -> None:
         self.events: list[RunLifecycleEvent] = []

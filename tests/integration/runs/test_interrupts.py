@@ -23,7 +23,7 @@ async def asks(input: Any, run: RunContext) -> dict[str, Any]:
 
 
 class AsksSeveral:
-    """An agent of a framework: it pauses with two questions, and goes on with whichever are answered."""
+    """An agent of a framework: it pauses with two questions, and goes on with whichever were answered."""
 
     name = "several"
     uses_thread_state = True
@@ -141,7 +141,7 @@ async def test_a_question_whose_answer_was_in_vain_is_open_and_its_thread_waits(
 
 async def test_what_is_complete_of_an_answer_that_was_in_vain_takes_no_question_away(backend: Backend) -> None:
     class Several(AsksSeveral):
-        """Its model is away when it is answered for the first time."""
+        """Its model is away when it is first answered."""
 
         away = True
 
@@ -165,7 +165,7 @@ async def test_what_is_complete_of_an_answer_that_was_in_vain_takes_no_question_
 
 async def test_a_question_that_is_too_long_for_an_event_keeps_its_id_there(backend: Backend) -> None:
     class AsksMuch(AsksSeveral):
-        """What it asks is longer than an event may be."""
+        """Its question is longer than an event may be."""
 
         async def run(self, run: RunContext) -> AgentResult:
             asked = [{"value": ["x" * 1_000] * 2_000, "id": EMAIL}]
@@ -257,7 +257,7 @@ async def test_an_answer_to_a_call_of_a_tool_is_none_to_the_next_call(backend: B
     go_on = asyncio.Event()
 
     class Calls:
-        """An agent of a framework that asks of one call of a tool after the other, by the ids that models give these."""
+        """An agent of a framework that asks about one tool call after the other, by ids as models give them."""
 
         name = "calls"
         uses_thread_state = True
@@ -293,7 +293,7 @@ async def test_an_answer_to_one_of_several_that_names_none_is_none_to_the_questi
     go_on = asyncio.Event()
 
     class Orders(AsksSeveral):
-        """Asks of two calls at once, and of a third one when these are answered."""
+        """Asks about two calls at once, and about a third one when these are answered."""
 
         async def run(self, run: RunContext) -> AgentResult:
             if run.paused is None:

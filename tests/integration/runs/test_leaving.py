@@ -1,4 +1,4 @@
-"""How long a process that is told to leave waits for its database: else the ends of its runs would be spooled too late."""
+"""How long a leaving process waits for its database: without a limit it would spool the ends of its runs too late."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRACE = 3_600.0
 
 
 def say_nothing(*_: Any, **__: Any) -> None:
-    """For a process that nobody watches."""
+    """Says nothing, for a process that nobody watches."""
 
 
 @pytest.mark.parametrize(("told_twice", "seconds"), [(False, 30.0), (True, 1.0)])

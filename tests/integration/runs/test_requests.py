@@ -1,4 +1,4 @@
-"""What a start may say beside agent and input: idempotency keys, delays, timeouts, and what is only carried along."""
+"""What a start may say besides agent and input: idempotency keys, delays, timeouts, and what is only carried along."""
 
 from __future__ import annotations
 

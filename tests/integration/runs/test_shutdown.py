@@ -1,4 +1,4 @@
-"""Closing: nothing new is let in, what runs may finish for a while, the rest is cancelled as `shutdown`, nobody hangs."""
+"""Closing: nothing new is let in, runs may finish for a while, the rest is cancelled as `shutdown`, nobody hangs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trackside.testing import Misbehaviour, RecordingObserver
 
 
 async def ended(run: RunHandle) -> RunResult | None:
-    """How a run ended; None if it was left to others."""
+    """Return how a run ended, or None if it was left to others."""
     try:
         return await within_patience(run.result())
     except NoResultHereError:
@@ -49,10 +49,10 @@ async def test_a_run_that_may_finish_may_start_runs_and_wait_for_them(
 
     async def leads(input: Any) -> list[Any]:
         before = await stage.start("work", "quick before", after_seconds=after_seconds)
-        await stage.start("work", "quick, another day", after_seconds=86_400)  # nor for that
+        await stage.start("work", "quick, another day", after_seconds=86_400)  # nobody waits for this one
         asked.set()
         await closes.wait()
-        await stage.start("work", "long")  # which it does not wait for
+        await stage.start("work", "long")  # the agent does not wait for this one
         meanwhile = await stage.start("work", "quick meanwhile", after_seconds=after_seconds)
         await stage.start("work", "quick, some day", after_seconds=3_600)
         return [(await run.result()).output["did"] for run in (before, meanwhile)]
@@ -190,7 +190,7 @@ async def test_closes_and_starts_at_the_same_time_leave_no_run_without_an_end(ba
                     await ended(each)
                 else:
                     assert isinstance(each, ClosedError)
-    async with backend.open({"work": agents.work}) as stage:  # whatever was left to the next start has its turn
+    async with backend.open({"work": agents.work}) as stage:  # runs left to the next start now have their turn
         for moment in (0, 1, 3, 10):
             assert (await stage.run("work", "quick", thread_id=f"t{moment}")).status is RunStatus.success
 

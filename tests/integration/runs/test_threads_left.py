@@ -1,4 +1,4 @@
-"""What runs have begun in threads of the event loop's executor: nobody is told of an end before it has returned."""
+"""What runs have begun in the event loop's executor threads: no end is announced before this has returned."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG = 0.3
 
 
 class Work:
-    """Blocks the thread that it is called in, and goes on for a while after its run is told to stop."""
+    """Blocks the thread in which it is called, and goes on for a while after its run is told to stop."""
 
     def __init__(self) -> None:
         self.begun, self.stopped, self.returned = threading.Event(), threading.Event(), False

@@ -1,4 +1,4 @@
-"""Two managers on one database, as two processes have them: one queue, one truth."""
+"""Two managers on one database, as in two processes: one queue, one truth."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_a_key_names_its_run_also_where_its_agent_is_given_as_an_object(ba
     async def here_work(input: Any, run: RunContext) -> Any:
         return await agents.work(input, run)
 
-    async def there_work(input: Any, run: RunContext) -> Any:  # the same, as another process has it: at another address
+    async def there_work(input: Any, run: RunContext) -> Any:  # the same, as another process has it: another object
         return await agents.work(input, run)
 
     async with backend.open({"work": here_work}) as here, backend.open({"work": there_work}) as there:
@@ -159,7 +159,7 @@ async def test_of_many_rejects_at_once_from_both_one_gets_the_thread(backend: Ba
 async def test_a_run_whose_manager_closed_before_its_turn_is_executed_by_the_other_at_once(
     backend: Backend, agents: Agents
 ) -> None:
-    async with backend.open({"work": agents.work}) as there:  # whose next beat comes in 20 minutes
+    async with backend.open({"work": agents.work}) as there:  # its next beat comes in 20 minutes
         async with backend.open({"work": agents.work}) as here:
             await here.start("work", "runs", thread_id="t")
             await agents.until_running("runs")

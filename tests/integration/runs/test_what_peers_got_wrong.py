@@ -1,6 +1,6 @@
-"""What users of comparable systems reported, where no other test holds it: docs/peers.md says which test holds what.
+"""What users of comparable systems reported and no other test holds: docs/peers.md says which test holds what.
 
-Named after the line of that table. What belongs to parts that are not there yet (reconnecting by HTTP, webhooks, brokers,
+Each test is named after a line of that table. What belongs to missing parts (reconnecting by HTTP, webhooks, brokers,
 OpenTelemetry) stands there with the part that will hold it.
 """
 
@@ -27,12 +27,12 @@ async def followed(stage: Stage, run_id: str) -> list[Any]:
 
 @shared
 async def test_line_7_a_worker_that_was_taken_for_dead_overwrites_nothing(backend: Backend, agents: Agents) -> None:
-    """A worker went on past its lease and its verdict replaced the one of the peer that had ended the run."""
+    """A worker went on past its lease, and its verdict replaced that of the peer that had ended the run."""
     async with backend.open({"work": agents.work}, lease_seconds=0.3) as here:
         run = await here.start("work", "zombie", thread_id="t")
         await agents.until_running("zombie")
         enrolment = here.manager._services.coordinator._enrolment  # type: ignore[attr-defined]
-        enrolment._heart.stop()  # as a process that is stopped, or a machine that sleeps
+        enrolment._heart.stop()  # as in a suspended process, or a machine that sleeps
         enrolment.stay = lambda: None
         follows = asyncio.create_task(followed(here, run.run_id))
         async with backend.open({"work": agents.work}, lease_seconds=3.0) as there:
@@ -48,7 +48,7 @@ async def test_line_7_a_worker_that_was_taken_for_dead_overwrites_nothing(backen
 
 
 async def test_line_8_whoever_follows_a_run_gets_to_its_end_however_it_ends(backend: Backend) -> None:
-    """Followers of a run that had been recovered, or was over, heard heartbeats for ever."""
+    """Followers of a run that had been recovered or was over heard heartbeats for ever."""
 
     async def agent(input: Any, run: RunContext) -> None:
         run.send("working")
@@ -95,7 +95,7 @@ async def test_line_8_whoever_wants_to_follow_a_run_of_another_process_is_not_le
 async def test_line_11_whoever_waits_for_a_run_gets_how_it_ended_and_nothing_before(
     backend: Backend, agents: Agents
 ) -> None:
-    """A wait gave back half a run as a success."""
+    """A wait returned half a run as a success."""
     async with backend.open({"work": agents.work}) as stage:
         run = await stage.start("work", "long", thread_id="t", idempotency_key="k")
         same = await stage.start("work", "long", thread_id="t", idempotency_key="k")
@@ -141,7 +141,7 @@ async def test_line_13_however_many_end_a_run_at_the_same_moment_it_ends_once(ba
                 end.event_type, end.payload.get("status")
             )
             assert sum(is_terminal(e.event_type) for e in stage.events if e.run_id == run.run_id) == 1
-    backend.at_rest = not backend.durable  # the run that displaces may be left to the next start
+    backend.at_rest = not backend.durable  # the displacing run may be left to the next start
 
 
 async def test_line_15_tokens_of_every_run_are_in_its_end_its_row_and_the_totals_by_model_and_by_caller(
@@ -221,7 +221,7 @@ async def test_line_16_a_run_that_has_ended_leaves_the_process(backend: Backend)
         await turns(10)
         gc.collect()
         kept = Counter(type(each).__name__ for each in alive)
-        assert all(count <= 8 for count in kept.values()), kept  # threads may remember what they were asked last
+        assert all(count <= 8 for count in kept.values()), kept  # threads may remember their last input
         assert stage.manager._runs.all() == []
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("trackside-run-")]
 
@@ -249,7 +249,7 @@ async def test_line_22_what_cannot_be_done_is_refused_and_not_ignored(backend: B
 
 
 async def test_line_28_nothing_that_comes_late_changes_an_end(backend: Backend, agents: Agents) -> None:
-    """A late heartbeat made a completed run a crashed one."""
+    """A late heartbeat turned a completed run into a crashed one."""
     async with backend.open({"work": agents.work}) as stage:
         result = await stage.run("work", "quick", thread_id="t")
         before, events = await stage.record(result), list(stage.events)
@@ -266,7 +266,7 @@ async def test_line_28_nothing_that_comes_late_changes_an_end(backend: Backend, 
 
 @shared
 async def test_line_30_who_starts_while_others_recover_executes_nothing_twice(backend: Backend, agents: Agents) -> None:
-    """Recovery ran once, swallowed its error, and after a stale read something was executed twice."""
+    """Recovery ran once and swallowed its error; after a stale read, something was executed twice."""
     async with backend.open({"work": agents.work}, lease_seconds=0.3) as gone:
         holder = await gone.start("work", "holder", thread_id="t")
         await agents.until_running("holder")
@@ -274,7 +274,7 @@ async def test_line_30_who_starts_while_others_recover_executes_nothing_twice(ba
         coordinator: Any = gone.manager._services.coordinator
         coordinator._enrolment._heart.stop()
         coordinator._upkeep.stop()
-        coordinator._enrolment._lease = 30.0  # should it come back, it is there to stay
+        coordinator._enrolment._lease = 30.0  # should it come back, it stays
         async with (
             backend.open({"work": agents.work}, lease_seconds=3.0) as one,
             backend.open({"work": agents.work}, lease_seconds=3.0) as two,
