@@ -1,4 +1,4 @@
-"""What data teams see of runs: events that OpenLineage knows, sent once each, and failures that blame who is at fault."""
+"""What data teams see of runs: events that OpenLineage knows, sent once each, and failures that blame the culprit."""
 
 import asyncio
 import threading

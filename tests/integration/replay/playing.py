@@ -1,4 +1,4 @@
-"""Plays recorded conversations: a thread for each, a run for each human message, all through one manager into one log."""
+"""Play recorded conversations: a thread for each, a run for each human message, all with one manager and one log."""
 
 from __future__ import annotations
 

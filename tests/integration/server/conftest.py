@@ -1,4 +1,4 @@
-"""A server in this process on each database, and real clients of LangGraph's SDK that know nothing of it."""
+"""A server in this process on each database, and real clients of LangGraph's SDK that know nothing about it."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ async def serve(agents: dict[str, Any], database: str, **settings: Any) -> Async
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what needs a database on each, or on those in the module's `DIALECTS`."""
+    """Run each test that needs a database on all of them, or on those in the module's `DIALECTS`."""
     if "database_url" in metafunc.fixturenames:
         metafunc.parametrize("dialect", getattr(metafunc.module, "DIALECTS", ("sqlite", "postgres")))
 
 
 @pytest.fixture
 def database_url(dialect: str, request: pytest.FixtureRequest) -> str:
-    """The address of a database with nothing in its tables."""
+    """The address of a new database whose tables are empty."""
     if dialect == "sqlite":
         path = request.getfixturevalue("tmp_path") / "runs.db"
         shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)

@@ -1,4 +1,4 @@
-"""Graphs that threads are followed with: a model that speaks in pieces, tools, a graph inside, questions, failures."""
+"""Graphs whose threads tests follow: a model that speaks in pieces, tools, an inner graph, questions, failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Log(TypedDict, total=False):
 
 
 class Speaker(BaseChatModel):
-    """Thinks, answers in pieces, and says what it took; asked to, it calls a tool before."""
+    """Thinks, answers in pieces, and reports its usage; if asked to, it calls a tool first."""
 
     calls: bool = False
 
@@ -53,7 +53,7 @@ def weather(city: str) -> str:
 
 
 def talking() -> Any:
-    """A model, and what a node writes."""
+    """A model, and something that a node writes."""
 
     async def talk(state: MessagesState) -> dict[str, Any]:
         write = get_stream_writer()
@@ -65,7 +65,7 @@ def talking() -> Any:
 
 
 def with_tools() -> Any:
-    """A model that calls a tool, and answers then."""
+    """A model that calls a tool and then answers."""
 
     async def talk(state: MessagesState) -> dict[str, Any]:
         return {"messages": [await Speaker(calls=True).ainvoke(state["messages"])]}
@@ -80,12 +80,12 @@ def with_tools() -> Any:
 
 
 def with_inside() -> Any:
-    """A graph around one that speaks."""
+    """A graph around an inner graph that speaks."""
     return StateGraph(MessagesState).add_node("inside", talking()).add_edge(START, "inside").compile()
 
 
 def asking(*questions: str) -> Any:
-    """Nodes that each ask something, at the same time."""
+    """Nodes that ask one question each, at the same time."""
     builder = StateGraph(Log)
     for question in questions:
 

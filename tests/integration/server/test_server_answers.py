@@ -1,4 +1,4 @@
-"""Answers without an id, as unmodified clients send them: each is to what was open when it came."""
+"""Answers without an id, as unmodified clients send them: each answers what was open when it came."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Answers(TypedDict, total=False):
 
 
 class Refunds:
-    """Asks of two orders, and takes a while for what is between the questions, until it may go on."""
+    """Asks about two orders, and between the two questions is busy until it may go on."""
 
     def __init__(self) -> None:
         self.busy, self.go_on = asyncio.Event(), asyncio.Event()
@@ -78,7 +78,7 @@ class Refunds:
 
 
 async def answered(served: Any, agent: Refunds, thread_id: str, checkpoint_id: str | None = None) -> Any:
-    """The run that brings the first yes, and is at work between the questions."""
+    """The run that brings the first yes and is at work between the questions."""
     if checkpoint_id is None:
         await served.client.runs.wait(thread_id, "refunds", input={}, if_not_exists="create")
     run = await served.client.runs.create(thread_id, "refunds", command=YES, checkpoint_id=checkpoint_id)
@@ -134,7 +134,7 @@ async def test_a_second_yes_to_the_question_of_a_checkpoint_is_none_to_the_next(
 
 
 class Approvals:
-    """Asks once, as a function or in a graph: there beside a node that takes longer, also from within a graph inside."""
+    """Asks once: as a function, in a graph beside a slower node, or in a graph inside one."""
 
     def as_function(self) -> Any:
         async def approve(input: Any, run: RunContext) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Approvals:
         return {"answers": [interrupt("Sure?")]}
 
     async def _slow(self, state: Answers) -> Answers:
-        await asyncio.sleep(0.2)  # in which the question is asked
+        await asyncio.sleep(0.2)  # meanwhile the other node asks
         return {"answers": ["slow"]}
 
 
@@ -186,7 +186,7 @@ async def test_who_answers_as_soon_as_the_stream_asks_has_answered(
     assert [each["value"] for each in said[-1]["__interrupt__"]] == ["Sure?"]
     assert "yes" in done["answers"]
     if mode == "values" and kind != "as_function" and "stream_subgraphs" not in asked:
-        assert said[-1]["answers"] == ["slow"]  # what the node beside it has come to meanwhile
+        assert said[-1]["answers"] == ["slow"]  # the result of the node beside it
 
 
 @pytest.mark.parametrize("kind", ["in_nodes", "as_function"])
@@ -194,7 +194,7 @@ async def test_an_answer_to_a_question_that_was_not_asked_yet_is_none(serve_agen
     agent = Refunds()
     async with serve_agents({"refunds": getattr(agent, kind)()}, max_running=1) as served:
         runs, thread_id = served.client.runs, new_id()
-        await answered(served, agent, new_id())  # which keeps the place of the others
+        await answered(served, agent, new_id())  # this run keeps the only place from the others
         asks = await runs.create(thread_id, "refunds", input={}, if_not_exists="create")
         early = await runs.create(thread_id, "refunds", command=YES)
         agent.go_on.set()

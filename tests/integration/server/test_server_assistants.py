@@ -1,4 +1,4 @@
-"""Assistants through the SDK's clients: found, described, drawn; and everything that would change them is refused."""
+"""Assistants through the SDK's clients: found, described, drawn; and all calls that would change them are refused."""
 
 from __future__ import annotations
 

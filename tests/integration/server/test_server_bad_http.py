@@ -1,4 +1,4 @@
-"""What no client would send: it is refused in a sentence, nothing of it is answered twice, and the server goes on."""
+"""Requests that no client would send: each is refused in a sentence, none is answered twice, and the server goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trackside.app.server.http import HttpServer
 from trackside.app.settings import Settings
 from trackside.app.wiring import open_app
 
-DIALECTS = ("sqlite",)  # nothing here gets to a database
+DIALECTS = ("sqlite",)  # no request here gets to a database
 
 
 async def echo(input: Any) -> Any:
@@ -33,7 +33,7 @@ class Talk:
         self.port = port
 
     async def say(self, *pieces: bytes) -> bytes:
-        """What is answered to these pieces, up to the end of the connection."""
+        """The answer to these pieces, up to the end of the connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             for piece in pieces:
@@ -53,7 +53,7 @@ class Talk:
 
 @pytest.fixture
 async def talk(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Talk]:
-    monkeypatch.setattr(reading, "_PATIENCE", 0.2)  # with those who announce a body and do not send it
+    monkeypatch.setattr(reading, "_PATIENCE", 0.2)  # with clients that announce a body and do not send it
     async with open_app(Settings(database_url=database_url), {"echo": echo}) as app:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             async with HttpServer(app.asgi, [listening]):
@@ -101,7 +101,7 @@ MEGABYTE = 1_048_576
 )  # fmt: skip
 async def test_nonsense_is_refused_in_a_sentence(talk: Talk, request_: bytes, status: int) -> None:
     answer = await talk.say(request_)
-    if answer != b"reset":  # what is still under way when the server has seen enough
+    if answer != b"reset":  # if pieces are still under way when the server has seen enough
         assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
         head, _, body = answer.partition(b"\r\n\r\n")
         assert json.loads(body)["detail"]
@@ -185,9 +185,9 @@ async def test_many_who_say_nothing_keep_nobody_from_being_answered_and_are_let_
         async with asyncio.timeout(20):
             for reader in await begin():
                 with suppress(ConnectionResetError):
-                    await reader.read()  # to the end
+                    await reader.read()  # to the end of the connection
         assert await talk.is_well()
-    await asyncio.sleep(0)  # in which their transports close
+    await asyncio.sleep(0)  # so that their transports close
 
 
 @pytest.mark.parametrize("offer", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
@@ -195,7 +195,7 @@ async def test_many_who_say_nothing_keep_nobody_from_being_answered_and_are_let_
 async def test_a_body_that_trickles_has_its_time(
     talk: Talk, path: bytes, offer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that nobody reads."""
+    """Even a body that nobody reads."""
     monkeypatch.setattr(guarded_protocol, "HEAD_SECONDS", 0.1)
     monkeypatch.setattr(guarded_protocol, "WHOLE_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", talk.port)

@@ -1,4 +1,4 @@
-"""Web pages: those of this machine may use a server that asks nobody, others may not, whatever their names mean."""
+"""Web pages: this machine's may use a server that checks no callers, others may not, whatever their names mean."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_a_page_is_let_in_however_its_origin_is_typed(serve_agents: ServeA
     typed = {"TRACKSIDE_SERVER_ORIGINS": "https://App.Example:443, http://10.0.0.7:3000"}
     access = load_settings(environ=typed, folder=tmp_path).access
     async with serve_agents({"echo": echo}, access=access) as served, httpx.AsyncClient(base_url=served.url) as http:
-        for origin in ("https://app.example", "http://10.0.0.7:3000"):  # as browsers say it
+        for origin in ("https://app.example", "http://10.0.0.7:3000"):  # as browsers write it
             preflight = {"origin": origin, "access-control-request-method": "POST"}
             for answer in (await http.options("/runs", headers=preflight), await http.get("/ok", headers=preflight)):
                 assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
@@ -163,7 +163,7 @@ async def test_what_a_form_may_send_without_being_asked_is_no_request(serve_agen
 
 
 async def test_a_text_that_no_page_of_elsewhere_can_send_is_a_request(serve_agents: ServeAgents) -> None:
-    """`langgraph-nextjs-api-passthrough`, which stands before the server for a page of one's own, sends them so."""
+    """`langgraph-nextjs-api-passthrough`, a proxy between one's own page and the server, sends requests like this."""
     plain = {"content-type": "text/plain;charset=UTF-8", "x-api-key": ""}
     async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url, headers=plain) as http:
         assert (await http.post("/runs/wait", content=b'{"assistant_id": "echo", "input": {"a": 1}}')).json() == {

@@ -1,4 +1,4 @@
-"""A thread is busy from the creation of its run on, whether that has begun or has no place yet."""
+"""A thread is busy from the creation of its run, whether the run has begun or has no place yet."""
 
 from __future__ import annotations
 
@@ -121,6 +121,6 @@ async def test_a_run_that_is_to_begin_later_displaces_nobody_before(serve_agents
 
 
 async def until_left(served: Any, run_id: str) -> None:
-    """Wait for the end of a run, which is written a moment after it had to make room."""
+    """Wait for a run's end, which is written a moment after the run had to make room."""
     async for _ in served.app.store.follow(run_id=run_id, types=["run_cancelled"]):
         return

@@ -1,4 +1,4 @@
-"""Headers of requests that graphs find in their config, if the settings name them."""
+"""Headers of requests that graphs find in their config if the settings name them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_a_request_that_is_made_again_is_the_same_with_the_same_headers(se
 
 
 async def wait_for_run(served: Any, thread_id: str, cron_id: str) -> Any:
-    """What a cron's run on a thread says, which is due now."""
+    """Make a cron due, and return what its run on the thread says."""
     changed = asyncio.Event()
     crons = served.app.store.crons
     crons.on_change.append(changed.set)
@@ -157,7 +157,7 @@ async def test_a_cron_says_nothing_for_its_runs_by_the_names_of_headers(
     serve_agents: Any, agent: str, stored_before: bool
 ) -> None:
     theirs: Any = {"configurable": {"x-tenant": "theirs", "x-secret": "mine", "x-api-key": "mine", "y": "mine"}}
-    seen = {"x-secret": "mine", "x-api-key": "mine", "y": "mine"}  # no header gets in by these names
+    seen = {"x-secret": "mine", "x-api-key": "mine", "y": "mine"}  # no header gets in by one of these names
     async with serve_agents({"chat": graph(), "made": make_graph}, **NAMED) as served:
         crons = served.client.crons
         thread_id = (await served.client.threads.create())["thread_id"]
@@ -180,7 +180,7 @@ class Known(TypedDict, total=False):
     y: str
 
 
-Tenanted = TypedDict("Tenanted", {"x-tenant": str, "y": str}, total=False)  # a schema by whose name a header goes
+Tenanted = TypedDict("Tenanted", {"x-tenant": str, "y": str}, total=False)  # a schema with the name of a header
 
 
 async def test_nor_does_its_context_say_it_in_the_config(serve_agents: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the console does with runs, and what it says of it."""
+"""What the console does with runs, and what it says about it."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def counting(node: str) -> Any:
 
 
 async def sent(http: httpx.AsyncClient, path: str, **form: str) -> httpx.Response:
-    """What is said of an action on a page of ours."""
+    """The console's answer to a form of one of its pages."""
     page = (await http.get("/ui/runs")).text
     token = html.unescape(re.findall(r'name="trackside-token" content="([^"]+)"', page)[0])
     return await http.post(path, data={"csrf": token, **form}, headers={"HX-Request": "true"})
 
 
 async def started(http: httpx.AsyncClient, agent: str) -> dict[str, Any]:
-    """A run on a thread of its own, which stays."""
+    """Start a run on a thread of its own, which is kept."""
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
     body = {"assistant_id": agent, "input": 1}
     run: dict[str, Any] = (await http.post(f"/threads/{thread_id}/runs", json=body)).json()
@@ -185,7 +185,7 @@ async def test_what_a_cancel_does_is_said(serve_agents: Any, action: str, says: 
 async def test_a_fork_that_is_refused_leaves_no_thread_behind(serve_agents: Any) -> None:
     async with serve_agents({"graph": counting("one")}) as served, httpx.AsyncClient(base_url=served.url) as http:
         path = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}/runs"
-        for _ in range(2):  # the first one has nothing before it that a fork would have to remember
+        for _ in range(2):  # nothing came before the first one that a fork would have to remember
             body = {"assistant_id": "graph", "input": {}, "interrupt_after": ["one"]}
             run = (await http.post(path, json=body)).json()
             await http.get(f"{path}/{run['run_id']}/join")

@@ -1,4 +1,4 @@
-"""Several people answer what a thread asks, in the console: each question has one answer, and who comes later is told."""
+"""Several people answer a thread's questions in the console: each question has one answer, and latecomers are told."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trackside.app.dashboard.pages import _answering
 from trackside.app.settings import AccessSettings
 from trackside.harness import RunContext
 
-DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested are pages and their forms
+DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # the subject is pages and their forms
 AUTH = """
 from langgraph_sdk import Auth
 
@@ -39,13 +39,13 @@ async def all_of_it(ctx, value):
 async def nothing(ctx, value):
     return False
 """
-"""Whoever comes may do everything, but not list runs."""
+"""Everybody may do everything, except list runs."""
 
 GONE = "this is not asked any more: somebody has answered already"
 
 
 class Office:
-    """Agents that ask, and go on with an answer when they may."""
+    """Agents that ask, and with an answer go on when they may."""
 
     def __init__(self) -> None:
         self.got: list[Any] = []
@@ -84,7 +84,7 @@ class Office:
         return builder.compile()
 
     def steps(self, *names: str) -> Any:
-        """A graph with these steps, one after the other."""
+        """A graph of these steps, one after the other."""
 
         class Kept(TypedDict):
             done: Annotated[list[str], add]
@@ -102,7 +102,7 @@ class Office:
 
 
 class Desk:
-    """A thread as somebody has it before him in the console."""
+    """A thread as somebody sees it in the console."""
 
     def __init__(self, http: httpx.AsyncClient, agent: str) -> None:
         self.http = http
@@ -112,7 +112,7 @@ class Desk:
         self.questions: list[str] = []
 
     async def sit_down(self, **asked: Any) -> Desk:
-        """Have the agent ask, and look at the thread."""
+        """Have the agent ask, and open the thread's page."""
         self.thread_id = (await self.http.post("/threads", json={})).json()["thread_id"]
         body = {"assistant_id": self.agent, "input": {}, **asked}
         answer = await self.http.post(f"/threads/{self.thread_id}/runs/wait", json=body)
@@ -124,12 +124,12 @@ class Desk:
         return self
 
     async def asked(self) -> list[str]:
-        """The questions for which its page has a form now."""
+        """The questions for which the thread's page has a form now."""
         page = (await self.http.get(f"/ui/threads/{self.thread_id}")).text
         return re.findall(r'name="question" value="([^"]*)"', page)
 
     async def answer(self, said: Any, question: str | None = None, **more: str) -> tuple[int, str]:
-        """Send the form; the status, and what is said."""
+        """Send the form; return the status and the text of the answer."""
         asked = self.questions[0] if question is None else question
         form = {"csrf": self.token, "question": asked, "answer": json.dumps(said), "read_as": "json", **more}
         path = f"/ui/threads/{self.thread_id}/answer"
@@ -137,14 +137,14 @@ class Desk:
         return answer.status_code, answer.text
 
     async def runs(self) -> list[str]:
-        """How its runs have ended, the first one first."""
+        """How the thread's runs have ended, oldest first."""
         found = (await self.http.get("/runs", params={"thread_id": self.thread_id})).json()[::-1]
         for run in found:
             await self.http.get(f"/threads/{self.thread_id}/runs/{run['run_id']}/join")
         return [(await self.http.get(f"/runs/{run['run_id']}")).json()["status"] for run in found]
 
     async def status(self) -> str:
-        """That of the thread."""
+        """The status of the thread."""
         return str((await self.http.get(f"/threads/{self.thread_id}")).json()["status"])
 
 
@@ -155,7 +155,7 @@ def office() -> Office:
 
 @pytest.fixture
 def desk(serve_agents: Any, office: Office) -> Callable[..., Any]:
-    """`async with desk("graph") as found`: a thread of that agent, which asks."""
+    """`async with desk("graph") as found` opens a thread of that agent, which asks."""
 
     @asynccontextmanager
     async def at(agent: str, auth: str = "none", redact: str | None = None, **asked: Any) -> AsyncIterator[Desk]:

@@ -1,4 +1,4 @@
-"""Where the links and forms of the console lead, wherever it is mounted: each is followed."""
+"""The links and forms of the console lead to where they should, wherever it is mounted: the tests follow each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ACTIONS = [
     re.compile(re.sub(r"{[^}]+}", "[^/]+", one.path)) for one in all_endpoints(dashboard.GROUPS) if one.method == "POST"
 ]
 STRANGE = "a?b#c%20d&e=<f>"
-"""A name that addresses have to write otherwise."""
+"""A name that has to be escaped in addresses."""
 
 
 def state(values: dict[str, Any]) -> dict[str, Any]:
@@ -60,12 +60,12 @@ AGENTS = {"graph": graph(), "chat": chat, "fails": fails}
 
 
 def mounted(app: Any) -> Any:
-    """Inside somebody else's app."""
+    """Inside another app."""
     return Starlette(routes=[Mount(ROOT, app)])
 
 
 def behind_a_proxy(app: Any) -> Any:
-    """Behind one that says where the app is, and takes that off the path, or not."""
+    """Behind a proxy that says where the app is, whether or not it removes that from the path."""
 
     async def proxied(scope: Any, receive: Any, send: Any) -> None:
         assert scope["path"].startswith(ROOT), scope["path"]
@@ -89,7 +89,7 @@ async def visiting(database_url: str, around: Callable[[Any], Any]) -> AsyncIter
 
 
 def like(address: str) -> str:
-    """An address without what tells pages of the same kind apart, and without what is filtered."""
+    """An address without the ids and names that tell pages of one kind apart, and without the values of filters."""
     path, _, query = address.partition("?")
     names = sorted({pair.partition("=")[0] for pair in query.split("&")})
     return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|graph|chat|fails", "*", path) + "?" + "&".join(names)
@@ -109,7 +109,7 @@ async def test_every_link_and_every_form_leads_somewhere(database_url: str, arou
                 wrong.append(f"{address} (on {whence}): {answer.status_code} {answer.text[:200]}")
             if not answer.headers["content-type"].startswith("text/html") or not address.startswith(f"{ROOT}/ui"):
                 continue
-            text = re.sub(r"<template.*?</template>", "", answer.text, flags=re.DOTALL)  # what scripts fill in
+            text = re.sub(r"<template.*?</template>", "", answer.text, flags=re.DOTALL)  # scripts fill these in
             for found in re.findall(r'\s(?:action|formaction|data-hx-post)="([^"]+)"', text):
                 target = html.unescape(found).partition("?")[0]
                 posts = any(one.fullmatch(target.removeprefix(ROOT)) for one in ACTIONS)
@@ -142,7 +142,7 @@ async def test_every_link_and_every_form_leads_somewhere(database_url: str, arou
 @pytest.mark.parametrize("name", ["order 7", "acme/42", "/acme//42/", "01A21687-8CBE-7000-8B6D-14A2352DFE24"])
 async def test_a_thread_has_a_page_however_it_is_called(database_url: str, name: str) -> None:
     async with visiting(database_url, mounted) as http, Store.open(database_url) as store:
-        # One that differs only by its capitals is another thread, which the API serves.
+        # A name that differs only by its capitals is another thread, which the API serves.
         of_it, of_another = new_id(), new_id()
         events = make_run(of_it, thread_id=name)
         end = next(event for event in events if is_terminal(event.event_type))
@@ -173,7 +173,7 @@ async def test_a_thread_has_a_page_however_it_is_called(database_url: str, name:
 
 
 async def test_numbers_lead_to_as_many_runs_as_they_say(database_url: str) -> None:
-    """Those that were deleted since are part of totals, and runs that never started can be listed by no agent."""
+    """Totals include runs that were deleted since, and no agent's list has runs that never started."""
     async with visiting(database_url, mounted) as http:
         deleted = (await http.get(f"{ROOT}/runs", params={"agent": "fails"})).json()[0]
         await http.delete(f"{ROOT}/threads/{deleted['thread_id']}/runs/{deleted['run_id']}")
@@ -219,7 +219,7 @@ async def test_a_slash_too_many_leads_to_the_page(database_url: str, around: Cal
 
 
 async def test_agents_have_a_page_whatever_they_are_called(database_url: str) -> None:
-    """What stands in the path of an address is one step of it: browsers take `a/b` for two, and `..` for none."""
+    """A name is one segment of an address's path: browsers take `a/b` for two segments, and `..` for none."""
     names = ["plain", "team/chat", "src/agents.py:ask", ".", "..", "a b", STRANGE, "é中🙂"]
     async with (
         open_app(Settings(database_url=database_url), dict.fromkeys(names, chat)) as app,

@@ -1,4 +1,4 @@
-"""Pages of the console, page by page and with what only an address says."""
+"""Pages of the console: each page, and what only an address shows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def speaks(input: Any, run: RunContext) -> Any:
 
 
 def link(page: str, rel: str) -> str | None:
-    """Where a page leads to."""
+    """Where the page's link leads."""
     found = re.search(rf'rel="{rel}" href="([^"]+)"', page)
     return None if found is None else html.unescape(found[1])
 
@@ -157,7 +157,7 @@ async def test_a_long_argument_is_read_from_the_file_that_the_page_says(serve_ag
             assert re.findall(r"its <code>(\S+)</code> alone as <code>(\S+)</code>", page) == [argument]
             assert re.search(rf"^trackside {command} --url .* @{argument[1]}$", page, re.MULTILINE)
             assert parts[0] == parts[1]
-            assert long in (parts[0], *parts[0].values())  # an answer is kept with the question
+            assert long in (parts[0], *parts[0].values())  # an answer is stored with its question
 
 
 @pytest.mark.parametrize("name", ["echo", "runs", "a%2Fb", "nobody"])
@@ -165,7 +165,7 @@ async def test_who_asks_for_a_user_interface_of_a_graph_is_told_that_there_is_no
     serve_agents: ServeAgents, name: str
 ) -> None:
     async with serve_agents({"echo": echo, "runs": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
-        # As the client does: `client["~ui"].getComponent(name, "weather")`.
+        # As the client asks: `client["~ui"].getComponent(name, "weather")`.
         answer = await http.post(f"/ui/{name}", json={"name": "weather"}, headers={"accept": "text/html"})
         assert (answer.status_code, answer.json()["code"]) == (501, "not-implemented")
         assert answer.json()["detail"].startswith("user interfaces of graphs are not served")

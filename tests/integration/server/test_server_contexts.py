@@ -1,4 +1,4 @@
-"""What reaches a graph as its context and as what is configured, of which the SDK's clients say one or neither."""
+"""What reaches a graph as its context and as its configuration; the SDK's clients send one of them or neither."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def configured(**values: Any) -> dict[str, Any]:
 CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("choice", {}, "Choice(model='small', depth=1)", []),
     ("checked", {}, "Checked(model='small')", []),
-    ("named", {}, "None", []),  # LangGraph hands an empty one to no node
+    ("named", {}, "None", []),  # LangGraph passes an empty context to no node
     ("named", {"context": {"model": "big"}}, "{'model': 'big'}", ["model=big"]),
     ("named", configured(model="big"), "{'model': 'big'}", ["model=big"]),
     ("aliased", configured(**{"the-model": "big"}), "Aliased(model='big')", []),

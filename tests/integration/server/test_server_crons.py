@@ -1,4 +1,4 @@
-"""Crons, as LangGraph's SDK makes, finds, changes and deletes them; and the runs that they start."""
+"""Crons as LangGraph's SDK creates, finds, changes and deletes them, and the runs that they start."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trackside.harness.ids import assistant_id_of
 
 LONG_AGO = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOURLY = f"{(datetime.now(UTC).minute + 30) % 60} * * * *"
-"""In half an hour for the first time, so that nothing becomes due by itself while a test looks."""
+"""First due in half an hour, so that nothing becomes due by itself during a test."""
 
 
 class Counting:
-    """An agent that says which runs of it there were."""
+    """An agent that notes its runs."""
 
     def __init__(self) -> None:
         self.runs: asyncio.Queue[tuple[Any, RunContext]] = asyncio.Queue()
@@ -54,7 +54,7 @@ async def new_thread(served: Any, owner: str | None = None) -> str:
 
 
 async def become_due(served: Any, cron_id: str, when: datetime = LONG_AGO) -> None:
-    """As if it were time."""
+    """Make the cron due, as if its time had come."""
     await store_again(served, cron_id, next_run_at=when)
 
 
@@ -64,12 +64,12 @@ async def store_again(served: Any, cron_id: str, **changes: Any) -> None:
 
 
 async def disabled(served: Any, cron_id: str) -> Cron:
-    """The cron, once it is disabled."""
+    """Wait until the cron is disabled, and return it."""
     return await cron_once(served, cron_id, lambda cron: not cron.enabled)
 
 
 async def cron_once(served: Any, cron_id: str, holds: Callable[[Cron], bool]) -> Cron:
-    """The cron, once that is so: it changes after the run that it starts is there."""
+    """Wait until this holds of the cron, and return it: a cron changes after the run that it starts is there."""
     changed = asyncio.Event()
     served.app.store.crons.on_change.append(changed.set)
     while not holds(cron := await served.app.store.crons.get(cron_id)):
@@ -173,7 +173,7 @@ async def test_crons_are_found_counted_and_deleted(served: Any) -> None:
         {"cron_id": a["cron_id"], "enabled": False}
     ]
     assert (await crons.search(select=["now"]))[0].keys() == {"now"}
-    whole = await served.client.http.post("/runs/crons/search", json={"select": []})  # as the client for JavaScript may
+    whole = await served.client.http.post("/runs/crons/search", json={"select": []})  # as the JavaScript client may ask
     assert whole == await crons.search()
     assert await crons.count() == 3
     assert await crons.count(assistant_id="counting", thread_id=thread_id) == 1
@@ -218,7 +218,7 @@ async def test_a_run_that_is_due_is_started_and_its_thread_removed(served: Any, 
 
 
 async def _whole(served: Any, run_id: str) -> dict[str, Any]:
-    """What the start of a run says, once it has ended, and its thread with it."""
+    """What the start of a run says, once the run has ended, and its thread with it."""
     events: list[Any] = []
     async for stored in served.app.store.follow():
         if stored.event.run_id == run_id:
@@ -290,7 +290,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("plain", {"stream_mode": ["tasks"]}, "the agent 'plain' streams"),
     ("plain", {"interrupt_after": "look"}, "that is for graphs"),
 ]
-"""What runs would be refused for: of which agent, what, and why."""
+"""Requests for which runs would be refused: of which agent, with what, and why."""
 
 
 async def plain(input: Any) -> Any:
@@ -314,7 +314,7 @@ async def test_a_cron_whose_runs_would_be_refused_by_now_is_disabled_and_says_wh
     async with serve_agents({"look": looking(), "plain": plain}) as served:
         for agent, asked, why in REFUSED:
             cron_id = (await served.client.crons.create(agent, schedule=HOURLY))["cron_id"]
-            # As if the agent had been another one when the cron was made.
+            # As if the agent had been different when the cron was made.
             await store_again(served, cron_id, payload=asked, next_run_at=LONG_AGO)
             async with asyncio.timeout(30):
                 found = await disabled(served, cron_id)

@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document work as they stand there, but for the names that stand for something."""
+"""The examples of the OpenAPI document work as written, except for the names that are placeholders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trackside.app.server.examples import AGENT, example_of
 from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import Endpoint, all_endpoints
 
-# States first: they are changed while no run of another example goes on.
+# States first: they are changed while no other example's run is going on.
 WITH_BODY = sorted(
     (one for one in all_endpoints(GROUPS) if one.body is not None and one.refuses is None),
     key=lambda one: "state" not in one.path,
@@ -30,7 +30,7 @@ def named(endpoint: Endpoint) -> str:
 
 @pytest.fixture
 async def names(serve_agents: Any) -> Any:
-    """A server, and what stands for the names in its paths."""
+    """A server, and the values for the placeholders in its paths."""
     async with serve_agents({AGENT: agent}) as served, httpx.AsyncClient(base_url=served.url) as http:
         thread = "11111111-1111-4111-8111-111111111111"
         await served.client.runs.wait(thread, AGENT, input={"a": 1}, if_not_exists="create")

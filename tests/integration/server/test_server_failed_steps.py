@@ -1,4 +1,4 @@
-"""Threads whose last step has left what LangGraph cannot show, as the SDK's clients meet them."""
+"""Threads whose last step left what LangGraph cannot show, as the SDK's clients meet them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents whose own code fails when they are asked what a thread is, or what they are made of."""
+"""Agents whose own code fails when asked what a thread is, or what they are made of."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def away(config: RunnableConfig) -> AsyncIterator[Any]:
 
 
 def choosing(config: RunnableConfig) -> Any:
-    language = config["configurable"]["language"]  # of which only runs say something
+    language = config["configurable"]["language"]  # only runs give one
     builder = StateGraph(Said).add_node("says", lambda state: {"said": f"hello in {language}"})
     return builder.add_edge(START, "says").compile()
 

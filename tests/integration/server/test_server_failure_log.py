@@ -1,4 +1,4 @@
-"""What a server's log says of runs that fail, when the server stops."""
+"""What a server's log says about runs that fail while the server stops."""
 
 from __future__ import annotations
 

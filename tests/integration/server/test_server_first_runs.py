@@ -1,4 +1,4 @@
-"""Runs through the SDK's client: waited for, followed, left in the background."""
+"""Runs through the SDK's client: awaited, followed, left in the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server says of the fleet to operators, and of what keeps a run waiting to whoever has asked for it."""
+"""What a server tells operators about the fleet, and tells a run's client about what keeps the run waiting."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_who_is_no_admin_does_not_see_where_his_run_is_executed(serve_agen
 async def fleet_on(
     database: str, server_agents: dict[str, Any], worker_agents: dict[str, Any], **worker: Any
 ) -> AsyncIterator[tuple[App, httpx.AsyncClient, App]]:
-    """A server and a worker of a fleet, both in this process: the server with a client of it."""
+    """A server and a worker of a fleet, both in this process, with a client of the server."""
     engine = EngineSettings(url="postgres", lease=1.5, agents_version="2")
     settings = Settings(database_url=database, engine=engine, pools={"draw": "gpu"})
     async with AsyncExitStack() as stack:
@@ -139,7 +139,7 @@ async def fleet_on(
 
 
 async def until(http: httpx.AsyncClient, path: str, seen: Callable[[Any], bool]) -> Any:
-    """What is said there when it is as it should be."""
+    """Wait until the answer of this path is as it should be, and return it."""
     async with asyncio.timeout(20):
         while not seen(said := (await http.get(path)).json()):
             await asyncio.sleep(0.02)
@@ -227,7 +227,7 @@ async def test_a_worker_that_is_to_leave_counts_for_nobody_who_waits(postgres_ur
 
 
 async def until_swept(*apps: App, pools: int) -> QueueStats:
-    """What the one that sweeps has seen, as soon as it has seen so many pools."""
+    """What the app that sweeps has seen, as soon as it has seen so many pools."""
     async with asyncio.timeout(20):
         while True:
             for found in (app.vitals.queue() for app in apps):

@@ -1,4 +1,4 @@
-"""How runs of somebody else's harness end, to those who follow them here: the log takes what their emitters say."""
+"""How the runs of another harness end for those who follow them here: the log accepts whatever its emitters say."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trackside.harness.ids import new_id
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import make_event
 
-DIALECTS = ("sqlite",)  # what is tested is what is made of the log
+DIALECTS = ("sqlite",)  # the subject is what the server makes of the log
 PATIENCE = 30.0  # seconds
 QUICK = MirrorOptions(grace=0.05, patience=0.2)
 COMPLETED, FAILED, CANCELLED = (
@@ -56,7 +56,7 @@ ENDS: dict[str, tuple[LifecycleEventType, dict[str, Any], tuple[str, Any], str]]
     ),
     "cancelled": (CANCELLED, {"status": "stopped"}, ("end", "interrupted"), "failed"),
 }
-"""What emitters say last, by what it means: how a run's stream ends then, and what the events of its thread call it."""
+"""Emitters' last words, by what they mean: how a run's stream then ends, and what its thread's events call it."""
 
 
 async def echo(input: Any) -> Any:
@@ -64,7 +64,7 @@ async def echo(input: Any) -> Any:
 
 
 async def record(store: Store, kind: LifecycleEventType, says: Mapping[str, Any]) -> tuple[str, str]:
-    """Have a run announced as somebody else's harness does it; its id and its thread's."""
+    """Announce a run as another harness does; return its id and its thread's."""
     run_id, thread_id, observer = new_id(), new_id(), StorageObserver(store)
     of_run: Any = {"run_id": run_id, "thread_id": thread_id}
     await observer.on_event(make_event(LifecycleEventType.RUN_STARTED, **of_run, payload={"agent": "theirs"}))

@@ -1,4 +1,4 @@
-"""Agents of other frameworks through the same API: what they say arrives as LangGraph's clients expect messages."""
+"""Agents of other frameworks through the same API: what they say arrives in the form of LangGraph's messages."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ OTHERS = [
     (of_pydantic_ai, {"model": "test"}),
     (of_openai, {"tracing": {"api_key": "sk-mine"}, "tracing_disabled": False}),
 ]
-"""By the first, tools are called without their model; by the second, what they return goes to whoever has the key."""
+"""The first has tools called without the agent's model; the second sends what they return to the key's owner."""
 
 
 @pytest.mark.parametrize(("agent", "config"), OTHERS)
@@ -235,11 +235,11 @@ async def plan(ctx, value):
             headers = {"authorization": f"Bearer {who}"}
             answer = await http.post("/runs/wait", json={**asked, "config": said}, headers=headers)
             assert answer.status_code == status, answer.text
-            assert "sunny in a" in answer.text or status == 403  # what that model makes of the tool
+            assert "sunny in a" in answer.text or status == 403  # what that model makes of the tool's output
 
         ada: dict[str, Any] = {
             "headers": {"authorization": "Bearer ada"}
-        }  # who asks again for what the handler gave her
+        }  # she sends back what the handler gave her
         cron = (await http.post("/runs/crons", json={**asked, "schedule": "0 0 1 1 *"}, **ada)).json()
         assert cron["payload"]["config"]["model"] == "test"
         for change, status in (

@@ -1,4 +1,4 @@
-"""A server whose event loop's executor is full, as it is while as many plain functions run in it as it has threads."""
+"""A server whose event loop's executor is full: as many plain functions run in it as it has threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Said(TypedDict, total=False):
 
 @pytest.fixture
 async def go_on() -> AsyncIterator[threading.Event]:
-    """What a graph's plain node waits for, in the only thread of the loop's executor."""
+    """The event for which a graph's plain node waits, in the only thread of the loop's executor."""
     event = threading.Event()
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     yield event
@@ -40,7 +40,7 @@ async def go_on() -> AsyncIterator[threading.Event]:
 
 @asynccontextmanager
 async def full(serve_agents: Any, folder: Path, go_on: threading.Event) -> AsyncIterator[Any]:
-    """Where a server is, and a thread there that has a state, while a run waits in a plain node."""
+    """The address of a server and the id of a thread with a state, while a run waits in a plain node."""
     begun = threading.Event()
 
     def say(state: Said) -> Said:
@@ -58,7 +58,7 @@ async def full(serve_agents: Any, folder: Path, go_on: threading.Event) -> Async
         thread = await client.threads.create()
         await client.runs.wait(thread["thread_id"], "graph", input={"waits": False})
         await client.runs.create(None, "graph", input={"waits": True})
-        while not begun.is_set():  # it is set in a thread
+        while not begun.is_set():  # the node sets it in a thread
             await asyncio.sleep(0.01)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -70,7 +70,7 @@ async def full(serve_agents: Any, folder: Path, go_on: threading.Event) -> Async
 async def test_who_asks_how_it_is_and_what_it_has_is_not_kept_waiting_by_plain_nodes(
     serve_agents: Any, tmp_path: Path, go_on: threading.Event
 ) -> None:
-    # Not by the SDK's client, which reads what it gets in the loop's executor, too.
+    # Not by the SDK's client: it also reads what it gets in the loop's executor.
     async with full(serve_agents, tmp_path, go_on) as (url, thread_id), httpx.AsyncClient(base_url=url) as http:
         assert (await http.get("/health/ready")).status_code == 200
         assert (await http.get(f"/threads/{thread_id}/state")).json()["values"]["said"] == "it"

@@ -1,6 +1,6 @@
 """Nonsense of every kind is refused with a sentence: it never fails the server, never hangs, and changes nothing.
 
-Requests are written byte by byte, since no client of Python sends what these tests send.
+Requests are written byte by byte, since no Python client sends what these tests send.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ LAST_EVENT_IDS = (
     b"1-1-1",
     b"99999999999999999999-99999999999999999999",
     b"+1",
-    b"\xd9\xa1",  # a digit, but not one of ours
+    b"\xd9\xa1",  # a digit, but not an ASCII one
 )
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """The server's answer."""
 
     status: int
     headers: bytes
@@ -139,9 +139,9 @@ def request_of(method: str, target: str, body: bytes, headers: Sequence[tuple[by
 async def ask(
     url: str, method: str, target: str, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> Answer:
-    """Send exactly this, and read until the server closes."""
+    """Send exactly this, and read until the server closes the connection."""
     address = urlsplit(url)
-    async with asyncio.timeout(60):  # for what never ends: no test measures time
+    async with asyncio.timeout(60):  # for what never ends; no test measures time
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         try:
             writer.write(request_of(method, target, body, [(b"connection", b"close"), *headers]))
@@ -156,7 +156,7 @@ async def ask(
 
 
 class Asker:
-    """Asks thousands of times, on one connection as long as the server keeps it: new ones would be a third of the work."""
+    """Asks thousands of times, on one connection while the server keeps it: new ones would be a third of the work."""
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url)
@@ -205,7 +205,7 @@ async def echo(input: Any) -> Any:
 
 
 async def state_of(http: httpx.AsyncClient, thread_id: str) -> Any:
-    """All that nonsense could have changed."""
+    """Everything that nonsense could have changed."""
     events = (await http.get("/events", params={"limit": 1_000})).json()
     runs = (await http.get("/runs", params={"limit": 1_000})).json()
     thread = (await http.get(f"/threads/{thread_id}")).json()
@@ -281,7 +281,7 @@ async def test_queries_that_do_not_fit_are_refused_everywhere(served: Any) -> No
             continue
         for query in QUERIES:
             answer = await ask(served.url, endpoint.method, f"{path_of(endpoint)}?{query}")
-            if endpoint.query is None:  # nobody looks at it
+            if endpoint.query is None:  # nobody reads the query
                 assert answer.status < 500, (name_of(endpoint), query)
             else:
                 answers.append((f"{name_of(endpoint)}?{query:.60}", answer))
@@ -361,13 +361,13 @@ def mutated(random: Random, body: bytes) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.timeout(600)  # some thousand requests, beside whatever else the machine does
+@pytest.mark.timeout(600)  # some thousand requests, whatever else the machine does meanwhile
 async def test_odd_parts_of_a_body_never_fail_the_server(serve_agents: Any) -> None:
     failed = {}
     async with serve_agents({"NAME": echo}) as served, aclosing(Asker(served.url)) as asker:
         for endpoint in WITH_BODY:
             if endpoint.media_type == EVENT_STREAM:
-                continue  # those that fit may be followed for ever
+                continue  # valid ones could be followed for ever
             for odd in ODD:
                 for body in with_odd_parts(example_of(endpoint), odd):
                     answer = await asker.ask(endpoint.method, path_of(endpoint), body)

@@ -1,4 +1,4 @@
-"""What a graph's nodes find out about the run that they are part of, as LangGraph's server tells them."""
+"""What a graph's nodes find out about their own run, in the form in which LangGraph's server tells them."""
 
 from __future__ import annotations
 

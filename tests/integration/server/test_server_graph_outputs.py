@@ -1,4 +1,4 @@
-"""What clients get of graphs that keep more than they give back: what their output schema lets out."""
+"""What clients get from graphs that keep more than they return: what their output schema lets out."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def keeping() -> Any:
 
 
 def desk() -> Any:
-    """Talks, and gives back what it came to without what was said."""
+    """Talk, and return a result without what was said."""
 
     async def talk(state: Desk) -> dict[str, Any]:
         model = GenericFakeChatModel(messages=iter([AIMessage("hello there")]))

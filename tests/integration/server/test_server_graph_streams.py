@@ -1,4 +1,4 @@
-"""What graphs stream, as LangGraph's clients get it: each mode, of the graph and of graphs inside it."""
+"""What graphs stream to LangGraph's clients: each mode, of the graph and of its inner graphs."""
 
 from __future__ import annotations
 
@@ -137,11 +137,11 @@ PIECES = {
         {"content": text, "response_metadata": {"logprobs": {"content": [{"token": text}]}}} for text in ("Y", "es.")
     ],
 }
-"""In which pieces models speak, as LangChain's packages for their providers hand them on."""
+"""The pieces in which models speak, as LangChain's provider packages pass them on."""
 
 
 class Scripted(BaseChatModel):
-    """Says these pieces."""
+    """Speaks in these pieces."""
 
     pieces: list[dict[str, Any]]
 

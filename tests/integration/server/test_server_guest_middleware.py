@@ -1,4 +1,4 @@
-"""The middleware of an app behind the server: it stands before the server's own routes, too."""
+"""The middleware of an app behind the server: it also stands before the server's own routes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENTS = "text/event-stream"
 
 
 class Policy:
-    """Refuses a tenant that is suspended, and notes whom it has seen: ASGI's own kind of middleware, which copies scopes."""
+    """Refuses a suspended tenant, and notes whom it has seen: pure ASGI middleware, which copies scopes."""
 
     def __init__(self, app: Any, seen: list[Any]) -> None:
         self._app = app
@@ -51,7 +51,7 @@ class Policy:
 
 
 class BasePolicy(BaseHTTPMiddleware):
-    """The same, as Starlette has it."""
+    """The same, in Starlette's form."""
 
     def __init__(self, app: Any, seen: list[Any]) -> None:
         super().__init__(app)
@@ -104,7 +104,7 @@ async def served_with(
     note: Callable[[Mapping[str, Any]], None] | None = None,
     **settings: Any,
 ) -> AsyncIterator[tuple[App, httpx.AsyncClient, Front]]:
-    """An app with a guest, a client of it, and what stands in front of it."""
+    """An app with a guest, a client of it, and the front before it."""
     async with (
         open_app(Settings(database_url=database_url, **settings), agents or {"echo": echo}) as app,
         living(guest, name="guest") as one,
@@ -155,7 +155,7 @@ async def test_middleware_is_made_once_and_sees_the_lifespan_as_well(database_ur
 
 async def test_middleware_comes_before_it_is_known_who_asks_or_after(database_url: str, policy: type[Any]) -> None:
     class Cookies:
-        """Has a cookie say who asks, as a project's middleware may."""
+        """Lets a cookie identify the caller, as a project's middleware may."""
 
         def __init__(self, app: Any) -> None:
             self._app = app
@@ -178,7 +178,7 @@ async def test_middleware_comes_before_it_is_known_who_asks_or_after(database_ur
             answers = [await http.post("/threads/count", json={}, headers=headers) for headers in asked]
         assert [answer.status_code for answer in answers] == statuses
         assert [one[1] for one in seen if one[0] == "/threads/count"] == knows
-        if policy is BasePolicy:  # afterwards it knows, in either order
+        if policy is BasePolicy:  # afterwards it knows the caller, in either order
             after = [one[2] for one in seen if one[:2] == ("after", "/threads/count") and one[2] is not None]
             assert after == ["ada"] * statuses.count(200)
 
@@ -235,7 +235,7 @@ async def test_a_run_is_cancelled_when_the_client_goes_who_wanted_that(database_
 async def test_an_answer_that_we_cut_off_does_not_end_in_order(database_url: str, policy: type[Any]) -> None:
     async with served_with(guest_with(policy, []), database_url) as (app, http, _):
         path = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}/stream"
-        with pytest.raises(httpx.RemoteProtocolError):  # as the app's streams end
+        with pytest.raises(httpx.RemoteProtocolError):  # this is how the app ends its streams
             async with http.stream("GET", path, headers={"accept": EVENTS}) as answer:
                 app.streams.end_all()
                 got = b""
@@ -285,7 +285,7 @@ async def test_a_socket_of_the_guest_is_behind_its_middleware_and_our_door(
             ada = await said_to_socket(asgi, {"x-api-key": key})
         assert [message["type"] for message in stranger] == ["websocket.close"]
         assert ada[1]["text"] == "hello ada"
-        if policy is Policy:  # Starlette's own passes sockets on unseen
+        if policy is Policy:  # Starlette's own middleware does not see sockets
             assert ("/ws", "ada" if server is AUTH_FIRST else None) in seen
 
 
@@ -350,7 +350,7 @@ async def test_what_middleware_asks_itself_does_not_pass_it(database_url: str, a
     seen: list[str] = []
 
     class Suspending:
-        """Refuses whom an item of the store names. It looks before and behind the answer, and by a route of the guest's."""
+        """Refuses whom an item of the store names. It asks before and after the answer, after it by a guest's route."""
 
         def __init__(self, app: Any) -> None:
             self._app = app
@@ -455,7 +455,7 @@ async def test_a_client_that_takes_nothing_is_let_go_through_middleware_as_well(
         object.__setattr__(app.parts.options, "patience", 0.2)
         asked = {"assistant_id": "held", "stream_mode": "custom"}
         async with http.stream("POST", "/runs/stream", json=asked):
-            while "took nothing" not in caplog.text:  # until the buffers between the two are full
+            while "took nothing" not in caplog.text:  # until the buffers between server and client are full
                 held.say({"text": "x" * 300_000})
                 await asyncio.sleep(0.01)
             await asyncio.wait_for(ended.wait(), 60)  # while the client is still there

@@ -1,4 +1,4 @@
-"""An app of a project's own behind the server (`http.app`): what its routes are told of requests."""
+"""A project's own app behind the server (`http.app`): what its routes learn about requests."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def echo(input: Any) -> Any:
 
 @pytest.fixture
 def own(tmp_path: Path) -> AccessSettings:
-    """Who asks is what a project's own handler says of the header `x-name`."""
+    """A project's own handler identifies callers by the header `x-name`."""
     (tmp_path / "guests_auth.py").write_text(AUTH, encoding="utf-8")
     return AccessSettings(auth=f"{tmp_path}/guests_auth.py:auth")
 
@@ -197,7 +197,7 @@ async def test_who_is_nobody_to_the_guests_own_middleware_is_nobody_to_its_route
     database_url: str, auth: Any, order: Any
 ) -> None:
     class SignedIn:
-        """Says who has signed in, and None of others, as middleware does that is none of Starlette's."""
+        """Says who has signed in, and None for others, as middleware from outside Starlette does."""
 
         def __init__(self, app: Any) -> None:
             self._app = app
@@ -255,7 +255,7 @@ async def test_an_upload_may_take_longer_than_a_request_of_ours(
     database_url: str, monkeypatch: pytest.MonkeyPatch, middleware: list[Middleware]
 ) -> None:
     monkeypatch.setattr(guarded_protocol, "HEAD_SECONDS", 1.0)
-    monkeypatch.setattr(guarded_protocol, "WHOLE_SECONDS", 6.0)  # of silence, as a busy machine may keep it
+    monkeypatch.setattr(guarded_protocol, "WHOLE_SECONDS", 6.0)  # of silence, which a busy machine may cause
     guest = Starlette(routes=made_guest().routes, middleware=middleware)
 
     async def pieces() -> AsyncIterator[bytes]:

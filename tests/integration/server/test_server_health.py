@@ -56,7 +56,7 @@ async def test_a_server_that_begins_to_end_while_it_is_looked_at_is_not_ready(se
         parts = served.app.parts
 
         class Ending:
-            """A store that is slow enough for that."""
+            """A store slow enough for the server to end meanwhile."""
 
             async def run(self, run_id: str) -> None:
                 parts.health.begin_ending("it stops")
@@ -67,7 +67,7 @@ async def test_a_server_that_begins_to_end_while_it_is_looked_at_is_not_ready(se
 
 
 async def test_a_server_whose_engine_is_cut_off_is_ready_and_says_so(serve_agents: Any) -> None:
-    """Its neighbours have the same engine: a balancer that took them all out would have nobody left."""
+    """Its neighbours have the same engine: a balancer that took them all out would have no server left."""
     since = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
     status = EngineStatus(connected=True)
     async with serve_agents({"echo": echo}) as served:
@@ -77,7 +77,7 @@ async def test_a_server_whose_engine_is_cut_off_is_ready_and_says_so(serve_agent
         status = EngineStatus(connected=False, why="10.1.2.3 closed the connection", since=since)
         parts.health._found = None
         await parts.health.look(parts.store, vitals, [])
-        answer = await ready(served)  # which is that of a moment ago
+        answer = await ready(served)  # answered from the look of a moment ago
 
     assert (well.degraded, well.engine.name, well.engine.connected) == ([], "nats", True)
     assert answer.status_code == 200
@@ -99,7 +99,7 @@ async def test_a_database_that_is_away_counts_where_the_engine_is_there(serve_ag
 
 
 class Away:
-    """A store whose database is not there."""
+    """A store whose database is away."""
 
     async def run(self, run_id: str) -> None:
         raise ServerUnreachableError(database="postgresql://ann:secret@db.example/runs", why="it takes no connections")
@@ -112,7 +112,7 @@ async def test_a_database_that_cannot_be_read_is_a_reason_without_its_address(
     async with serve_agents({"echo": echo}) as served:
         parts = served.app.parts
         found = await parts.health.look(Away(), parts.vitals, [])
-        answer = await ready(served)  # which is that of a moment ago
+        answer = await ready(served)  # answered from the look of a moment ago
 
     assert answer.status_code == 503
     assert [reason.check for reason in found.reasons] == ["database"]
@@ -210,7 +210,7 @@ print(_space(sys.argv[1:]))
 
 
 def test_a_folder_that_this_user_cannot_get_to_is_no_reason_to_answer_nobody(tmp_path: Path) -> None:
-    """As a home that is somebody else's, below which the spool would be: runs go on without it."""
+    """Such as another user's home that would hold the spool: runs go on without it."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     command = [sys.executable, "-c", LOOKED_AT_BY_SOMEBODY_ELSE, str(closed / "state" / "spool")]
@@ -240,7 +240,7 @@ async def test_a_disk_that_cannot_be_looked_at_is_a_warning(
 
 
 async def test_transactions_that_fail_are_a_reason_until_one_does_not(serve_agents: Any) -> None:
-    """Whoever is refused at once does not wait: that nothing waits says nothing."""
+    """A refused transaction does not wait, so an empty queue says nothing."""
     async with serve_agents({"echo": echo}) as served:
         parts, health_of_it = served.app.parts, health.Health()
         found = []

@@ -1,4 +1,4 @@
-"""Threads that a server hears of from other processes, on a wire that brings it late."""
+"""Threads of which a server hears from other processes, over a wire that delivers late."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_who_has_the_head_of_a_threads_stream_misses_nothing_that_happens_
     async with serve_agents({}) as served:
         mirrors = Mirrors(served.app.streams, wire, ToldEnds())
         thread = await served.app.store.threads_of(None).create()
-        elsewhere.threads.note_state(thread.thread_id, b'{"values":"old"}')  # which is kept, and comes late
+        elsewhere.threads.note_state(thread.thread_id, b'{"values":"old"}')  # the wire keeps this and delivers it late
         wire.adversity = Adversity(held_up=100)
         parts = replace(served.app.parts, mirrors=mirrors)
         events = ThreadEvents(parts=parts, thread=thread, modes={"state_update"}, last_event_id=None)

@@ -1,4 +1,4 @@
-"""The store API, as LangGraph's SDK uses it; and that nobody sees what is somebody else's."""
+"""The store API as LangGraph's SDK uses it; nobody sees another's items."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_nobody_reaches_what_is_somebody_elses(serve_agents: Any) -> None:
                     await attempt()
                 assert refused.value.response.status_code == 403
                 assert "'eve'" in refused.value.response.json()["detail"]
-            # An agent is trusted, whoever started it.
+            # Agents are trusted, whoever started them.
             seen = await eve_client.runs.wait(None, "remembering", input={})
 
     assert [item["value"] for item in mine["items"]] == [{"secret": 1}]

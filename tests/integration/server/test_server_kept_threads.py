@@ -1,4 +1,4 @@
-"""Threads of an agent that keeps them in a way of its own, without a checkpointer: nobody else copies or prunes them."""
+"""Threads of an agent that keeps them in its own way, without a checkpointer: nobody else copies or prunes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIALECTS = ("sqlite",)
 
 
 class Notebook:
-    """Has a page for each thread, and on it what its runs were given."""
+    """Has a page for each thread, with what the thread's runs were given."""
 
     name = "notebook"
 

@@ -1,4 +1,4 @@
-"""Clients with API keys, as LangGraph's SDK sends them."""
+"""Clients with API keys, sent as LangGraph's SDK sends them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_a_request_that_is_made_again_finds_its_run_however_long_its_calle
         runs = [await made(served.url, key) for key in keys]
         assert [await made(served.url, key) for key in keys] == runs
         assert len({run for of_one in runs for run in of_one}) == 36
-        assert await store.run_of_key(f"3/ada/{order}") == runs[0][0]  # as it ever was
+        assert await store.run_of_key(f"3/ada/{order}") == runs[0][0]  # as it has always been
 
 
 async def test_a_read_only_key_starts_nothing(serve_agents: ServeAgents) -> None:
@@ -137,7 +137,7 @@ async def test_a_key_that_is_nearly_right_is_wrong(serve_agents: ServeAgents) ->
 
 
 class CountedKeys(ApiKeys):
-    """Those of a store, and how often they were read."""
+    """The keys of a store, and how often they were read."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store._writer, store._readers)
@@ -206,7 +206,7 @@ async def test_what_another_process_makes_and_revokes_is_known_in_seconds(opened
 
 
 class RevokingKeys(CountedKeys):
-    """Of which one is revoked while they are read: what was read has it still."""
+    """Keys of which one is revoked during a read: what was read still has it."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -231,7 +231,7 @@ async def test_what_is_revoked_here_while_keys_are_read_is_not_good_at_the_next_
 
 
 class AwayKeys(CountedKeys):
-    """Those of a store whose database is away, which each read finds out when it is told to."""
+    """The keys of a store whose database is away; each read finds this out when it is told to."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)

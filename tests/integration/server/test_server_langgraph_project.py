@@ -1,4 +1,4 @@
-"""A project that was made for LangGraph's server, served as it is; and graphs that are made for each run."""
+"""A project made for LangGraph's server, served unchanged; and graphs that are made for each run."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ PROJECT = {
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A LangGraph project in a folder of its own; the process forgets it afterwards."""
+    """A LangGraph project in its own folder; the process forgets it afterwards."""
     folder = tmp_path / "project"
     for name, text in PROJECT.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ async def test_a_graph_is_made_for_each_run_and_for_each_look_at_it(serve_agents
         kept = await served.client.store.search_items(("calls",))
 
     assert values == {"said": "running"}
-    # A state that was changed by hand is looked at once more, to say what the thread is now.
+    # A state that was changed by hand is read once more, to say what the thread is now.
     expected = ["threads.create_run", "threads.read", "threads.update", "threads.read", "assistants.read"]
     assert accesses == [step for access in expected for step in (access, "closed")]
     assert {item["value"]["access"] for item in kept["items"]} == {*expected}

@@ -1,4 +1,4 @@
-"""The last answers of a server that ends: no request falls between them and the ends of their connections, and nobody who
+"""The last answers of an ending server: no request falls between them and the ends of their connections, and nobody who
 has connected goes without one.
 """
 
@@ -98,7 +98,7 @@ def test_nobody_is_reset_by_a_server_that_stops_while_more_come_in_each_turn_of_
             clients: list[socket.socket] = []
 
             def come() -> None:
-                with contextlib.suppress(ConnectionRefusedError):  # which the balancer tries elsewhere
+                with contextlib.suppress(ConnectionRefusedError):  # a balancer would try another server
                     clients.extend(stack.enter_context(asking(socket.AF_INET, address)) for _ in range(2))
                     loop.call_soon(come)
 
@@ -157,13 +157,13 @@ def status_of(client: socket.socket) -> bytes:
 
 
 def answer_and_what_follows(address: tuple[str, int]) -> bytes | None:
-    """What a client finds who looks at his connection in the moment in which he has the answer; None: it is open."""
+    """What follows on a client's connection the moment it has the answer; None if the connection is still open."""
     with socket.create_connection(address) as client:
         client.sendall(REQUEST)
         got = b""
         while not got.endswith(b"0\r\n\r\n"):
             got += client.recv(1_000)
-        client.setblocking(False)  # a socket's own way to say it
+        client.setblocking(False)  # the socket then raises `BlockingIOError` if nothing is there
         try:
             return client.recv(1)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""How often a client may ask, and how much he may follow."""
+"""How often a client may ask, and how much it may follow."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def test_a_client_follows_so_many_streams_and_no_more(serve_agents: ServeA
             async with http.stream("GET", "/events/stream", headers=bob) as answer:
                 assert answer.status_code == 200
             assert (await http.get("/agents", headers=ada)).status_code == 200
-        async with asyncio.timeout(20):  # they are let go as soon as the server sees that nobody reads them
+        async with asyncio.timeout(20):  # the server lets them go as soon as it sees that nobody reads them
             while True:
                 async with http.stream("GET", "/events/stream", headers=ada) as answer:
                     if answer.status_code == 200:

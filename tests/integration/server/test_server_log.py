@@ -31,7 +31,7 @@ AGENTS = {"echo": echo, "failing": failing}
 
 
 async def lines_of(response: httpx.Response) -> AsyncGenerator[dict[str, str]]:
-    """The server-sent events of a response, each with its fields; comments are under the empty name."""
+    """The server-sent events of a response, each as its fields; comments have the empty name."""
     event: dict[str, str] = {}
     async for line in response.aiter_lines():
         if line:
@@ -43,7 +43,7 @@ async def lines_of(response: httpx.Response) -> AsyncGenerator[dict[str, str]]:
 
 
 async def positions(http: httpx.AsyncClient, wanted: int, **request: Any) -> list[int]:
-    """Of the first so many events of a stream."""
+    """The positions of a stream's first events, so many of them."""
     seen: list[int] = []
     async with http.stream("GET", "/events/stream", **request) as response, aclosing(lines_of(response)) as events:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -153,7 +153,7 @@ async def test_a_place_that_the_log_never_had_is_refused(serve_agents: Any) -> N
 
 
 class Client:
-    """An ASGI client that reads as much as it likes."""
+    """An ASGI client that reads only as much as it likes."""
 
     def __init__(self, *, reads: int | None = None) -> None:
         self.sent: list[bytes] = []
@@ -162,13 +162,13 @@ class Client:
         self._more = asyncio.Event()
 
     async def got(self, count: int) -> None:
-        """Until so much was sent."""
+        """Wait until so many messages were sent."""
         while len(self.sent) < count:
             self._more.clear()
             await self._more.wait()
 
     async def got_one_like(self, part: bytes) -> None:
-        """Until something with this in it was sent."""
+        """Wait until something that contains this was sent."""
         while not any(part in said for said in self.sent):
             self._more.clear()
             await self._more.wait()

@@ -1,4 +1,4 @@
-"""What is recorded of somebody's runs is for nobody else."""
+"""Only the owner sees what is recorded of his runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AGENTS = {"echo": echo}
 
 
 async def first_position(http: httpx.AsyncClient) -> int:
-    """Of the first event that somebody sees who follows everything."""
+    """The position of the first event that a caller sees who follows everything."""
     async with http.stream("GET", "/events/stream", params={"after": 0}) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: "):
@@ -34,7 +34,7 @@ async def first_position(http: httpx.AsyncClient) -> int:
 
 
 class AskedBy:
-    """The app as it is for somebody."""
+    """The app, with every request made by this caller."""
 
     def __init__(self, app: Any, who: str) -> None:
         self._app = app
@@ -46,7 +46,7 @@ class AskedBy:
 
 @asynccontextmanager
 async def asking(served: Any, who: str) -> AsyncGenerator[tuple[httpx.AsyncClient, Any]]:
-    """Two clients of somebody: a plain one, and LangGraph's."""
+    """Two clients of one caller: a plain one, and LangGraph's."""
     async with (
         serving(AskedBy(served.app.asgi, who)) as url,
         httpx.AsyncClient(base_url=url) as http,

@@ -1,4 +1,4 @@
-"""The server inside somebody else's app, and somebody else's app behind the server."""
+"""The server inside another app, and another app behind the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIALECTS = ("sqlite",)
 
 
 async def slow(input: Any, run: RunContext) -> dict[str, Any]:
-    await asyncio.sleep(0.5)  # longer than an answer that comes in one piece may take
+    await asyncio.sleep(0.5)  # longer than an answer in one piece may take
     return {"given": input}
 
 
@@ -79,7 +79,7 @@ async def test_a_websocket_is_closed_where_it_is_mounted(app: App, path: str) ->
     ],
 )
 async def test_a_slash_too_many_leads_on_at_the_address_that_was_asked(app: App, asked: str, place: str) -> None:
-    """Also behind a proxy that ends TLS, of which the app hears nothing, and that takes a prefix away or not."""
+    """Even behind a proxy that ends TLS without the app hearing of it, and that may remove a prefix."""
     transports = {
         "": httpx.ASGITransport(app=without_tls(app.asgi)),
         "/taken/away": httpx.ASGITransport(app=without_tls(app.asgi, prefix="/taken/away")),
@@ -114,7 +114,7 @@ async def test_the_root_of_a_prefix_is_found_without_its_slash(app: App) -> None
 
 
 def without_tls(app: Any, *, prefix: str = "", root: str = "") -> Any:
-    """What a proxy in front of the app does to requests."""
+    """Change requests as a proxy in front of the app does."""
 
     async def passed_on(scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"].removeprefix(prefix)
@@ -148,7 +148,7 @@ async def test_an_app_that_begins_again_is_answered_by_the_server_it_opens_then(
 
 
 async def test_a_client_that_is_cut_off_finds_its_run_where_the_server_is_mounted(app: App) -> None:
-    """LangGraph's client puts a `Location` behind the URL that it was given."""
+    """LangGraph's client appends a `Location` to the URL that it was given."""
     cut = CutOnce(app.asgi)
     async with (
         serving(Starlette(routes=[Mount("/agents", cut)])) as url,
@@ -162,7 +162,7 @@ async def test_a_client_that_is_cut_off_finds_its_run_where_the_server_is_mounte
 
 
 class CutOnce:
-    """Cuts the first answer off behind its first byte, as a proxy does that is stopped."""
+    """Cuts off the first answer after its first byte, as a stopping proxy does."""
 
     def __init__(self, app: Any) -> None:
         self.paths: list[str] = []

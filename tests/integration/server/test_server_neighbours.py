@@ -1,4 +1,4 @@
-"""Two servers on one database: what those hear who wait at one for a run that the other has executed."""
+"""Two servers on one database: what those hear who wait at one server for a run that the other has executed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def echo(input: Any) -> Any:
 
 
 async def until_it_has_runs(http: httpx.AsyncClient, count: int) -> list[dict[str, Any]]:
-    """All runs, the newest first, when there are so many of them."""
+    """Wait until there are so many runs, and return them all, the newest first."""
     async with asyncio.timeout(10):
         while len(runs := (await http.get("/runs")).json()) < count:
             await asyncio.sleep(0.01)
@@ -45,9 +45,9 @@ async def until_it_has_runs(http: httpx.AsyncClient, count: int) -> list[dict[st
 
 
 async def take_over(run_id: str, first: Served, second: Served, *, looks: bool = False) -> None:
-    """Have a run that waits at one server be nobody's, as if that had been taken for dead, and be adopted by another.
+    """Take a run that waits at one server from it, as if that server were taken for dead, and have another adopt it.
 
-    The first one learns of that when it `looks`, or else when the run has its turn there.
+    The first server learns of this when it `looks`, or else when the run has its turn there.
     """
     losing, winning = (served.app.manager._services.coordinator._upkeep for served in (first, second))
     losing.stop()
@@ -69,7 +69,7 @@ class Neighbours(NamedTuple):
     first: Served
     second: Served
     http: httpx.AsyncClient
-    """Of the first."""
+    """A client of the first."""
     gate: Gate
 
 
@@ -104,7 +104,7 @@ async def test_who_cancels_a_run_elsewhere_and_waits_is_not_told_that_it_has_end
             path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/cancel"
             async with http.stream("POST", path, params={"wait": True}) as answer:
                 await open_there.aclose()
-                with pytest.raises(httpx.RemoteProtocolError):  # cut off: who asks again is told why
+                with pytest.raises(httpx.RemoteProtocolError):  # cut off: a client that asks again is told why
                     await answer.aread()
 
 
@@ -123,7 +123,7 @@ async def test_who_waits_for_a_run_that_another_server_has_ended_is_not_told_tha
         gate.open.set()
         try:
             body = await answer.aread()
-        except httpx.RemoteProtocolError:  # cut off: who asks again is told why
+        except httpx.RemoteProtocolError:  # cut off: a client that asks again is told why
             body = None
     joined = await http.get(answer.headers["location"])
 

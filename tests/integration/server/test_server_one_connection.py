@@ -1,4 +1,4 @@
-"""Requests that come one after another on one connection: none has to do with what another one was in the middle of."""
+"""Requests that follow each other on one connection: none is affected by what another was in the middle of."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SUSPENDED = {"x-tenant": "suspended"}
 
 
 class Policy:
-    """Refuses a tenant that is suspended, when it has read what he sends: ASGI's own kind of middleware."""
+    """Refuses a suspended tenant once it has read the whole body: pure ASGI middleware."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -49,7 +49,7 @@ class Policy:
 
 
 class BasePolicy(BaseHTTPMiddleware):
-    """The same, as Starlette has it."""
+    """The same, in Starlette's form."""
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         if request.headers.get("x-tenant") == "suspended":
@@ -91,7 +91,7 @@ async def test_middleware_stands_before_each_request_of_a_connection(
 
     guest = Starlette(middleware=[Middleware(policy)])
     async with served_with(guest, database_url, {"running": running}) as (_, url), connected(url) as connection:
-        body = {"assistant_id": "running", "input": {"text": "x" * 500_000}}  # which is not read in one go
+        body = {"assistant_id": "running", "input": {"text": "x" * 500_000}}  # too large to be read in one go
         before = request("POST", "/runs/wait", first, body)
         refused = request("POST", "/runs/wait", SUSPENDED, {**body, "input": {"by": "suspended"}})
         await connection.send(before + refused if is_pipelined else before)
@@ -124,7 +124,7 @@ async def test_code_before_it_is_known_who_asks_asks_in_nobodys_name_behind_anot
     answered = asyncio.Event()
 
     class Asking:
-        """Asks the server when it is not known yet who asks."""
+        """Asks the server before the caller is known."""
 
         def __init__(self, app: Any) -> None:
             self._app = app

@@ -1,4 +1,4 @@
-"""Clients whom a function of the user's knows, as those of LangGraph's server are written."""
+"""Clients identified by a function of the user's, written as for LangGraph's server."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_an_auth_object_says_who_asks_and_agents_get_to_know(
                 {"detail": "You are blocked.", "code": "not-permitted"},
             )
             assert (await http.get("/ok")).status_code == 200
-    for file in tmp_path.iterdir():  # what is secret of a user is nowhere, and neither is what he sent
+    for file in tmp_path.iterdir():  # no file has a user's secret, or what he sent
         if file.is_file() and file.name.startswith("runs.db"):
             content = file.read_bytes()
             assert b"ghp_" not in content

@@ -1,4 +1,4 @@
-"""Version 2 of the protocol through the Python client's thread streams: what a thread says over its runs."""
+"""Version 2 of the protocol through the Python client's thread streams: what a thread says across its runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def command(served: Any, thread_id: str, method: str, *, key: str | None =
 
 
 async def events_until(thread: Any, is_last: Any, channels: list[str] | None = None, **more: Any) -> Any:
-    """Events as they come, to the one that is the last, by a connection of its own."""
+    """Collect events up to the last one, over a connection of its own."""
     handle = thread._transport.open_event_stream({"channels": channels or ALL, **more})
     found = []
     async with asyncio.timeout(20):
@@ -45,14 +45,14 @@ async def events_until(thread: Any, is_last: Any, channels: list[str] | None = N
 
 
 async def interrupted(thread: Any) -> None:
-    """Until the client has noticed that the thread waits, which it tells nobody."""
+    """Wait until the client has noticed that the thread waits; the client announces this to nobody."""
     async with asyncio.timeout(20):
         while not thread.interrupted:
             await asyncio.sleep(0.01)
 
 
 def ends(event: Any, *how: str) -> bool:
-    """Whether a run is over by this event, in one of these ways."""
+    """Whether this event ends a run, in one of these ways."""
     params = event["params"]
     says = params["data"]
     return (
@@ -147,7 +147,7 @@ async def test_each_event_is_as_the_protocol_has_it(serve_agents: Any) -> None:
     assert all(isinstance(event["params"]["timestamp"], int) for event in events)
     assert all(event["event_id"].startswith(f"synth:{run['run_id']}:") for event in (events[0], events[-1]))
     assert of(events, "updates")[-1]["node"] == "inside"
-    # The checkpoint stands before the values that it has kept, by which clients know what to fork from.
+    # The checkpoint comes before the values that it has kept, so that clients know what to fork from.
     root = [event["method"] for event in events if not event["params"]["namespace"]]
     assert root.count("values") == root.count("checkpoints") - 1  # the first is that of the thread before the input
     assert all(root[place - 1] == "checkpoints" for place, method in enumerate(root) if method == "values")
@@ -440,7 +440,7 @@ async def test_the_synchronous_client_answers_questions(serve_agents: Any) -> No
     def follow(url: str) -> Any:
         with get_sync_client(url=url, api_key=None) as client, client.threads.stream(assistant_id="ask") as thread:
             thread.run.start(input={"log": []})
-            while not thread.interrupted:  # which it tells nobody
+            while not thread.interrupted:  # the client announces this to nobody
                 time.sleep(0.01)
             thread.run.respond("because")
             return thread.output

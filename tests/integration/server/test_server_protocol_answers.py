@@ -1,4 +1,4 @@
-"""What pages that follow a thread by version 2 of the protocol are told of answers: taken, refused, and given in vain."""
+"""What pages that follow a thread by version 2 of the protocol hear of answers: taken, refused, and given in vain."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def wants_a_number() -> Any:
 
 
 class Pays:
-    """Fails of an input and of one answer, and takes until it is stopped for another."""
+    """Fails with an input and with one answer; with another answer, it takes until it is stopped."""
 
     def __init__(self) -> None:
         self.busy = asyncio.Event()
@@ -301,7 +301,7 @@ async def test_that_a_failed_run_may_have_left_something_open_is_in_the_log_only
             await runs.wait(thread_id, "pays", command={"resume": "nothing"}, raise_error=False)
             agents: Any = served.app.manager.agents
             del agents["pays"]
-            async with opens(served) as again:  # which begins when it was looked at
+            async with opens(served) as again:  # this one begins after a look at the thread
                 assert again.status_code == 200
         else:
             await runs.wait(thread_id, "pays", input={"begin": "anew"}, if_not_exists="create", raise_error=False)
@@ -320,7 +320,7 @@ async def test_that_a_failed_run_may_have_left_something_open_is_in_the_log_only
 async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobody_waiting(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: asyncio.Queue[asyncio.Event] = asyncio.Queue()  # of each one that hangs, whether it was given up
+    looks: asyncio.Queue[asyncio.Event] = asyncio.Queue()  # one event per hanging look, set when it is given up
 
     async def hangs(*_: Any, **__: Any) -> Any:
         given_up = asyncio.Event()
@@ -352,7 +352,7 @@ async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobod
         monkeypatch.setattr(StatesOfThread, "state", hangs)
         async with asyncio.timeout(60):
             async with opens() as stream:
-                # It begins without: the first look, if it got as far as to hang, was given up; another hangs beside.
+                # It begins without: the first look, if it got as far as hanging, was given up; another hangs beside it.
                 while (beside := await looks.get()).is_set():
                     pass
                 lines = stream.aiter_lines()
@@ -364,4 +364,4 @@ async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobod
                     assert other.status_code == 200
                 assert looks.empty()
                 assert not beside.is_set()
-            await beside.wait()  # until it is given up, as the client has gone
+            await beside.wait()  # until it is given up, since the client has gone

@@ -1,4 +1,4 @@
-"""Where a stream of a thread begins for who opens it anew, by version 2 of the protocol, and what it is told of before."""
+"""Where a thread's stream begins when it is opened anew, by version 2 of the protocol, and what it first tells."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_who_opens_a_stream_for_a_run_that_waits_for_its_place_is_not_told
             streams = [
                 asyncio.create_task(events_until(it, ends, channels)) for channels in (WATCH, ["values", *WATCH])
             ]
-            await asyncio.wait(streams, timeout=0.3)  # they are told nothing
+            await asyncio.wait(streams, timeout=0.3)  # nothing reaches them
             held.let_go.set()
             watched, read = await asyncio.gather(*streams)
     for events in (watched, read):
@@ -48,7 +48,7 @@ async def test_who_opens_a_stream_for_a_run_that_waits_for_its_place_is_not_told
 
 
 class Counts(Held):
-    """Adds 100 at once to 0, else once it is let go; fails with -1."""
+    """Adds 100, to 0 at once, otherwise when it is let go; fails with -1."""
 
     async def __call__(self, input: Any) -> Any:
         if input["n"] < 0:
@@ -59,7 +59,7 @@ class Counts(Held):
 
 
 async def run(client: Any, thread_id: str, how: str, number: int) -> None:
-    """Run `counts` otherwise than by a command, to its end."""
+    """Run `counts` to its end, by any means except a command."""
     about = (thread_id, "counts")
     if how == "wait":
         await client.runs.wait(*about, input={"n": number}, raise_error=False)
@@ -72,7 +72,7 @@ async def run(client: Any, thread_id: str, how: str, number: int) -> None:
 
 
 async def watches(thread: Any) -> None:
-    """Until the stream is open by which the client watches how runs go."""
+    """Wait until the stream is open over which the client watches how runs go."""
     async with asyncio.timeout(20):
         while thread._lifecycle_watcher_handle is None:
             await asyncio.sleep(0.01)
@@ -81,7 +81,7 @@ async def watches(thread: Any) -> None:
 
 @pytest.fixture(params=["kept", "not kept"])
 def redact(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
-    """A hook with which a server does not keep what runs were asked for; None: it does."""
+    """A hook that keeps a server from storing what runs were asked for, or None, with which it stores that."""
     if request.param == "kept":
         return None
     (tmp_path / "hook.py").write_text("def keep(kind, payload):\n    return payload\n")
@@ -103,7 +103,7 @@ async def test_the_end_of_a_run_that_no_command_has_asked_for_is_not_that_of_the
             await thread.run.start(input={"n": 1})
             output = asyncio.ensure_future(thread.output._get_task())
             await counts.begun.wait()
-            await asyncio.wait({output}, timeout=0.3)  # it is told nothing
+            await asyncio.wait({output}, timeout=0.3)  # nothing reaches it
             counts.let_go.set()
             assert await output == {"n": 101}
 
@@ -124,7 +124,7 @@ async def test_the_synchronous_client_too_has_the_end_of_the_run_that_it_has_sta
         await run(served.client, thread_id, "wait", 0)
         output = asyncio.create_task(asyncio.to_thread(turn, served.url, thread_id))
         await counts.begun.wait()
-        await asyncio.wait({output}, timeout=0.3)  # it is told nothing
+        await asyncio.wait({output}, timeout=0.3)  # nothing reaches it
         counts.let_go.set()
         assert await output == {"n": 101}
 
@@ -135,7 +135,7 @@ async def test_who_watches_a_run_that_he_has_asked_for_hears_its_end_also_if_it_
 ) -> None:
     async with (
         serve_agents({"counts": Counts()}, redact=redact) as served,
-        served.client.threads.stream(assistant_id="counts") as it,  # the client watches no thread that it has made up
+        served.client.threads.stream(assistant_id="counts") as it,  # the client watches no thread whose id it made up
     ):
         await served.client.threads.create(thread_id=it.thread_id)
         await run(served.client, it.thread_id, "wait", 0)
@@ -158,7 +158,7 @@ async def test_the_end_that_nobody_has_watched_is_not_that_of_the_next_run_a_whi
         monkeypatch.setattr(protocol_events, "_COMES_SOON", 0.0)  # a while has passed
         async with served.client.threads.stream(thread_id, assistant_id="counts") as thread:
             watching = asyncio.create_task(events_until(thread, ends, WATCH))
-            await asyncio.wait({watching}, timeout=0.3)  # it is told nothing
+            await asyncio.wait({watching}, timeout=0.3)  # nothing reaches it
             counts.let_go.set()
             more = await thread.run.start(input={"n": 1})
             assert {one["run_id"] for one in of(await watching, "lifecycle")} == {more["run_id"]}

@@ -1,4 +1,4 @@
-"""Threads that are followed beyond the end of a server: its streams are cut off, and the next one knows what was missed."""
+"""Followed threads that outlive a server: its streams are cut off, and the next server knows what was missed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trackside.harness.ids import new_id
 async def followed(
     agent: Any, database: str, thread_id: str | None = None, **settings: Any
 ) -> AsyncIterator[tuple[Any, Any]]:
-    """A server, and a thread on it as the client follows it."""
+    """A server, and one of its threads as the client follows it."""
     async with (
         serve({"it": agent}, database, **settings) as served,
         served.client.threads.stream(thread_id, assistant_id="it") as thread,
@@ -100,7 +100,7 @@ async def test_who_has_started_a_run_that_has_not_begun_is_not_told_of_the_end_o
         await held.begun.wait()
         started = await again.run.start(input={})
         following = asyncio.create_task(events_until(again, ends, since=0))
-        await asyncio.wait({following}, timeout=0.3)  # it is told nothing
+        await asyncio.wait({following}, timeout=0.3)  # nothing reaches it
         held.let_go.set()
         events = await following
         assert [said["event"] for said in of(events, "lifecycle")] == ["running", "completed"]

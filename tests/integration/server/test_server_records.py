@@ -1,4 +1,4 @@
-"""What is recorded, over HTTP: runs across threads, totals, agents, subscriptions, metrics."""
+"""The records over HTTP: runs across threads, totals, agents, subscriptions, metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are done once more over HTTP: what they were asked for, by whoever may start runs on their threads."""
+"""Runs that are repeated over HTTP: with the same request, by anybody who may start runs on their threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
 class Mending:
-    """An agent that fails until it is mended, and says whom it works for."""
+    """An agent that fails until it is mended, and says for whom it works."""
 
     def __init__(self) -> None:
         self.mended = False

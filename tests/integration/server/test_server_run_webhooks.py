@@ -24,7 +24,7 @@ from trackside.app.settings import AccessSettings, ServerSettings
 from trackside.app.storage.errors import DatabaseBusyError
 from trackside.app.wiring.errors import AddressNeededError
 
-DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested is what receivers are sent
+DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # the subject is what receivers are sent
 PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
 
 
@@ -45,7 +45,7 @@ async def asking(input: Any, run: RunContext) -> dict[str, Any]:
 
 
 async def told(receiver: WebhookReceiver, count: int = 1, *, patience: float = 30) -> list[dict[str, Any]]:
-    """What a receiver was told, when that is so much."""
+    """Wait until a receiver was told so many times, and return everything it was told."""
     await asyncio.wait_for(receiver.until(count), patience)
     return [json.loads(request.body) for request in receiver.requests]
 
@@ -60,7 +60,7 @@ async def test_a_receiver_gets_the_run_as_clients_see_it_signed_and_with_its_val
         assert first["values"] == {"given": {"n": 1}}
         assert first["kwargs"]["input"] == {"n": 1}
         assert first["metadata"] == {"by": "test"}
-        assert "user_id" not in first  # nobody had to say who he is
+        assert "user_id" not in first  # no caller had to identify himself
         assert first["webhook_sent_at"] >= first["run_ended_at"] >= first["run_started_at"]
         assert receiver.requests[0].verified == (True,)
         await runs.wait(None, "failing", webhook=receiver.url, raise_error=False)
@@ -101,15 +101,15 @@ async def test_one_receiver_that_fails_holds_up_no_other_and_is_told_again(serve
 @pytest.mark.long
 async def test_many_ends_for_a_server_that_is_away_hold_up_no_other(serve_agents: Any) -> None:
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        nobody.bind(("127.0.0.1", 0))  # nothing listens
         away = f"http://127.0.0.1:{nobody.getsockname()[1]}/hook"
         async with WebhookReceiver(NEW) as good, serve_agents({"echo": echo}, server=PRIVATE) as served:
             for count in (1_000, 100):
                 await served.client.runs.create_batch([{"assistant_id": "echo", "webhook": away}] * count)
             await served.client.runs.wait(None, "echo", webhook=good.url)
-            await told(good, patience=120)  # a thousand others are tried before
+            await told(good, patience=120)  # a thousand others are tried before it
             standing = await served.app.store.subscriptions.get(RUN_WEBHOOKS)
-            assert standing.behind > 1_000  # those before it are not given up yet
+            assert standing.behind > 1_000  # those before it have not been given up yet
 
 
 async def test_a_receiver_is_told_by_whoever_serves_next(serve_agents: Any) -> None:
@@ -142,7 +142,7 @@ async def test_a_receiver_waits_for_values_that_the_database_has_and_does_not_gi
             await served.client.runs.wait(thread_id, "echo", input={"n": 1}, webhook=receiver.url)
             await told(receiver)
         monkeypatch.setattr(run_webhooks, "thread_values", values_at_the_second_try)
-        async with serve_agents({"echo": echo}, server=PRIVATE):  # which has not heard what the run has said
+        async with serve_agents({"echo": echo}, server=PRIVATE):  # this server has not heard what the run said
             again = (await told(receiver, 2))[1]
 
     assert again["values"] == {"given": {"n": 1}}
@@ -158,7 +158,7 @@ async def test_a_receiver_that_does_not_answer_holds_up_no_server_that_stops(ser
         async with serve_agents({"echo": echo}, server=PRIVATE) as served:
             await told(receiver, 2)
             standing = await served.app.store.subscriptions.get(RUN_WEBHOOKS)
-        assert standing.last_error is None  # it was left, and not waited for until its time was up
+        assert standing.last_error is None  # the call was abandoned, and not waited for until its time was up
 
 
 async def test_a_receiver_is_told_as_which_run_one_goes_on_that_a_closing_server_has_cancelled(
@@ -223,7 +223,7 @@ async def test_the_receiver_of_a_crons_runs_is_told_though_somebody_has_deleted_
         cron_id = (await served.client.crons.create("echo", **asked))["cron_id"]
         await served.app.store.subscriptions.delete(RUN_WEBHOOKS)
         cron = await served.app.store.crons.get(cron_id)
-        assert await served.app.store.crons.replace(cron, replace(cron, next_run_at=cron.created_at))  # it is time
+        assert await served.app.store.crons.replace(cron, replace(cron, next_run_at=cron.created_at))  # the cron is due
         (end,) = await told(receiver)
     assert (end["status"], end["values"]) == ("success", {"given": {"n": 1}})
 
@@ -320,7 +320,7 @@ async def test_metrics_have_what_receivers_do_not_take(serve_agents: Any) -> Non
         assert (found.subscription, found.active, found.handled_total, found.parked_total) == (RUN_WEBHOOKS, True, 1, 1)
         await served.app.store.subscriptions.delete(RUN_WEBHOOKS)
         async with asyncio.timeout(30):
-            while feeds():  # nobody is to be told that nobody feeds what there is not
+            while feeds():  # nothing may say that nobody feeds a subscription that is gone
                 await asyncio.sleep(0.02)
 
 

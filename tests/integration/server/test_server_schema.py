@@ -1,6 +1,6 @@
-"""Whatever anybody sends that the OpenAPI document describes, or forbids, is answered as it says: schemathesis tries.
+"""Whatever the OpenAPI document describes, or forbids, is answered as the document says: schemathesis tries it all.
 
-It knows names that mean something here, an agent's and a thread's, so that it gets further than to the first refusal.
+It knows real names, an agent's and a thread's, so that it gets further than the first refusal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHECKS = (
     "allow_header_conformance",
 )
 ENDLESS = ("/events/stream", "/threads/{thread_id}/stream", "/threads/{thread_id}/stream/events")
-"""Streams that go on until their reader leaves: tests of their own ask them for what does not fit."""
+"""Streams that go on until their reader leaves: other tests send them what does not fit."""
 
 
 class Conversation(TypedDict, total=False):
@@ -64,7 +64,7 @@ def agents() -> dict[str, Any]:
 
 
 async def narrowed(http: httpx.AsyncClient, served: Any) -> dict[str, Any]:
-    """The document with names of what there is, beside others that mean nothing."""
+    """The document with the names of real things, beside others that mean nothing."""
     api: dict[str, Any] = (await http.get("/openapi.json")).json()
     threads, runs = [str(uuid4())], [str(uuid4())]
     for agent in agents():
@@ -78,10 +78,10 @@ async def narrowed(http: httpx.AsyncClient, served: Any) -> dict[str, Any]:
         "run_id": {"enum": runs},
         "assistant_id": {"enum": [*agents(), "nobody"]},
         "name": {"enum": ["mail", "nothing"]},
-        # Runs that begin in a year would be waited for that long.
+        # A run that begins in a year would be waited for that long.
         "after_seconds": {"enum": [0, 0.01, None]},
         "schedule": {"enum": ["0 0 1 1 *", "never"]},
-        # Nobody's servers are called.
+        # No foreign server is called.
         "webhook": {"enum": ["nonsense", None]},
     }
     for item in api["paths"].values():
@@ -109,12 +109,12 @@ def filter_path_parameters(context, path_parameters):
     lists = [str(value) for value in (path_parameters or {}).values() if not isinstance(value, str)]
     return not any(sign in text for text in lists for sign in "#?")
 """
-"""In the place of a text it sends lists, too, with `#` and `?` as they are: what is behind that is no part of the path, so
-that another one is asked."""
+"""In place of a text it also sends lists, with `#` and `?` unescaped: what follows these is no part of the path, so
+that another path is asked."""
 
 
 async def schemathesis(where: Path, url: str, *options: str) -> tuple[int, str]:
-    """Its exit code, and what it says."""
+    """Run schemathesis, and return its exit code and its output."""
     (where / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
     (where / "hooks.py").write_text(HOOKS, encoding="utf-8")
     excluded = [word for path in ENDLESS for word in ("--exclude-path", path)]

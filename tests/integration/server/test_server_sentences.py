@@ -1,4 +1,4 @@
-"""What clients are told who got something wrong: what it was, what there is, and nothing of the inside."""
+"""What clients are told when they get something wrong: what it was, what there is, and nothing internal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server says of itself to operators, on each database."""
+"""What a server tells operators about itself, on each database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads as our own surface lists them, over HTTP."""
+"""Threads as Trackside's own API lists them over HTTP."""
 
 from __future__ import annotations
 

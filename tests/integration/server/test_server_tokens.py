@@ -1,4 +1,4 @@
-"""Clients with tokens of an identity provider's: good ones are known, and every way of making one up is not."""
+"""Clients with an identity provider's tokens: good ones are recognised, and no way of forging one works."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def test_a_good_token_says_who_asks(key: str, private: Any, algorithm: str
         lambda: unsigned({"alg": "RS256"}, claims()),
         lambda: unsigned({"alg": "RS256"}, claims(), "AAAA"),
         lambda: unsigned({}, claims(), "AAAA"),
-        # A public key is known to everybody: signed with it as with a secret, a token is not.
+        # Everybody knows a public key: using it as the secret does not sign a token.
         lambda: hmac_with(pem(RSA).encode()),
         lambda: token() + "x",
         lambda: token()[:-10],
@@ -245,7 +245,7 @@ def test_a_private_key_is_not_for_a_server() -> None:
 
 
 class Provider:
-    """An identity provider that says which keys it has."""
+    """An identity provider that publishes its keys."""
 
     def __init__(self) -> None:
         self.keys: list[dict[str, Any]] = [jwk(RSA, "first", "RS256")]
@@ -254,7 +254,7 @@ class Provider:
         self.url = ""
         self.drips = False
         self.was_left = asyncio.Event()
-        """Whoever was told drop by drop has gone."""
+        """Set once the client that was answered drop by drop has gone."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -363,14 +363,14 @@ async def test_without_keys_it_is_said_that_it_cannot_be_known_now(answer: bytes
         assert await status_of(known, token(key_id="first")) == 200
         provider.answer = answer
         clock.now += 1_000
-        assert await status_of(known, token(key_id="first", jti="2")) == 200  # the old ones are good for an hour
+        assert await status_of(known, token(key_id="first", jti="2")) == 200  # the old keys are good for an hour
         clock.now += 3_000
         assert await status_of(known, token(key_id="first", jti="3")) == 503
 
 
 @pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\nx-filler: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["head", "body"])
 async def test_a_provider_that_never_comes_to_an_end_is_left(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each byte comes soon, and the last one never."""
+    """Each byte comes soon, and the last never comes."""
     monkeypatch.setattr(jwks, "_TIMEOUT", 0.3)
     async with a_provider() as provider:
         provider.drips = True

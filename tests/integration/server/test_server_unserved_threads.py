@@ -1,4 +1,4 @@
-"""Copies and prunes of threads on which a graph ran that is not served any more, or after which a function ran."""
+"""Copies and prunes of threads on which a graph ran that is no longer served, or after which a function ran."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def chat(input: Any) -> dict[str, Any]:
 
 
 async def logged(client: Any, *agents: str) -> str:
-    """A thread on which these agents ran, one after the other."""
+    """Make a thread on which these agents have run, one after the other."""
     thread_id = new_id()
     for agent in agents:
         await client.runs.wait(thread_id, agent, input={"log": ["in"]}, if_not_exists="create")

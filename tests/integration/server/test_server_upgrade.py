@@ -86,7 +86,7 @@ async def test_a_websocket_is_an_offer_like_others_where_there_are_none_or_it_ha
 
 @pytest.mark.parametrize("offer", [H2C, b"Connection: Upgrade\r\nUpgrade: foo\r\n"])
 async def test_what_stands_in_a_body_is_no_request_of_somebody_else(offer: bytes) -> None:
-    """Behind a proxy the answer would be his whose request comes next on this connection, or that would be its body."""
+    """Behind a proxy, the answer would go to the next requester on the connection, or eat his request as its body."""
     inside = post(b"", b"Content-Length: 300\r\n\r\nsaid=", number=1)
     head, _, body = post(offer, with_length(inside)).partition(b"\r\n\r\n")
     async with app_connected() as connection:
@@ -158,7 +158,7 @@ async def test_what_is_refused_is_refused_with_an_offer_too_and_ends_the_connect
     async with app_connected() as connection:
         await connection.send(*request_.partition(b"\r\n\r\n"))
         assert (await connection.head()).startswith(b"HTTP/1.1 %d " % status)
-        with contextlib.suppress(ConnectionResetError):  # where something was sent behind what was refused
+        with contextlib.suppress(ConnectionResetError):  # if something was sent after what was refused
             assert b"HTTP/1.1" not in await connection.reader.read()
 
 

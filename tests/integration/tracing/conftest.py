@@ -1,4 +1,4 @@
-"""A receiver that listens, runs that are traced, and the spans that come of them."""
+"""A listening receiver, traced runs, and the spans that come of them."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ type Make = Callable[..., TracingObserver]
 
 
 class Trace:
-    """Spans by their names, and who is below whom."""
+    """Spans by their names, and which span is below which."""
 
     def __init__(self, spans: list[ReceivedSpan]) -> None:
         self.spans = sorted(spans, key=lambda span: span.start)
@@ -24,11 +24,11 @@ class Trace:
         return span
 
     def all(self, name: str) -> list[ReceivedSpan]:
-        """All spans of a name, in the order of their starts."""
+        """All spans with this name, in the order in which they started."""
         return [span for span in self.spans if span.name == name]
 
     def tree(self) -> list[str]:
-        """The names, each with those of the spans above it, from the top: `a > b > c`."""
+        """The name of each span, after those of the spans above it, from the top: `a > b > c`."""
         by_id = {span.span_id: span for span in self.spans}
 
         def path(span: ReceivedSpan) -> str:
@@ -39,7 +39,7 @@ class Trace:
 
 
 class Traced:
-    """A manager whose runs are traced; after it the spans are there."""
+    """Makes a manager whose runs are traced; once it is closed, the spans are there."""
 
     def __init__(self, receiver: OtlpReceiver) -> None:
         self._receiver = receiver
@@ -72,7 +72,7 @@ def traced(receiver: OtlpReceiver) -> Traced:
 
 @pytest.fixture
 async def make() -> AsyncIterator[Make]:
-    """Makes observers, which are closed in the end."""
+    """Makes observers, and closes them at the end."""
     made: list[TracingObserver] = []
 
     def make_one(**options: Any) -> TracingObserver:

@@ -1,4 +1,4 @@
-"""A collector that is down, slow, full of errors or back again: runs go on, and each span is accounted for."""
+"""A collector that is down, slow, full of errors or back again: runs go on, and every span is accounted for."""
 
 import asyncio
 import logging
@@ -19,11 +19,11 @@ from trackside.app.observers.tracing._flushing import SpanStats
 
 
 async def nothing(_: Any, run: RunContext) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 async def play(observer: TracingObserver, runs: int = 1) -> None:
-    """So many runs, which all succeed."""
+    """Execute so many runs, which all succeed."""
     async with RunManager(observers=[observer]) as manager:
         for _ in range(runs):
             assert (await (await manager.start(RunSpec(nothing, "go"))).result()).status is RunStatus.success
@@ -31,7 +31,7 @@ async def play(observer: TracingObserver, runs: int = 1) -> None:
 
 
 def accounts(observer: TracingObserver) -> tuple[int, int, int, int, int]:
-    """Ended, exported, failed, dropped, pending."""
+    """The numbers of spans ended, exported, failed, dropped and pending."""
     stats = observer.stats()
     assert stats is not None
     assert stats.ended == stats.exported + stats.failed + stats.dropped + stats.pending
@@ -40,7 +40,7 @@ def accounts(observer: TracingObserver) -> tuple[int, int, int, int, int]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request and a close have little time, so that no test takes much."""
+    """Give a request and a close little time, so that no test takes long."""
     monkeypatch.setattr(_export, "_REQUEST_SECONDS", 0.3)
     monkeypatch.setattr(_observer, "_CLOSE_SECONDS", 0.3)
 

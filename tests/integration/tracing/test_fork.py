@@ -1,4 +1,4 @@
-"""I24: after a fork the child sends no span of its parent's, and its own by a connection of its own."""
+"""I24: after a fork, the child sends no span of its parent's, and sends its own over its own connection."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Traces of agents of the frameworks: what they call, below whoever called it."""
+"""Traces of the frameworks' agents: what they call, below whoever called it."""
 
 from typing import Any
 

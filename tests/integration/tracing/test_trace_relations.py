@@ -1,4 +1,4 @@
-"""Which runs a span is linked to, and below which span it is."""
+"""Which runs a span is linked to, and which span it is below."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ async def links_of(make: Make, *events: RunLifecycleEvent) -> dict[str, int]:
 
 
 def told(run_id: str, before: str | None, status: str, after: str | None) -> list[RunLifecycleEvent]:
-    """What is told of a run before which its thread was in one status, and after which it is in another."""
+    """The events of a run that found its thread in one status and left it in another."""
     events = [event(run_id, "run_started")]
     if before is not None:
         events.append(event(run_id, "thread_status_updated", 2, status="busy", previous=before))

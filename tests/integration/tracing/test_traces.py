@@ -1,4 +1,4 @@
-"""What a collector gets of runs: real agents, the real SDK, real OTLP."""
+"""What a collector gets of runs, with real agents, the real SDK and real OTLP."""
 
 import asyncio
 import json
@@ -247,7 +247,7 @@ async def test_no_more_runs_are_remembered_than_there_is_room_for(
     cut = [span.attributes.get("trackside.span.cut") for span in receiver.spans]
     assert cut.count("forgotten") == 15
     assert cut.count("closed") == 10
-    assert cut.count(None) == 1  # the end of one that was forgotten
+    assert cut.count(None) == 1  # the end of a run that had been forgotten
 
 
 async def test_a_text_that_cannot_be_encoded_costs_no_span(make: Make, receiver: Any) -> None:
@@ -287,13 +287,13 @@ async def test_calls_of_several_hundreds_leave_others_their_turn(traced: Traced)
 
 
 async def test_a_run_whose_calls_are_not_all_told_has_its_span(make: Make, receiver: Any) -> None:
-    """As where the observer took so long that it was cut off."""
+    """As when the observer took so long that it was cut off."""
     observer = make(endpoint=receiver.url)
     calls = [{"kind": "execute_tool", "name": "search", "caller": "lead_agent", "at": 0, "seconds": 0}] * 200
     await observer.on_event(event("r1", "run_started", agent="works"))
     ended = event("r1", "run_completed", 2, status="success", completion_data={"calls": calls})
     telling = asyncio.ensure_future(observer.on_event(ended))
-    await asyncio.sleep(0)  # others have their turn behind the first of them
+    await asyncio.sleep(0)  # the observer lets others have a turn after the first calls
     telling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await telling
@@ -334,11 +334,11 @@ async def test_whose_a_call_is_stays_open_where_several_may_have_made_it(
     calls = [
         call("execute_tool", "left", 0, 10),
         call("execute_tool", "right", 0, 10),
-        call("invoke_agent", "helper", 1, 2),  # of left or of right
+        call("invoke_agent", "helper", 1, 2),  # called by left or by right
         call("chat", "small", 2, 0, caller="helper"),
         call("invoke_agent", "helper", 5, 2),
         call("chat", "large", 6, 0, caller="helper"),
-        call("chat", "tiny", 9, 0, caller="helper"),  # when none of that name worked
+        call("chat", "tiny", 9, 0, caller="helper"),  # at a time when no agent of that name worked
         call("chat", "huge", 9, 0, caller="middleware:summary"),
     ]
     observer = make(endpoint=receiver.url)
@@ -367,7 +367,7 @@ async def test_a_call_belongs_to_the_agent_of_its_callers_name_that_was_called_l
 ) -> None:
     calls = [
         call("execute_tool", "ask", 0, 4),
-        call("invoke_agent", "helper", 0, 9),  # goes on when the tool has come back: not its doing
+        call("invoke_agent", "helper", 0, 9),  # goes on after the tool has returned, so the tool did not call it
         call("invoke_agent", "helper", 2, 3, caller="helper"),
         call("chat", "small", 3, 1, caller="helper"),
         call("chat", "large", 7, 1, caller="helper"),

@@ -1,4 +1,4 @@
-"""Agents whose runs are traced, and events of runs that nobody has executed."""
+"""Agents whose runs are traced, and events of runs that nobody executed."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""A receiver that listens, and observers that post to it."""
+"""A listening receiver, and observers that post to it."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -19,7 +19,7 @@ async def receiver() -> AsyncIterator[WebhookReceiver]:
 
 @pytest.fixture
 async def make(receiver: WebhookReceiver) -> AsyncIterator[Make]:
-    """Makes observers that post to the receiver, or to wherever it is said; they are closed in the end."""
+    """Makes observers that post to the receiver, or to another URL if told to, and closes them at the end."""
     made: list[WebhookObserver] = []
 
     def make_one(kind: type[WebhookObserver] = WebhookObserver, **options: Any) -> WebhookObserver:

@@ -1,4 +1,4 @@
-"""A name may mean anything, and something else a moment later: only what was judged is ever connected to."""
+"""A name may mean anything, and something else a moment later: only judged addresses are ever connected to."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ HOST = "hook.example"
 
 
 def resolving(*answers: Sequence[str]) -> type[WebhookObserver]:
-    """An observer whose names mean these addresses at first, then those, and the last ones from then on."""
+    """An observer for which a name means these addresses at first, then the next, and the last ones from then on."""
 
     class Names(AbstractResolver):
         asked: ClassVar[int] = 0
@@ -131,7 +131,7 @@ async def test_of_several_addresses_only_those_that_may_be_are_tried(receiver: W
 
 
 async def test_the_socket_is_judged_too_whatever_was_resolved(receiver: WebhookReceiver, make: Make) -> None:
-    """If a connection took another way than through the resolver, as one to a literal address does."""
+    """In case a connection bypasses the resolver, as one to a literal address does."""
 
     observer = make()
     observer._poster._reach = type(observer._poster._reach)(private=False, public=True)

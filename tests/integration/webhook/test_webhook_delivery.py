@@ -1,4 +1,4 @@
-"""From the log to a receiver: everything arrives, whatever fails on the way, and what comes twice has the same bytes."""
+"""From the log to a receiver: everything arrives, whatever fails on the way, and repeats have the same bytes."""
 
 import asyncio
 import shutil
@@ -51,7 +51,7 @@ def posting(name: str, observer: WebhookObserver) -> DurableObserver:
 
 
 def bodies_of(receiver: WebhookReceiver) -> dict[str, set[bytes]]:
-    """By the ids that a receiver has for them: what it got of each event."""
+    """The bodies that the receiver got of each event, by the ids under which it knows them."""
     bodies: dict[str, set[bytes]] = defaultdict(set)
     for request in receiver.requests:
         assert request.verified[0]

@@ -1,4 +1,4 @@
-"""A receiver that fails, in each way there is: what is raised tells the subscription what to do, and tells no secret."""
+"""A receiver that fails in each possible way: the error tells the subscription what to do, and tells no secret."""
 
 import asyncio
 import gzip
@@ -29,7 +29,7 @@ from trackside.testing.events import make_event
 
 type Make = Callable[..., WebhookObserver]
 
-MOST_IN_FLIGHT = 32 << 20  # bytes that fit into sockets and buffers on the way; an endless answer has more
+MOST_IN_FLIGHT = 32 << 20  # bytes that fit into sockets and buffers on the way; an endless answer is longer
 
 
 async def failure_of(observer: WebhookObserver) -> DeliveryError:
@@ -47,7 +47,7 @@ async def failure_with(answer: Answer, receiver: WebhookReceiver, observer: Webh
 
 
 def says(failure: DeliveryError) -> tuple[bool, bool, bool]:
-    """Whether it may be tried again, is not the event's fault, and ends the subscription."""
+    """Whether the event may be tried again, is not at fault, and ends the subscription."""
     return failure.retryable, failure.away, failure.disables
 
 
@@ -180,8 +180,8 @@ class TestAnswers:
         "repeated",
         [
             "Basic c2hv/cDp+YQ&<1>==",
-            r"Basic c2hv\/cDp+YQ&<1>==",  # as PHP
-            r"Basic c2hv/cDp+YQ\u0026\u003c1\u003e==",  # as Go
+            r"Basic c2hv\/cDp+YQ&<1>==",  # as PHP writes it
+            r"Basic c2hv/cDp+YQ\u0026\u003c1\u003e==",  # as Go writes it
             r"Basic c2hv\/cDp+YQ\u0026\u003C1\u003E\u003d\u003D",
             "Basic c2hv/cDp+YQ&amp;&lt;1&gt;==",
             "Basic c2hv&#x2F;cDp&#43;YQ&#38;&#60;1&#62;==",
@@ -219,7 +219,7 @@ class TestAnswers:
 
 
 class TestAnswersWithoutEnd:
-    """The status says it all; of what follows only the beginning is read, and not for long."""
+    """The status says it all; of what follows, the observer reads only the beginning, and not for long."""
 
     @pytest.mark.parametrize(("code", "ends"), [(200, None), (500, COUNTED), (503, AWAY)])
     async def test_an_endless_body_is_cut_off(
@@ -232,7 +232,7 @@ class TestAnswersWithoutEnd:
             await observer.on_event(make_event())
         else:
             assert says(await failure_of(observer)) == ends
-        await observer.on_event(make_event())  # on a connection of its own
+        await observer.on_event(make_event())  # on a new connection
 
         assert receiver.connections == 2
         assert receiver.sent_bytes < MOST_IN_FLIGHT
@@ -254,7 +254,7 @@ class TestAnswersWithoutEnd:
 
         assert receiver.requests[0].headers["accept-encoding"] == "identity"
         assert observer._poster._session is not None
-        assert not observer._poster._session.auto_decompress  # which nothing that we show would tell
+        assert not observer._poster._session.auto_decompress  # nothing that we show would reveal this
 
     @pytest.mark.timeout(20)  # less than the request itself may take
     @pytest.mark.parametrize("code", [200, 500])
@@ -331,7 +331,7 @@ class TestNoAnswer:
         async with receiver:
             observer = make(url=receiver.url)
             await observer.on_event(make_event())
-        assert says(await failure_of(observer)) == COUNTED  # on the connection from before: one try at most
+        assert says(await failure_of(observer)) == COUNTED  # on the previous connection: one try at most
         failure = await failure_of(observer)
         assert says(failure) == AWAY
         assert failure.why == "it cannot be reached: Connection refused"

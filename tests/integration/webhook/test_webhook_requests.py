@@ -1,4 +1,4 @@
-"""What a receiver gets: signed by each secret in use, the same bytes each time, whole or cut and marked."""
+"""What a receiver gets: signed with each secret in use, the same bytes each time, whole or cut and marked."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def event(payload: dict[str, Any] | None = None, event_id: str = "0198-e") -> Ru
 
 
 class At:
-    """A clock that is put."""
+    """A clock that the test sets."""
 
     def __init__(self, now: datetime) -> None:
         self.time = now
@@ -230,7 +230,7 @@ async def test_a_query_is_sent(receiver: WebhookReceiver, make: Make) -> None:
 async def test_what_a_receiver_would_have_remembered_is_not_sent_with_the_next_event(
     receiver: WebhookReceiver, make: Make
 ) -> None:
-    observer = make(url=receiver.url.replace("127.0.0.1", "localhost"))  # of an address nobody would remember it
+    observer = make(url=receiver.url.replace("127.0.0.1", "localhost"))  # an IP address would get no cookies back
     receiver.answers.append(status(200, {"Set-Cookie": "session=of-the-first"}))
     for event_id in ("first", "second"):
         await observer.on_event(event(event_id=event_id))
