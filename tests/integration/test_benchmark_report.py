@@ -1,4 +1,4 @@
-"""That the report says all that was measured, of every benchmark, and is made of what they have written down alone."""
+"""The report shows all that every benchmark has measured, and is made only of what the benchmarks wrote down."""
 
 import ast
 import importlib
@@ -50,12 +50,12 @@ def test_committed_plots_are_those_of_the_committed_results(tmp_path: Path) -> N
     assert drawn.keys() == committed.keys()
     for name, (what, places) in drawn.items():
         assert what == committed[name][0], name
-        # Places are rounded, and not the same on every processor.
+        # Places are rounded, and differ between processors.
         assert places == pytest.approx(committed[name][1], abs=0.015), name
 
 
 def plots_in(folder: Path) -> dict[str, tuple[list[str], list[float]]]:
-    """What is in each plot: all but the numbers, and these."""
+    """The contents of each plot: everything except the numbers, and the numbers."""
     number = re.compile(r"\d+(?:\.\d+)?")
     drawn = {path.name: path.read_text(encoding="utf-8") for path in (folder / "plots").iterdir()}
     return {name: (number.split(plot), [*map(float, number.findall(plot))]) for name, plot in drawn.items()}
@@ -89,7 +89,7 @@ def test_plots_say_no_date_and_no_version_and_follow_the_colours_of_the_page() -
         assert "matplotlib.org" not in text
         assert "prefers-color-scheme" in text
         assert "fill: currentColor" in text
-        assert len(text) < (400_000 if path.stem == "growth" else 200_000)  # which has a panel for each group of lines
+        assert len(text) < (400_000 if path.stem == "growth" else 200_000)  # growth has a panel per group of lines
 
 
 def test_every_line_of_the_budget_is_in_the_report_with_figures_and_a_command_that_exists() -> None:
@@ -123,7 +123,7 @@ def test_what_measures_something_else_is_not_published(typed: str, tmp_path: Pat
 def test_figures_that_cannot_be_compared_are_told_from_worse_ones_and_change_no_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # where no valgrind is
+    monkeypatch.setenv("PATH", str(tmp_path))  # there is no valgrind here
     written = REPORT.stat().st_mtime_ns
 
     done = runner("instructions", "--", "--compare")
@@ -180,7 +180,7 @@ def test_results_of_different_commits_are_said_to_be() -> None:
 def test_one_benchmark_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     done = runner("read", "import_time", "--", "--quick", "--rounds", "2", "--results", tmp_path, "--events", "5")
 
-    # Neither takes --events: both have failed, and the second was tried.
+    # Neither takes --events: both failed, so the second was tried.
     assert done.returncode == 1
     assert "bench: read failed: exit code 2" in done.stderr
     assert "bench: import_time failed: exit code 2" in done.stderr
@@ -297,7 +297,7 @@ def test_profiles_of_all_paths_are_taken(tmp_path: Path) -> None:
             shares = [part["share"] for part in profile[what]]
             assert shares == sorted(shares, reverse=True)
             assert shares[-1] > 0
-            # Those with most are kept: all of it, where there are no more. How much that is else, the samples decide.
+            # The largest parts are kept: all parts, if there are no more. The total otherwise depends on the samples.
             assert (
                 sum(shares) == pytest.approx(1) if len(shares) < module("profiles").KEPT else sum(shares) <= 1.000_001
             )

@@ -1,7 +1,7 @@
-"""That the benchmarks work and say what they are read for. What they measure is not looked at: tests do not time.
+"""The benchmarks work, and say what they are read for. Tests do not look at what they measure: tests do not time.
 
-Each takes seconds of CPU time even if it is quick, and shares all but its contenders with the others. So one of each kind is
-run by all tests, and all are run by long ones, and by whoever measures.
+Each takes seconds of CPU time even in its quick form, and shares all but its contenders with the others. So each run of
+the tests runs one of each kind; the long tests, and whoever measures, run all of them.
 """
 
 import asyncio
@@ -264,7 +264,7 @@ def test_exponent_of_noisy_rounds_is_within_a_few_standard_errors(growth_fit: Mo
         assert 0.01 < fit.error < 0.06
         within += abs(fit.exponent - 0.5) <= 2 * fit.error
 
-    assert 175 <= within < 200  # 95 of 100 are expected, and that not all are
+    assert 175 <= within < 200  # 95 of 100 are expected, and not all of them
 
 
 def test_two_points_have_an_exponent_and_no_error_and_one_size_has_none(growth_fit: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""How `scripts/bootstrap` chooses its Python and finds the package index, on machines that are not as one would wish."""
+"""How `scripts/bootstrap` chooses its Python and finds the package index on machines that are not ideal."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ Bootstrap = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def bootstrap(tmp_path: Path) -> Bootstrap:
-    """Runs the script from elsewhere, with an empty home and only the variables that are given."""
+    """Runs the script from another folder, with an empty home and only the given variables."""
 
     def run(
         *arguments: str, path: str = os.defpath, root: Path = ROOT, **environment: str
@@ -42,7 +42,7 @@ def program(path: Path, script: str) -> None:
 
 def test_python_that_does_not_run_or_is_too_old_is_passed_over(tmp_path: Path, bootstrap: Bootstrap) -> None:
     program(tmp_path / "shims" / "python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
-    program(tmp_path / "old" / "python3.13", "exit 1")  # what the version check of an old one does
+    program(tmp_path / "old" / "python3.13", "exit 1")  # as an old one answers the version check
     program(tmp_path / "good" / "python3.13", f'exec "{REAL}" "$@"')
 
     path = f"{tmp_path}/shims:{tmp_path}/old:{tmp_path}/good:{os.defpath}"
@@ -73,7 +73,7 @@ INDEX = "https://somebody:secret@packages.example/a/rather/long/way/to/the/index
 
 @pytest.fixture
 def reached(tmp_path: Path, bootstrap: Bootstrap) -> Bootstrap:
-    """The same in a checkout where a uv says which index and which certificate it is given, and cannot install."""
+    """The same in a checkout where a stub uv prints the index and certificate that it is given, and cannot install."""
     root = tmp_path / "checkout"
     for name in ("scripts/bootstrap", "scripts/uv.lock.txt", "requirements.lock"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def reached(tmp_path: Path, bootstrap: Bootstrap) -> Bootstrap:
     *) printf '%s\\n' "$*" "$UV_DEFAULT_INDEX" "$SSL_CERT_FILE" ;;
     esac"""
     program(tmp_path / "bin" / "uv", uv)
-    # whose pip is asked, if the Python that is chosen has none
+    # the pip here is asked if the chosen Python has none
     path = f"{tmp_path}/bin:{Path(sys.executable).parent}:{os.defpath}"
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -118,7 +118,7 @@ def test_uv_gets_the_index_and_certificate_of_the_files_where_pip_looks(
     if whose == "the machine's" and sys.platform != "linux":
         pytest.skip("pip has one place for all users here, which is not a test's to write")
     folder = {"the user's": ".pip", "the machine's": "machine/pip"}[whose]
-    settings_of_pip(tmp_path / folder / "pip.conf", "install")  # so that it comes before what is global on this machine
+    settings_of_pip(tmp_path / folder / "pip.conf", "install")  # so that it precedes this machine's global settings
 
     result = reached("--uv", "lock", XDG_CONFIG_DIRS=f"{tmp_path}/machine")
 

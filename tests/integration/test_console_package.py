@@ -1,4 +1,4 @@
-"""What the console is made of: all of it in the package, loaded when somebody looks, and free of what no page may have."""
+"""What the console is made of: all of it in the package, loaded when somebody looks, without what no page may have."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_no_template_is_read_before_somebody_looks(module: str) -> None:
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
 def test_no_template_says_that_a_text_is_markup(path: Path) -> None:
-    """Each of these would be a way around the escaping, or something that the policy forbids anyway."""
+    """Each of these would bypass the escaping, or is something that the policy forbids anyway."""
     source = re.sub(r"{#.*?#}", "", path.read_text("utf-8"), flags=re.DOTALL)
     for forbidden in (
         r"\|\s*safe\b", r"\bautoescape\b", r"\bMarkup\b", r"<script(?![^>]*\ssrc=)", r"<style\b", r"\sstyle=",

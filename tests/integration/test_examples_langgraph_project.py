@@ -1,4 +1,4 @@
-"""The example of a project made for LangGraph's server: it is served as it is, and its clients know only the address."""
+"""The example of a project made for LangGraph's server: served unchanged, to clients that know only the address."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TracksideServer
 
 
 def conversation() -> str:
-    """What the README says that both clients print."""
+    """What both clients print, according to the README."""
     found = re.search(r"```text\n(.*?)```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     return found[1]
@@ -49,7 +49,7 @@ def printed(command: list[str], folder: Path) -> str:
 
 
 def packages_in(folder: Path) -> str:
-    """The Node that runs the project's scripts, with what they import in place."""
+    """The Node that runs the project's scripts, once the packages that these import are in place."""
     node = javascript.node()
     if not (folder / "node_modules").exists():
         (folder / "node_modules").symlink_to(javascript.PACKAGES, target_is_directory=True)

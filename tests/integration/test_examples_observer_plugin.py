@@ -1,4 +1,4 @@
-"""The plugin of the examples, as its users have it: built, installed, named in the settings; and its own tests."""
+"""The example plugin as its users have it: built, installed, named in the settings; and its own tests."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ async def spend(input, run):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where the plugin's wheel is installed; a wheel is installed by being unpacked."""
+    """The folder where the plugin's wheel is installed; unpacking installs a wheel."""
     folder = tmp_path_factory.mktemp("plugin")
     source = shutil.copytree(SOURCE, folder / "source", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]

@@ -1,4 +1,4 @@
-"""The expense checker of the examples, with the models that need no network."""
+"""The expense checker of the examples, with models that need no network."""
 
 import os
 import runpy
@@ -21,14 +21,14 @@ TEXT = "Taxi 38.50 EUR, hotel in Rome 240 USD, dinner: 96 €"
 
 
 class Desk:
-    """Where expenses are handed in, all on one thread."""
+    """Where expenses are submitted, all on one thread."""
 
     def __init__(self, manager: RunManager, recorder: RecordingObserver) -> None:
         self._manager = manager
         self._recorder = recorder
         self.output: Any = None
         self.questions: dict[str, str] = {}
-        """The ids of what is asked, by what the exception is for."""
+        """The ids of the open questions, by what the exception is for."""
 
     async def run(self, text: str | None = None, *, answer: Any = None) -> RunResult:
         command = None if text is not None else {"resume": answer}
@@ -36,7 +36,7 @@ class Desk:
         values = [part.data async for part in handle.stream() if isinstance(part, StreamPart)]
         result = await handle.result()
         await self._manager.observers.flush(5)
-        self.output = values[-1].get("output") if values else None  # of one that asks they have the question
+        self.output = values[-1].get("output") if values else None  # the values of a run that asks have the question
         end = next(
             e.payload for e in self._recorder.events if e.run_id == handle.run_id and e.event_type == "run_completed"
         )
@@ -46,7 +46,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
-    monkeypatch.setattr(agent, "model", Checking())  # whatever key there is in the environment
+    monkeypatch.setattr(agent, "model", Checking())  # whichever key is in the environment
     monkeypatch.setattr(classifier, "model", Classifying())
     recorder = RecordingObserver()
     async with RunManager({"expenses": agent}, observers=[recorder]) as manager:

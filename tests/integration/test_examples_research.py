@@ -1,4 +1,4 @@
-"""The research agent of the examples, on documents that each test writes, and on those that are installed."""
+"""The research agent of the examples, on documents that each test writes and on those that are installed."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The support desk of the examples: with its rules, which need no model, and through the command line."""
+"""The support desk of the examples: its rules, which need no model, and its use from the command line."""
 
 import json
 import os

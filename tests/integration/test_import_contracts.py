@@ -20,7 +20,7 @@ Plant = Callable[[str, str], None]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of the project, as far as import-linter looks at it."""
+    """A copy of those parts of the project that import-linter looks at."""
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
@@ -28,7 +28,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def plant(tree: Path) -> Plant:
-    """Appends lines to a module, making it and its packages where they do not exist yet."""
+    """Appends lines to a module, creating it and its packages if they do not exist yet."""
 
     def append(module: str, lines: str) -> None:
         base = tree / "src" / Path(*module.split("."))
@@ -98,7 +98,7 @@ def test_a_planted_violation_breaks_its_contract_and_no_other(
         plant(imported, "")
     plant(module, line)
 
-    # An import upwards closes a cycle as well, if something down there is imported from above.
+    # An upward import also closes a cycle, if something below is imported from above.
     assert broken_contracts(tree) - {"cycles"} == {contract}
 
 

@@ -1,4 +1,4 @@
-"""Ten thousand runs at once, in one process: each is told of, in order, to everybody."""
+"""Ten thousand runs at once, in one process: everybody hears of each, in order."""
 
 import asyncio
 from collections import defaultdict

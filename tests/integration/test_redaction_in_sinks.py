@@ -1,4 +1,4 @@
-"""What the redaction hook takes out is in no sink: every byte that each of them received is searched for it."""
+"""No sink has what the redaction hook takes out: every byte that each of them received is searched for it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ BODY = "$agent $title $error $error_type $reason $first_human_message $last_ai_m
 
 
 class Collector(OtlpReceiver):
-    """A collector that keeps what came as it came."""
+    """A collector that keeps what it gets as it came."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Collector(OtlpReceiver):
 
 
 class Sinks:
-    """One of each kind of sink, all of them real, and what they received."""
+    """One sink of each kind, all of them real, and what they received."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder = folder
@@ -113,7 +113,7 @@ class Sinks:
         templates = "".join(
             f'[observers.templates.{kind}]\ntitle = "$agent"\nbody = "{BODY}"\n' for kind in json.loads(ALL_EVENTS)
         )
-        told = '["run_completed", "run_failed"]'  # there is a second between two messages
+        told = '["run_completed", "run_failed"]'  # two messages are a second apart
         notify = f"events = {told}\non = [{{ events = {told} }}]\n{templates}"
         tables = (
             'type = "metrics"',
@@ -133,7 +133,7 @@ class Sinks:
         return f"{hidden}[agents]\n{agents}" + "".join(f"[[observers]]\n{table}\n" for table in tables)
 
     def received(self) -> dict[str, bytes]:
-        """Every byte that each sink has, by its name; of mails the texts that their readers see, too."""
+        """Every byte that each sink has, by its name; for mails also the texts as their readers see them."""
         found = {
             name: b"".join(f"{each.path} {each.headers}\n".encode() + each.body for each in inbox.requests)
             for name, inbox in self.http.items()
@@ -157,7 +157,7 @@ def _all_of(folder: Path) -> bytes:
 
 @pytest.fixture
 def sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blockbuster: BlockBuster) -> Iterator[Sinks]:
-    blockbuster.deactivate()  # the plugin writes files on the loop, as people's first ones do
+    blockbuster.deactivate()  # the plugin writes files on the loop, as people's first plugins do
     monkeypatch.chdir(tmp_path)
     for name, text in (("agents", AGENTS), ("privacy", PRIVACY), ("ledger", LEDGER)):
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
@@ -167,7 +167,7 @@ def sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blockbuster: BlockBus
 
 @contextlib.asynccontextmanager
 async def app_with(sinks: Sinks, *, redact: bool) -> AsyncGenerator[App]:
-    """The app of these settings, with a live follower of all that happens in it."""
+    """The app with these settings, and a live follower of everything that happens in it."""
     (sinks.folder / "trackside.toml").write_text(sinks.settings(redact=redact), encoding="utf-8")
     live = LiveObserver()
 

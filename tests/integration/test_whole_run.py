@@ -1,4 +1,4 @@
-"""What `scripts/test` makes of tests that fail in a run of all of them: once more alone, and never without a word."""
+"""What `scripts/test` does with tests that fail in a whole run: it repeats them once alone, and always reports them."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ WholeRun = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def whole_run(tmp_path: Path) -> WholeRun:
-    """Runs the script in a project of its own, whose tests fail once or always."""
+    """Runs the script in its own project, whose tests fail once or always."""
 
     def run(*arguments: str, fail_once: int = 0, fail: int = 0) -> subprocess.CompletedProcess[str]:
         for folder in ("scripts", "tests/unit", ".venv/bin"):

@@ -21,7 +21,7 @@ METRICS = ObserverSettings(type="metrics", name="metrics", where="observers[1] (
 
 
 def counted(apps: list[App], name: str) -> dict[tuple[str, ...], float]:
-    """The sum over all processes of each sample that is not 0, by all its labels."""
+    """The sums over all processes that are not 0, by all their labels."""
     sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
     for app in apps:
         (metrics,) = [one.observer for one in app.observers if isinstance(one.observer, MetricsObserver)]

@@ -53,7 +53,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def database_url(dialect: str, request: pytest.FixtureRequest) -> str:
-    """The address of a new database whose tables are empty."""
+    """The address of a database whose tables are empty."""
     if dialect == "sqlite":
         path = request.getfixturevalue("tmp_path") / "runs.db"
         shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)

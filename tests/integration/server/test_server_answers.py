@@ -134,7 +134,7 @@ async def test_a_second_yes_to_the_question_of_a_checkpoint_is_none_to_the_next(
 
 
 class Approvals:
-    """Asks once: as a function, in a graph beside a slower node, or in a graph inside one."""
+    """Asks once: as a function, or in a graph beside a slower node, directly or from an inner graph."""
 
     def as_function(self) -> Any:
         async def approve(input: Any, run: RunContext) -> dict[str, Any]:

@@ -101,7 +101,7 @@ MEGABYTE = 1_048_576
 )  # fmt: skip
 async def test_nonsense_is_refused_in_a_sentence(talk: Talk, request_: bytes, status: int) -> None:
     answer = await talk.say(request_)
-    if answer != b"reset":  # if pieces are still under way when the server has seen enough
+    if answer != b"reset":  # it is if pieces are still under way when the server has seen enough
         assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
         head, _, body = answer.partition(b"\r\n\r\n")
         assert json.loads(body)["detail"]

@@ -180,7 +180,7 @@ class Known(TypedDict, total=False):
     y: str
 
 
-Tenanted = TypedDict("Tenanted", {"x-tenant": str, "y": str}, total=False)  # a schema with the name of a header
+Tenanted = TypedDict("Tenanted", {"x-tenant": str, "y": str}, total=False)  # a schema with a header's name as a key
 
 
 async def test_nor_does_its_context_say_it_in_the_config(serve_agents: Any) -> None:

@@ -185,7 +185,7 @@ async def test_what_a_cancel_does_is_said(serve_agents: Any, action: str, says: 
 async def test_a_fork_that_is_refused_leaves_no_thread_behind(serve_agents: Any) -> None:
     async with serve_agents({"graph": counting("one")}) as served, httpx.AsyncClient(base_url=served.url) as http:
         path = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}/runs"
-        for _ in range(2):  # nothing came before the first one that a fork would have to remember
+        for _ in range(2):  # before the first one there is nothing that a fork would have to remember
             body = {"assistant_id": "graph", "input": {}, "interrupt_after": ["one"]}
             run = (await http.post(path, json=body)).json()
             await http.get(f"{path}/{run['run_id']}/join")

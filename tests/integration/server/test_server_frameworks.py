@@ -1,4 +1,4 @@
-"""Agents of other frameworks through the same API: what they say arrives in the form of LangGraph's messages."""
+"""Agents of other frameworks through the same API: what they say arrives as LangGraph's clients expect messages."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ async def plan(ctx, value):
 
         ada: dict[str, Any] = {
             "headers": {"authorization": "Bearer ada"}
-        }  # she sends back what the handler gave her
+        }  # she asks again for what the handler gave her
         cron = (await http.post("/runs/crons", json={**asked, "schedule": "0 0 1 1 *"}, **ada)).json()
         assert cron["payload"]["config"]["model"] == "test"
         for change, status in (

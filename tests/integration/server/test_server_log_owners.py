@@ -34,7 +34,7 @@ async def first_position(http: httpx.AsyncClient) -> int:
 
 
 class AskedBy:
-    """The app, with every request made by this caller."""
+    """The app, as if this caller made every request."""
 
     def __init__(self, app: Any, who: str) -> None:
         self._app = app

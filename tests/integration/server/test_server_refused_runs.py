@@ -1,4 +1,4 @@
-"""Runs that ask for what their agent does not have are refused before they start, with a list of what there is."""
+"""Runs that ask for what their agent does not have are refused before they start, and told what there is."""
 
 from __future__ import annotations
 

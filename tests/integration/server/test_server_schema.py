@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document describes, or forbids, is answered as the document says: schemathesis tries it all.
+"""Whatever the OpenAPI document describes, or forbids, is answered as the document says: schemathesis tries.
 
 It knows real names, an agent's and a thread's, so that it gets further than the first refusal.
 """

@@ -130,7 +130,7 @@ async def test_a_good_token_says_who_asks(key: str, private: Any, algorithm: str
         lambda: unsigned({"alg": "RS256"}, claims()),
         lambda: unsigned({"alg": "RS256"}, claims(), "AAAA"),
         lambda: unsigned({}, claims(), "AAAA"),
-        # Everybody knows a public key: using it as the secret does not sign a token.
+        # Everybody knows a public key: signing with it as the secret makes no good token.
         lambda: hmac_with(pem(RSA).encode()),
         lambda: token() + "x",
         lambda: token()[:-10],

@@ -86,7 +86,7 @@ async def test_a_websocket_is_an_offer_like_others_where_there_are_none_or_it_ha
 
 @pytest.mark.parametrize("offer", [H2C, b"Connection: Upgrade\r\nUpgrade: foo\r\n"])
 async def test_what_stands_in_a_body_is_no_request_of_somebody_else(offer: bytes) -> None:
-    """Behind a proxy, the answer would go to the next requester on the connection, or eat his request as its body."""
+    """Behind a proxy, the next requester on the connection would get its answer, or his request become its body."""
     inside = post(b"", b"Content-Length: 300\r\n\r\nsaid=", number=1)
     head, _, body = post(offer, with_length(inside)).partition(b"\r\n\r\n")
     async with app_connected() as connection:

@@ -1,4 +1,4 @@
-"""A store on a file of its own, and runs to put into it."""
+"""A store on its own file, and runs to put into it."""
 
 import asyncio
 import shutil
@@ -28,7 +28,7 @@ START = datetime(2026, 1, 31, 9, 30, 0, 123456, UTC)
 
 @dataclass
 class Script:
-    """The events of one run, one after another, a second apart."""
+    """The events of one run, one after the other, a second apart."""
 
     run_id: str = field(default_factory=new_id)
     thread_id: str = field(default_factory=new_id)
@@ -66,7 +66,7 @@ def script() -> type[Script]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what needs a database on each, or those in the module's `DIALECTS`; what takes a `path` is about SQLite."""
+    """Run a test that needs a database on each, or on the module's `DIALECTS`; a test with a `path` is about SQLite."""
     if "dialect" in metafunc.fixturenames:
         dialects = getattr(metafunc.module, "DIALECTS", DIALECTS)
         metafunc.parametrize("dialect", ["sqlite"] if "path" in metafunc.fixturenames else dialects)
@@ -74,14 +74,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def trusting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers trust leases from the start, unless a test is about those that have only just come."""
+    """Have workers trust leases from the start, unless a test is about workers that have only just come."""
     if request.node.get_closest_marker("just_come") is None:
         trust_leases_at_once(monkeypatch)
 
 
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What searches have compared so far, which has to be beside the event loop."""
+    """What searches have compared so far; they must compare off the event loop."""
     having_been: list[Any] = []
     is_in = Wanted.is_in
 
@@ -101,7 +101,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a database that is not there (SQLite) or empty; has our tables for a `store`, and in rooms inside."""
+    """The address of a missing (SQLite) or empty database; it has our tables for a `store`, and in the subfolders."""
     with_tables = "store" in request.fixturenames or request.path.parent != Path(__file__).parent
     if dialect == "sqlite":
         path: Path = request.getfixturevalue("path")
@@ -114,7 +114,7 @@ def url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that also somebody else may look into, unlike `tmp_path`."""
+    """A folder that others may look into as well, unlike `tmp_path`."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -129,7 +129,7 @@ async def store(url: str) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def held_up(store: Store) -> AsyncGenerator[None]:
-    """What is put into the queue of the store's writer in here is written in one transaction."""
+    """Write whatever is queued for the store's writer in this block in one transaction."""
     gate = Gate()
     held = asyncio.ensure_future(store._writer.write(gate))
     await asyncio.to_thread(gate.reached.wait, 30)
@@ -142,7 +142,7 @@ async def held_up(store: Store) -> AsyncGenerator[None]:
 
 @pytest.fixture
 def together(store: Store) -> Callable[..., Awaitable[list[Any]]]:
-    """What becomes of several things that are asked of the store, and written in one transaction, in this order."""
+    """Ask several things of the store, which writes them in one transaction, in this order; return their outcomes."""
 
     async def write(*asked: Awaitable[Any]) -> list[Any]:
         writing = []

@@ -48,7 +48,7 @@ def thread(thread_id: str = "t", **more: Any) -> Any:
 
 
 async def put(saver: Any, config: Any = None, run_id: str | None = None, **values: Any) -> Any:
-    """A checkpoint of channels with these values, all of them new."""
+    """Put a checkpoint whose channels have these values, all of them new."""
     versions = {channel: saver.get_next_version(None, None) for channel in values}
     checkpoint = generate_checkpoint(channel_values=values, channel_versions=versions)
     metadata = generate_metadata() if run_id is None else generate_metadata(run_id=run_id)
@@ -100,7 +100,7 @@ async def test_whatever_the_serializer_makes_of_a_value_comes_back(store: Store,
     saver = store.checkpointer()
     await saver.aput_writes(await put(saver, channel=value, other=1), [("channel", value)], "task")
     found = await saver.aget_tuple(thread())
-    kept = saver.serde.loads_typed(saver.serde.dumps_typed(value))  # half a surrogate pair it makes a question mark
+    kept = saver.serde.loads_typed(saver.serde.dumps_typed(value))  # it turns half a surrogate pair into a "?"
     assert found is not None
     assert found.checkpoint["channel_values"] == {"channel": kept, "other": 1}
     assert found.pending_writes == [("task", "channel", kept)]
@@ -119,7 +119,7 @@ async def test_who_names_no_checkpoint_may_say_so_with_an_empty_id(store: Store)
 async def test_a_history_is_filtered_cut_and_continued(store: Store) -> None:
     saver = store.checkpointer()
     configs: list[Any] = [None]
-    for number in range(70):  # more than are looked at together
+    for number in range(70):  # more than one look covers
         config = generate_config("t") if configs[-1] is None else configs[-1]
         configs.append(await put(saver, config, run_id=f"run {number % 2}", n=number))
     found = await listed(saver)
@@ -232,7 +232,7 @@ async def test_a_run_takes_back_a_thread_only_until_it_has_ended(store: Store, b
 async def test_a_thread_is_removed_for_who_asks_in_the_name_of_a_run_that_has_ended(
     store: Store, bound: RunContext, script: Any, removal: str
 ) -> None:
-    """As an observer does that hears of the end, whose code belongs to the run."""
+    """As an observer does that hears of the end, and whose code belongs to the run."""
     run, saver = script(run_id=bound.run_id, thread_id="t"), store.checkpointer()
     await put(saver, n=1)
     await store.append([run.started(), run.completed()])

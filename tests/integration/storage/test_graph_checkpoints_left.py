@@ -1,4 +1,4 @@
-"""What LangGraph's own savers have left in a database moves over, and what threads leave goes with them."""
+"""What LangGraph's own savers left in a database moves over, and goes when its thread goes."""
 
 import operator
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -44,7 +44,7 @@ class Notes(TypedDict, total=False):
 
 
 def noting(saver: Any) -> Any:
-    """A graph that knows nothing of the desk but its notes."""
+    """A graph that knows nothing of the desk except its notes."""
     return StateGraph(Notes).add_node("note", lambda _: {"notes": ["noted"]}).add_edge(START, "note").compile(saver)
 
 
@@ -54,7 +54,7 @@ def thread(thread_id: str = "old") -> Any:
 
 @pytest.fixture
 def langgraphs(url: str, dialect: str) -> Callable[[], AbstractAsyncContextManager[Any]]:
-    """Opens LangGraph's own saver for the database."""
+    """Opens LangGraph's own saver on the database."""
 
     @asynccontextmanager
     async def opened() -> AsyncGenerator[Any]:
@@ -72,7 +72,7 @@ def langgraphs(url: str, dialect: str) -> Callable[[], AbstractAsyncContextManag
 
 @pytest.fixture
 def items_of_langgraph(url: str, dialect: str) -> Callable[[], Awaitable[None]]:
-    """Has LangGraph's own store keep an item in the database."""
+    """Have LangGraph's own store keep an item in the database."""
 
     async def kept() -> None:
         opened = (
@@ -88,7 +88,7 @@ def items_of_langgraph(url: str, dialect: str) -> Callable[[], Awaitable[None]]:
 
 
 async def history(saver: Any, thread_id: str = "old") -> list[Any]:
-    """All that is known of a thread, but how its config is written."""
+    """Everything known of a thread, except how its config is written."""
     return [
         (one.checkpoint["id"], one.checkpoint["channel_values"], one.metadata, one.parent_config, one.pending_writes)
         async for one in saver.alist(thread(thread_id))
@@ -96,7 +96,7 @@ async def history(saver: Any, thread_id: str = "old") -> list[Any]:
 
 
 async def left(saver: Any) -> list[Any]:
-    """Two threads that wait for an answer, one of them in its second run; the history of the first."""
+    """Make two threads that wait for an answer, one of them in its second run; return the history of the first."""
     await desk(saver).ainvoke({"messages": [HumanMessage("one")], "notes": [0]}, thread())
     await desk(saver).ainvoke(Command(resume=5), thread())
     await desk(saver).ainvoke({"messages": [HumanMessage("two")]}, thread())

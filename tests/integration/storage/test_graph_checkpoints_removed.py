@@ -25,7 +25,7 @@ def thread() -> Any:
 
 
 class Walk:
-    """The checkpoints of a thread, one after the other, as a run puts them that keeps its values in memory."""
+    """Puts a thread's checkpoints one after the other, as a run does that keeps its values in memory."""
 
     def __init__(self, saver: Any) -> None:
         self.saver = saver
@@ -34,13 +34,13 @@ class Walk:
         self.versions: dict[str, str] = {}
 
     async def load(self) -> None:
-        """Go on from the newest one."""
+        """Go on from the newest checkpoint."""
         found = await self.saver.aget_tuple(thread())
         self.config = found.config
         self.values, self.versions = found.checkpoint["channel_values"], found.checkpoint["channel_versions"]
 
     async def put(self, run_id: str = "run", **changed: Any) -> Any:
-        """The next one, in which these channels have new values."""
+        """Put the next checkpoint, in which these channels have new values."""
         new = {channel: self.saver.get_next_version(self.versions.get(channel), None) for channel in changed}
         self.values, self.versions = self.values | changed, self.versions | new
         checkpoint = generate_checkpoint(channel_values=self.values, channel_versions=self.versions)
@@ -92,7 +92,7 @@ async def test_a_value_stays_that_a_checkpoint_in_the_same_transaction_has(store
 
 
 class Unfit:
-    """What the serializer does not take."""
+    """A value that the serializer refuses."""
 
     def __reduce__(self) -> str:
         raise TypeError("it is changed by somebody else")
@@ -145,7 +145,7 @@ async def test_so_it_is_where_a_run_begins_at_an_older_checkpoint(store: Store, 
 
 
 class OtherWalk(Walk):
-    """Those of another graph, which has no channels but `notes`; LangGraph hands on the versions of all."""
+    """The same for another graph, whose only channel is `notes`; LangGraph passes on the versions of all channels."""
 
     async def load(self) -> None:
         await super().load()
@@ -209,7 +209,7 @@ async def test_so_it_is_where_the_puts_of_a_run_are_written_together(store: Stor
 
 
 async def until_one_waits(dialect: str, database: Any) -> None:
-    """Return when a transaction waits for another one; SQLite has them wait from their beginning, which nobody can see."""
+    """Return when a transaction waits for another; SQLite's wait from their beginning, which nobody can see."""
     waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
     while dialect == "postgres" and not database.execute(waiting).fetchall():
         await asyncio.sleep(0.01)
@@ -228,7 +228,7 @@ async def test_so_it_is_where_the_put_comes_before_the_removal_is_committed(
                 await asyncio.sleep(0)
             held = Gate()
             holding = other._writer.put(held)
-        await asyncio.to_thread(held.reached.wait)  # it has removed what it was to, in its transaction
+        await asyncio.to_thread(held.reached.wait)  # by now it has removed, in its transaction, what it should
         putting = asyncio.ensure_future(walk.put("second", notes=["new"]))
         await until_one_waits(dialect, database)
         held.opened.set()
@@ -239,7 +239,7 @@ async def test_so_it_is_where_the_put_comes_before_the_removal_is_committed(
 async def test_a_removal_waits_for_a_put_that_is_not_committed(
     store: Store, url: str, dialect: str, database: Any
 ) -> None:
-    """What the put has of the checkpoint that is removed stays."""
+    """What the put takes from the removed checkpoint stays."""
     walk = Walk(store.checkpointer())
     await walk.put("first", doc=["kept"], notes=["old"])
     first = walk.config["configurable"]["checkpoint_id"]
@@ -248,7 +248,7 @@ async def test_a_removal_waits_for_a_put_that_is_not_committed(
         session: Any = store._writer._session  # type: ignore[union-attr]
         graph_removals = session.graph_removals
 
-        def holding() -> int:  # the checkpoint is saved, and the transaction open
+        def holding() -> int:  # the checkpoint is saved, and the transaction is open
             reached.set()
             let_go.wait()
             return graph_removals()
@@ -276,7 +276,7 @@ async def test_nothing_is_looked_for_as_long_as_nothing_is_removed(
     for number in range(3):
         await walk.put(notes=[number])
     assert looked == []
-    await remove_run(saver)  # made nothing
+    await remove_run(saver)  # that run made nothing
     await walk.put(notes=["more"])
     assert looked == []
     await saver.aprune(["t"])
@@ -306,7 +306,7 @@ async def test_checkpoints_are_removed_beside_a_vacuum(store: Store, dialect: st
     await Walk(saver).put(notes=["old"])
     await asyncio.to_thread(
         database.execute, "BEGIN; LOCK TABLE graph_checkpoints IN SHARE UPDATE EXCLUSIVE MODE"
-    )  # as it
+    )  # as a vacuum locks it
     try:
         await saver.adelete_thread("t")
     finally:

@@ -1,4 +1,4 @@
-"""Runs of graphs on the store's checkpointer: what they leave counts when all of it is on disk, and only while they may."""
+"""Runs of graphs on the store's checkpointer: what they leave counts once all is on disk, and only while they may."""
 
 import asyncio
 import operator
@@ -66,13 +66,13 @@ async def kept(store: Store, graph: Any, thread_id: str = "t") -> Any:
 async def test_a_thread_forgets_nothing_where_one_process_had_a_clock_that_was_ahead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """I8: the newest checkpoint is the one with the highest id, and LangGraph makes ids of the wall clock."""
+    """I8: the newest checkpoint is the one with the highest id, and LangGraph makes ids from the wall clock."""
     graph, day = steps(count), 86_400 * 10_000_000
     monkeypatch.setattr(checkpoint_ids, "_last_v6_timestamp", checkpoint_ids.uuid6().time + day)
     async with managing(store, graph) as manager:
         await play(manager, "ahead")
         for note in ("right", "and right"):
-            monkeypatch.setattr(checkpoint_ids, "_last_v6_timestamp", None)  # as in a process that begins
+            monkeypatch.setattr(checkpoint_ids, "_last_v6_timestamp", None)  # as in a new process
             await play(manager, note)
     assert await kept(store, graph) == ["ahead", 1, "right", 3, "and right", 5]
 
@@ -112,7 +112,7 @@ async def test_a_run_that_somebody_else_has_ended_adds_nothing(store: Store, url
         async with managing(store, graph) as dead:
             handle = await dead.start(RunSpec("graph", {"notes": ["x"]}, thread_id="t", durability=durability))
             await reached.wait()
-            await store.checkpointer().aget_tuple({"configurable": {"thread_id": "t"}})  # what it has put is on disk
+            await store.checkpointer().aget_tuple({"configurable": {"thread_id": "t"}})  # now all its puts are on disk
             at_the_end = await kept(other, graph)
             await other.append([ended(handle.run_id, await last_of(other, handle.run_id) + 1)])
             go_on.set()
@@ -168,7 +168,7 @@ async def test_a_run_whose_checkpoints_cannot_be_written_is_an_error(
     blockbuster.deactivate()  # the test limits the writer's own connection
     driver: Any = store._writer._session._driver  # type: ignore[union-attr]
     ((pages,),) = driver.execute("PRAGMA page_count").fetchall()
-    driver.execute(f"PRAGMA max_page_count = {pages + 300}")  # enough for its events
+    driver.execute(f"PRAGMA max_page_count = {pages + 300}")  # enough for the run's events
     async with managing(store, graph) as manager:
         result = await play(manager, "too much")
     assert result.status is RunStatus.error
@@ -178,13 +178,13 @@ async def test_a_run_whose_checkpoints_cannot_be_written_is_an_error(
         ["before", 1],
         ["before", 1, "too much"],
     )  # what came with the input had room, if it was written alone
-    async with managing(store, steps(count)) as manager:  # and so has what is small
+    async with managing(store, steps(count)) as manager:  # there is also room for something small
         assert (await play(manager, "after")).status is RunStatus.success
     assert await kept(store, graph) == [*left, "after", len(left) + 1]
 
 
 def held_graph() -> tuple[Any, asyncio.Event, asyncio.Event]:
-    """A graph that waits in its second step; set when it does, and to be set to have it go on."""
+    """A graph that waits in its second step, an event that it sets then, and one with which a test lets it go on."""
     reached, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(state: Any) -> Notes:
@@ -197,7 +197,7 @@ def held_graph() -> tuple[Any, asyncio.Event, asyncio.Event]:
 
 @asynccontextmanager
 async def away(store: Store, database: Any, dialect: str, *, failures: int) -> AsyncGenerator[None]:
-    """Nothing of a graph can be written, until what this store writes has failed so often."""
+    """Nothing of a graph can be written until this store's writes have failed so often."""
     lock = "LOCK TABLE graph_checkpoints, graph_writes, graph_values IN ACCESS EXCLUSIVE MODE"
     database.execute("BEGIN IMMEDIATE" if dialect == "sqlite" else f"BEGIN; {lock}")
     yield
@@ -227,7 +227,7 @@ async def test_a_run_goes_on_while_the_database_is_away_and_loses_nothing(
 
 
 def go_away(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Have nothing of a graph written any more, as if the database were away; set when something was refused."""
+    """Refuse all writes of a graph from now on, as if the database were away; the event is set at the first refusal."""
     refused = threading.Event()
 
     def refuse(work: PutGraphRows, unit: UnitOfWork) -> None:
@@ -258,7 +258,7 @@ async def test_a_run_does_not_wait_for_ever_for_a_database_that_is_away(
 async def test_a_run_that_has_to_stop_does_not_wait_for_a_database_that_is_away(
     store: Store, durability: Any, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(puts, "_MOST_KEPT", 0)  # what it puts next waits
+    monkeypatch.setattr(puts, "_MOST_KEPT", 0)  # the next put has to wait
     graph, reached, go_on = held_graph()
     async with managing(store, graph) as manager, asyncio.timeout(outages.LONGEST_OUTAGE / 3):
         handle = await manager.start(RunSpec("graph", {"notes": ["n"]}, thread_id="t", durability=durability))
@@ -275,7 +275,7 @@ async def test_a_run_that_has_to_stop_does_not_wait_for_a_database_that_is_away(
 async def test_a_thread_is_whole_whatever_its_process_still_had_to_write_when_it_was_killed(
     url: str, database: Any, dialect: str, blockbuster: BlockBuster
 ) -> None:
-    """Checkpoints have what others before them have stored: none is written before those."""
+    """Checkpoints use what earlier ones have stored: none is written before those."""
     blockbuster.deactivate()
     names = [f"c{number}" for number in range(8)]
     kinds: Any = TypedDict("Channels", {**dict.fromkeys(names, list), "x": str}, total=False)

@@ -1,4 +1,4 @@
-"""Several graphs take turns on one thread: what the state of one of them has, the others leave as it is."""
+"""Several graphs take turns on one thread: each leaves alone what another one has in its state."""
 
 import asyncio
 import operator
@@ -15,7 +15,7 @@ from trackside import ObserverBinding, RunManager, RunSpec, RunStatus
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 
-TEXT = "x" * 1_000  # has a row of its own, as the cart has; numbers and short texts have none
+TEXT = "x" * 1_000  # has a row of its own, as the cart has; numbers and short texts do not
 
 
 def joined(state: Sequence[Any], changes: Sequence[Sequence[Any]]) -> list[Any]:
@@ -39,7 +39,7 @@ class Talk(TypedDict, total=False):
 
 
 def booking(saver: Any) -> Any:
-    """A graph that counts, and asks a question at the end."""
+    """A graph that counts, and finally asks a question."""
 
     async def book(state: Booking) -> Any:
         changed = {"log": ["booked"], "steps": ["book"], "count": 1, "cart": {"tea": 1 + state.get("count", 0)}}
@@ -56,7 +56,7 @@ def booking(saver: Any) -> Any:
 
 
 def talk(saver: Any, before: Callable[[], Awaitable[object]] | None = None) -> Any:
-    """A graph that knows little of what the other one knows."""
+    """A graph that knows few of the other graph's channels."""
 
     async def say(state: Talk) -> Any:
         if before is not None:
@@ -140,7 +140,7 @@ async def while_others_look(saver: Any) -> Any:
 
 
 async def with_another_state(saver: Any) -> Any:
-    """The graph is changed between its runs: a channel of it is gone, and comes back."""
+    """The graph changes between its runs: one of its channels is gone, and comes back."""
     await booked(saver)
     yield (
         await StateGraph(Talk)
@@ -154,7 +154,7 @@ async def with_another_state(saver: Any) -> Any:
 
 
 async def told(saver: Any, scenario: Callable[[Any], Any]) -> list[Any]:
-    """What the calls of a scenario give, and then all that the thread has, the newest first."""
+    """What the calls of a scenario return, and then everything that the thread has, the newest first."""
     given = [{key: value for key, value in said.items() if key != "__interrupt__"} async for said in scenario(saver)]
     return [*given, *[(one.metadata, one.checkpoint["channel_values"]) for one in await listed(saver)]]
 
@@ -176,7 +176,7 @@ async def test_what_no_graph_changes_is_stored_once(store: Store, database: Any)
     rows = "SELECT channel, count(DISTINCT version), count(*) FROM graph_values GROUP BY channel"
     stored = {channel: (versions, count) for channel, versions, count in database.execute(rows).fetchall()}
     assert stored["text"] == stored["name"] == stored["paid"] == stored["none"] == (1, 1)
-    assert stored["count"] == (3, 3)  # at each turn there is another one
+    assert stored["count"] == (3, 3)  # each turn has a new one
 
 
 async def test_a_pruned_thread_has_all_that_its_newest_checkpoint_has(store: Store, database: Any) -> None:

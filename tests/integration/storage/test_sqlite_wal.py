@@ -1,4 +1,4 @@
-"""The log beside an SQLite file stays short, though somebody always reads; who reads for long holds up nobody who writes."""
+"""The log beside an SQLite file stays short though somebody always reads, and long reads hold up no writer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def soon_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def read_without_a_gap(path: Path) -> Generator[None]:
-    """Two read in turns: each begins before the other one ends, so that there is always somebody who reads."""
+    """Two connections take turns to read: each begins before the other ends, so that somebody is always reading."""
     stopped = threading.Event()
 
     def read() -> None:

@@ -1,4 +1,4 @@
-"""What may be appended, what it changes, and what is refused: I1 to I6."""
+"""What may be appended, what that changes, and what is refused: I1 to I6."""
 
 import asyncio
 import secrets
@@ -183,7 +183,7 @@ async def test_payload_values_of_the_wrong_kind_do_not_stop_the_log(store: Store
     assert (stored.agent, stored.metadata, stored.status, stored.title) == (None, {}, RunStatus.success, None)
     assert (stored.total_input_tokens, stored.total_output_tokens, stored.llm_call_count) == (0, 0, 0)
     assert (stored.message_count, stored.cost_usd) == (0, None)
-    assert stored.duration_seconds == 1.0  # from the clock, as nobody measured it
+    assert stored.duration_seconds == 1.0  # by the clock, since nobody measured it
     assert (await store.stats()).by_model["b"].input_tokens == 0
 
 
@@ -226,7 +226,7 @@ async def test_an_append_whose_reply_was_lost_is_stored_once(store: Store, scrip
     run = script()
     event = run.started()
     lost = asyncio.ensure_future(store.append([event]))
-    await asyncio.sleep(0)  # the append is in the queue now
+    await asyncio.sleep(0)  # now the append is in the queue
     lost.cancel()
     with pytest.raises(asyncio.CancelledError):
         await lost

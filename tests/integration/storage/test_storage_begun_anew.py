@@ -1,4 +1,4 @@
-"""What is removed, and what comes under the same id: nothing of what has begun anew goes with what was there before."""
+"""What is removed, and what comes under the same id: what has begun anew does not go with what was there before."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def admission(script: Any, run_id: str, thread_id: str, **options: Any) -> Admit
 
 
 async def ended(store: Store, script: Any, thread_id: str, run_id: str | None = None) -> Candidate:
-    """A run of a thread that has ended, as whoever removes runs finds it."""
+    """An ended run of a thread, as a remover of runs finds it."""
     told = script(run_id=run_id or new_id(), thread_id=thread_id)
     stored = await store.append(told.whole())
     return Candidate(told.run_id, thread_id, told.start, len(stored), stored[-1].position, asks=False)
@@ -111,7 +111,7 @@ async def test_who_changes_a_thread_as_it_is_pruned_finds_none_and_others_are_no
 
 
 async def test_what_is_forgotten_of_a_thread_that_was_begun_anew_is_nothing(store: Store, script: Any) -> None:
-    """Another process has cleared up behind it since it was found."""
+    """Since the thread was found, another process has cleared up behind it."""
     threads = store.threads_of(None)
     for thread_id in ("anew", "gone"):
         await ended(store, script, thread_id, run_id=f"of {thread_id}")
@@ -125,11 +125,11 @@ async def test_what_is_forgotten_of_a_thread_that_was_begun_anew_is_nothing(stor
     assert remembered.values == {"said": "hello"}
     assert [run.run_id for run in (await threads.runs("anew")).runs] == ["of anew"]
     assert await store.thread_states().load("gone") is None
-    assert (await store.sweeper().sweep()).runs == 1  # of the other one
+    assert (await store.sweeper().sweep()).runs == 1  # the other thread's run
 
 
 async def test_runs_of_a_thread_that_was_begun_anew_do_not_go_with_those_before(store: Store, script: Any) -> None:
-    """The sweeper clears up behind many threads at once, and has found this one when it was gone."""
+    """The sweeper clears up behind many threads at once, and found this one while it was gone."""
     anew = await ended(store, script, "t", run_id="anew")
 
     found = await prune_threads(store._writer, store._readers, ["t"], batch=100)
@@ -178,7 +178,7 @@ async def test_what_was_asked_for_is_not_kept_of_a_run_that_leaves_as_it_comes(
     assert one is not None
     assert one.status == "cancelled"
     assert await store.request_of("one") is None
-    assert await store.request_of("two") is not None  # which is still to be executed
+    assert await store.request_of("two") is not None  # this run is still to be executed
 
 
 async def test_a_run_that_is_removed_as_it_ends_is_gone(store: Store, script: Any, together: Together) -> None:
@@ -223,7 +223,7 @@ async def test_a_follower_is_told_of_what_another_owner_begins_under_the_same_id
 async def test_nobody_records_a_run_of_a_thread_that_is_gone_as_long_as_the_log_has_anything_of_it(
     store: Store, script: Any
 ) -> None:
-    """A harness that asks no coordinator before: what it recorded would go with what was there before."""
+    """A harness that asks no coordinator first: its records would go with what was there before."""
     old = await ended(store, script, "ada")
     await store.thread_states().save("ada", ThreadState({"said": "hello"}))
     await store.threads_of(None).remove("ada")

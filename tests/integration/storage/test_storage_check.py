@@ -1,4 +1,4 @@
-"""`check_database` finds nothing in what we wrote, and each thing that somebody else could have done to it."""
+"""`check_database` finds nothing in what we wrote, and finds everything that somebody else could have done to it."""
 
 import sqlite3
 from pathlib import Path
@@ -33,7 +33,7 @@ async def filled(store: Store, script) -> None:
         await store.append([script().event("run_cancelled", cancel_mode="interrupt"), script().started()])
 
 
-# What a server does not let anybody do, a file does.
+# A file allows what a server allows nobody.
 @pytest.fixture
 def spoil(database: sqlite3.Connection) -> sqlite3.Connection:
     database.execute("PRAGMA foreign_keys = OFF")

@@ -1,4 +1,4 @@
-"""An SQLite file has nothing in it of what was removed, and gives that room back to the disk unless somebody reads there."""
+"""An SQLite file has nothing of what was removed, and returns its room to the disk unless somebody is reading there."""
 
 import asyncio
 import sqlite3
@@ -19,7 +19,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def pruned(url: str, script) -> None:
-    """A file with a million bytes that nothing fills."""
+    """A file in which a million bytes are unused."""
     run = script(start=LONG_AGO)
     async with Store.open(url) as store:
         await store.append([run.started(), *(run.message("x" * 10_000) for _ in range(100)), run.completed()])

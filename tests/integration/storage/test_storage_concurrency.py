@@ -1,4 +1,4 @@
-"""Many producers, several processes, bounded queues, cancelled callers: nobody waits for ever and nothing is lost."""
+"""Many producers, several processes, bounded queues, cancelled callers: nobody waits for ever, and nothing is lost."""
 
 import asyncio
 import sqlite3
@@ -48,7 +48,7 @@ async def test_a_batch_is_a_handful_of_statements(store: Store, script, blockbus
 
     await store.append([event for _ in range(200) for event in script().whole()])
 
-    # `executemany` would be one for each row, and one fight for the GIL for each.
+    # `executemany` would make one statement per row, and fight for the GIL for each.
     assert len(statements) < 50
 
 
@@ -105,7 +105,7 @@ async def test_a_place_given_in_the_moment_of_a_cancel_is_given_on(url: str, scr
 
         async def append_first() -> None:
             await store.append(first.whole())
-            # In this very step the place went to the one who waits, and it has not run since.
+            # In this very step the waiting caller got the place, and it has not run since.
             waiting.cancel()
 
         cancelling = asyncio.ensure_future(append_first())
@@ -259,6 +259,6 @@ async def test_reads_see_one_moment_while_others_write(store: Store, script) -> 
         assert stats.total.runs == sum(totals.runs for totals in stats.by_agent.values())
         events = await store.events(limit=10_000)
         assert [event.position for event in events] == list(range(1, len(events) + 1))
-        assert len(events) % 5 == 0  # each append is five events: never a part of it
+        assert len(events) % 5 == 0  # each append is five events: nobody sees a part of it
     stop.set()
     await asyncio.gather(*producers)

@@ -1,4 +1,4 @@
-"""Crons: kept, found, changed by one at a time, due; on both databases."""
+"""Crons: kept, found, changed by one caller at a time, due; on both databases."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def test_a_page_is_a_part_and_says_how_many_there_are(store: Store) -> Non
 async def test_a_search_by_metadata_reads_whole_only_what_it_shows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What crons ask for may be long, and is decoded on the event loop."""
+    """A cron's request may be long, and is decoded on the event loop."""
     made = await kept(store, *[cron(number, metadata={"team": "red"}) for number in range(250)])
     whole: list[Any] = []
     read = crons_module._cron_of

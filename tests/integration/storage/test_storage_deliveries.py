@@ -1,4 +1,4 @@
-"""What subscriptions did with the events of one run."""
+"""What subscriptions have done with the events of one run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Dispatching to all durable observers of an app: each by a subscription of its own, opened, fed and closed together."""
+"""Dispatching to all durable observers of an app: each has a subscription; all are opened, fed and closed together."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ LONG = 3_600.0
 
 @pytest.fixture(autouse=True)
 def wake_ups_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A feed that has to look for itself, because it was not told, hangs its test."""
+    """Make a test hang if a feed has to look for itself because nobody told it."""
     monkeypatch.setattr(feeding, "LOOK_EVERY", LONG)
     monkeypatch.setattr(delivery, "LOOK_EVERY", LONG)
 
@@ -185,7 +185,7 @@ class TestFailures:
             while dispatching.stats()[1].handled_total < 5 or not dispatching.stats()[0].pending:
                 await asyncio.sleep(0.005)
             while "quick" in (report := await dispatching.drain(0.05)).late:
-                pass  # what it has taken is not stored yet
+                pass  # what it has taken is not yet stored
         assert (report.complete, report.late, report.delivered) == (False, ("slow",), ("quick",))
 
     async def test_an_observer_that_cannot_be_closed_keeps_nobody_from_it(

@@ -1,4 +1,4 @@
-"""A full disk, a locked file, a dying disk: one clear error that says whether to try again, and then all is well again."""
+"""A full disk, a locked file, a dying disk: one clear error says whether to try again, and afterwards all is well."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ async def test_a_full_disk_is_retryable_and_works_again_when_there_is_room(
 ) -> None:
     blockbuster.deactivate()  # the test limits the writer's own connection
     driver = store._writer._session._driver
-    driver.execute("PRAGMA max_page_count = 1")  # as small as it is now
+    driver.execute("PRAGMA max_page_count = 1")  # no larger than it is now
     big = script()
     first = big.started(metadata={"text": "x" * 500_000})
 

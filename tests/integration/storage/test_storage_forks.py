@@ -1,4 +1,4 @@
-"""I24: what a forked child may open of what its parent had open, and that nothing of what it then records is lost."""
+"""I24: what a forked child may open of what its parent had open, and that nothing it then records is lost."""
 
 import json
 import os
@@ -87,7 +87,7 @@ asyncio.run(log())
 
 
 def run(mode: str, *urls: str) -> list[dict[str, Any]]:
-    """What parent and child said, and what is in the log in the end."""
+    """What parent and child said, and what the log has at the end."""
     command = [sys.executable, "-c", PROGRAM, mode, *urls]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (result.stderr, result.returncode) == ("", 0)

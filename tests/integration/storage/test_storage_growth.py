@@ -1,4 +1,4 @@
-"""Who only wants to know that something has happened hears of it, and nothing is read for him event by event."""
+"""A caller that only wants to know that something has happened hears of it, and nothing reads event by event for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trackside.harness.errors import ClosedError
 
 
 async def skipped(follower: Any) -> int:
-    """Where a follower is once it has skipped what there is."""
+    """Have a follower skip what there is, and return its position."""
     async with asyncio.timeout(30):
         await follower.skip()
     return int(follower.position)
@@ -34,7 +34,7 @@ async def test_what_comes_is_skipped_together_whoever_writes_it_and_not_read(sto
             await asyncio.sleep(0)
             await writer.append([event for _ in range(200) for event in script().whole()])
             position = await waiting
-            while position < 5 + (number - 1) * 1_000:  # what others commit may be seen in parts
+            while position < 5 + (number - 1) * 1_000:  # what others commit may become visible in parts
                 position = await skipped(follower)
             assert position == 5 + (number - 1) * 1_000
 

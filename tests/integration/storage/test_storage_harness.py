@@ -1,4 +1,4 @@
-"""The harness with a store behind it: every run is in the log as it happened, and threads remember across processes."""
+"""The harness with a store behind it: the log has every run as it happened, and threads remember across processes."""
 
 import asyncio
 import re

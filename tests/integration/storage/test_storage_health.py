@@ -1,4 +1,4 @@
-"""What of the runs in a database somebody should look at, on both databases; and what the doctor says of it."""
+"""Runs in a database that somebody should look at, on both databases, and what the doctor says of them."""
 
 import asyncio
 import shutil
@@ -38,7 +38,7 @@ async def health_of(url: str) -> Health:
 
 
 async def found(url: str, *, after: timedelta = timedelta(0), **options: Any) -> list[Finding]:
-    """What needs somebody, `after` so much time."""
+    """What needs attention, as seen `after` so much time."""
     findings = await examine(Settings(database_url=url), now=datetime.now(UTC) + after, **options)
     return [finding for finding in findings if finding.severity is not Severity.note]
 
@@ -157,7 +157,7 @@ async def test_how_subscriptions_stand_is_found(store: Store, url: str) -> None:
     ]
     assert findings[0].what == "its next event failed 4 times, and holds up all later ones: no route"
     assert findings[0].fix.endswith("`trackside replay blocked --from 2`")
-    for failing in (findings[1], findings[3]):  # which event it is that fails, the cursor does not say
+    for failing in (findings[1], findings[3]):  # the cursor does not say which event fails
         name = failing.where.removeprefix("subscription ")
         assert failing.fix == f"check its receiver, and how it stands: `trackside subscriptions {name}`"
     assert findings[2].what.startswith("it is 5 events behind, the oldest from ")
@@ -174,13 +174,13 @@ async def test_a_thread_that_is_busy_with_nothing_is_found(store: Store, url: st
 
 
 async def test_a_disk_without_room_is_found(store: Store, url: str) -> None:
-    (finding,) = await found(url, least_room=2**62)  # once, also if it holds the database and the spool
+    (finding,) = await found(url, least_room=2**62)  # once, even if the disk holds the database and the spool
 
     assert finding.what.endswith(" MiB are free on its disk")
 
 
 def nothing_but(worker: WorkerHealth, *, clock_ahead: float = 0.0) -> Health:
-    """That of a store in which nothing is wrong but what is said."""
+    """The health of a store in which nothing is wrong except what the arguments say."""
     return Health(
         workers=[worker],
         stuck=[],

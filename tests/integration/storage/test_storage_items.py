@@ -1,4 +1,4 @@
-"""Items: kept, found, listed, gone in time; on both databases."""
+"""Items: kept, found, listed, expired in time; on both databases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
 
 class Clock:
-    """A clock that is put forward by hand."""
+    """A clock that the test puts forward."""
 
     def __init__(self) -> None:
         self.time = START
@@ -146,7 +146,7 @@ async def test_a_prefix_is_of_whole_labels(items: Items) -> None:
 async def test_long_values_are_looked_at_a_few_at_a_time_and_not_on_the_event_loop(
     items: Items, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever may keep items may keep many long ones, and would keep the event loop from all others by a search."""
+    """A caller that may keep items may keep many long ones, and could block the event loop for all by a search."""
     long, at_once = "x" * 1_000_000, []
     decode, fitting = item_works.json_of, ItemSearch._fitting
 
@@ -343,7 +343,7 @@ async def test_what_is_used_has_all_its_time_again(
 
 
 class OvertakenReaders:
-    """What they read is old when it arrives: something else is done meanwhile."""
+    """Readers whose results are old when they arrive: something else is done meanwhile."""
 
     def __init__(self, readers: Any, meanwhile: Callable[[], Any]) -> None:
         self._readers = readers
@@ -435,7 +435,7 @@ async def test_who_may_only_look_changes_nothing(store: Store, url: str) -> None
 
 
 async def plans_of(store: Store, dialect: str, ask: Callable[[], Any]) -> list[str]:
-    """How the database finds what it is asked for."""
+    """How the database finds what is asked for."""
     seen: list[tuple[str, Any]] = []
 
     def see(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -448,7 +448,7 @@ async def plans_of(store: Store, dialect: str, ask: Callable[[], Any]) -> list[s
 
     def explain(connection: Connection) -> list[str]:
         how = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
-        if dialect == "postgres":  # which reads a table without rows as a whole unless it must not
+        if dialect == "postgres":  # it scans a table without rows unless that is forbidden
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
         selects = [(text, values) for text, values in seen if text.lstrip().startswith("SELECT")]
@@ -459,7 +459,7 @@ async def plans_of(store: Store, dialect: str, ask: Callable[[], Any]) -> list[s
 
 
 async def test_which_items_are_found_is_told_by_an_index(store: Store, dialect: str) -> None:
-    """100,000 items are usual, and their values may be long: only those are read that are found."""
+    """100,000 items are usual, and their values may be long: only the values of found items are read."""
     plan = [
         *await plans_of(store, dialect, lambda: store.items.search(("a",))),
         *await plans_of(store, dialect, lambda: store.items.list_namespaces(prefix=("a",))),

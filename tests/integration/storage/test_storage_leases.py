@@ -1,4 +1,4 @@
-"""Leases are measured with a clock that all who compete for them share, and that nobody can set (I8)."""
+"""Leases are measured with a clock that all competitors for them share, and that nobody can set (I8)."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def test_processes_of_one_machine_have_one_clock() -> None:
 
 
 def test_whoever_sets_the_wall_clock_moves_no_lease() -> None:
-    before = time.monotonic()  # which nobody can set
+    before = time.monotonic()  # nobody can set this clock
     assert before <= machine_clock().seconds <= time.monotonic()
 
 

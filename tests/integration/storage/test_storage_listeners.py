@@ -1,4 +1,4 @@
-"""Who hears what a store does may fail: nobody else does, and what was committed is answered."""
+"""A listener to what a store does may fail: nothing else does, and what was committed is answered."""
 
 from __future__ import annotations
 

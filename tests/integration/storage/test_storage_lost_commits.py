@@ -1,4 +1,4 @@
-"""A database that loses its last commits while processes live on: whoever reads the log finds what came in their place."""
+"""A database loses its last commits while processes live on: readers of the log find what came in their place."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ from trackside.harness.observer import RunLifecycleEvent
 
 
 async def lose(url: str, *, after: int, **cursors: int) -> None:
-    """As a failover to a replica does which was behind: what came after a position is gone, and so is how it stood."""
+    """Undo all after a position, rows and cursors included, as a failover to a lagging replica does."""
 
     def undo(session: Any) -> None:
         session.execute(delete(events).where(events.c.position > after))
@@ -155,7 +155,7 @@ async def test_nothing_that_this_process_commits_next_hides_the_loss_before_it_i
     assert len(await next_ids(follower, 10)) == 10
     await lose(url, after=5)
     first, second = script(), script()
-    async with store._feed._reading_lock:  # as where the database is away for the reader still
+    async with store._feed._reading_lock:  # as while the database is still away for the reader
         await store.append(first.whole())
         await store.append(second.whole())
     assert await next_ids(follower, 10) == [first.run_id] * 5 + [second.run_id] * 5

@@ -1,4 +1,4 @@
-"""A change that was committed is answered as such, though the reply to the commit was lost and it is written again."""
+"""A committed change is answered as such, though the reply to the commit was lost and the change is written again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHANGED = replace(CRON, schedule="5 * * * *", updated_at=NOW + timedelta(seconds
 
 @pytest.fixture
 def lose(store: Store) -> Callable[[], None]:
-    """Has the reply to the next commit lost."""
+    """Lose the reply to the next commit."""
     session: Any = ForgetfulSession(store._writer._session)  # type: ignore[union-attr]
     store._writer._session = session  # type: ignore[union-attr]
 
@@ -131,7 +131,7 @@ async def test_a_cron_that_was_changed_or_deleted_is_answered_so(store: Store, l
 
 
 class MeetingSession(ForgetfulSession):
-    """Meets another's transaction, which goes first: it deletes all crons, and has the next one here done again."""
+    """Conflicts with another transaction, which goes first: it deletes all crons, and the next one here is repeated."""
 
     meets = False
 

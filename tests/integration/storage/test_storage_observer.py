@@ -1,4 +1,4 @@
-"""`StorageObserver`: the log as an observer, alone enough to record anybody's harness."""
+"""`StorageObserver`: the log as an observer, which alone can record anybody's harness."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A database is made, opened again, or refused with one line that says what to do; what is not ours stays as it is."""
+"""A database is made, opened again, or refused with one line that says what to do; what is not ours stays unchanged."""
 
 import asyncio
 import os

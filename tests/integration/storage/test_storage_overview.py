@@ -1,4 +1,4 @@
-"""What an overview asks a store for: why runs failed, and what goes on now; in bounded work."""
+"""What an overview asks of a store: why runs failed, and what is going on now; in bounded work."""
 
 from datetime import timedelta
 from typing import Any
@@ -102,6 +102,6 @@ async def test_threads_that_wait_for_a_human_are_counted_and_no_table_is_read_as
             plans += await plans_of(store, dialect, lambda owner=owner: store.live_counts(owner=owner))
 
     assert found == [1, 0, 1, 0]
-    if dialect == "sqlite":  # active runs are read as a whole: they are few, whatever the log has
+    if dialect == "sqlite":  # all active runs are read: they are few, whatever the log has
         plans = [[row for row in plan if row[-1] != "SCAN active_runs"] for plan in plans]
         assert_no_table_is_read_as_a_whole(dialect, plans)

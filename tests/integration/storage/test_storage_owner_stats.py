@@ -1,4 +1,4 @@
-"""Totals of one owner's runs: what they come to, found through his threads, and no more than a bounded number of them."""
+"""Totals of one owner's runs: they are found through his threads, and no more than a bounded number of these."""
 
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ MODELS = {"m": {"input_tokens": 10, "output_tokens": 5, "cost_usd": 0.25}}
 
 @pytest.fixture
 async def hers(store: Store, script, database: Any) -> None:
-    """Twelve runs an hour apart, every other one of Ada's; one of her threads was removed."""
+    """Append twelve runs an hour apart, every other one Ada's; one of her threads is removed."""
     for number in range(12):
         owner = ("ada", "bob")[number % 2]
         run = script(start=script().start + timedelta(hours=number), thread_id=f"{owner}{number}", run_id=f"r{number}")
@@ -23,7 +23,7 @@ async def hers(store: Store, script, database: Any) -> None:
         data = {"token_usage_by_model": MODELS, "cost_usd": 0.25, "duration_seconds": float(number)}
         end = run.completed(**data) if number % 4 else run.failed(completion_data=data)
         await store.append([*opening, end, run.thread("idle")])
-    for owner in ("ada", "bob"):  # not through a thread that is made now, in which something happened now
+    for owner in ("ada", "bob"):  # not through a thread made now, since that would have something happen now
         database.execute(f"UPDATE threads SET owner = '{owner}' WHERE thread_id LIKE '{owner}%'").fetchall()
     await store.threads_of("ada").remove("ada8")
 

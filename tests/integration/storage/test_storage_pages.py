@@ -1,4 +1,4 @@
-"""Listings in pages, both ways, under any filters: they are the records that fit, in order, none missed and none twice."""
+"""Listings in pages, both ways, with any filters: exactly the records that fit, in order, none missed, none twice."""
 
 import shutil
 from collections.abc import Sequence
@@ -56,12 +56,12 @@ FILTERS = st.fixed_dictionaries(
 
 
 def says(metadata: Any, wanted: dict[str, Any]) -> bool:
-    """Whether metadata have all of this, where True is not 1."""
+    """Whether the metadata has all of this, where True is not 1."""
     return all(key in metadata and repr(metadata[key]) == repr(value) for key, value in wanted.items())
 
 
 WAITING = {"b33", "b37"}
-"""Those whose question is open: the newest of their threads. There are others that have asked, and were answered."""
+"""The runs with an open question: the newest of their threads. Others have asked too, and were answered."""
 
 
 def fits(run: StoredRun, filters: dict[str, Any]) -> bool:
@@ -80,7 +80,7 @@ def fits(run: StoredRun, filters: dict[str, Any]) -> bool:
 
 
 async def all_pages(ask: Any, size: int) -> list[Any]:
-    """Every record, from the newest on."""
+    """Every record, from the newest to the oldest."""
     found = page = await ask(limit=size)
     while len(page) == size:
         page = await ask(before=page[-1].cursor, limit=size)
@@ -89,7 +89,7 @@ async def all_pages(ask: Any, size: int) -> list[Any]:
 
 
 async def all_pages_back(ask: Any, size: int, oldest: Any) -> list[Any]:
-    """Every record that is newer than one, from there on."""
+    """Every record newer than this one, read in pages from there."""
     found: list[Any] = []
     cursor = oldest.cursor
     while page := await ask(after=cursor, limit=size):
@@ -243,7 +243,7 @@ async def test_events_since_a_time_are_found_wherever_in_the_log_they_are(
     for module in (queries, session):
         monkeypatch.setattr(module, "EVENTS_AT_A_TIME", 4)
     start = script().start
-    # A run of yesterday came late, behind one of today; and one transaction goes over several parts of the log.
+    # A run of yesterday came late, after one of today; and one transaction spans several parts of the log.
     for days in (0, 5, 1, 0, 7, 1):
         await store.append(script(start=start + timedelta(days=days)).whole())
     await store.append([event for _ in range(3) for event in script(start=start + timedelta(days=6)).whole()])
@@ -285,7 +285,7 @@ async def test_events_of_some_runs_are_found_in_whatever_stretch_of_the_log_they
         monkeypatch.setattr(module, "EVENTS_AT_A_TIME", 4)
     monkeypatch.setattr(queries, "FEW_RUNS", data.draw(st.sampled_from([-1, 0, 1, 2])))
     shutil.copy(sqlite_with_tables, path)
-    # Runs of any age, whose events come one by one and in turns, so that some go on for the whole log.
+    # Runs of any age, whose events come singly and take turns, so that some runs span the whole log.
     waiting = [
         script(start=script().start + timedelta(days=day), thread_id=f"t{day % 2}").whole()
         for day in data.draw(st.lists(st.integers(-3, 3), min_size=1, max_size=8))

@@ -1,4 +1,4 @@
-"""How databases find what is asked for: by an index, without reading a whole table or sorting one."""
+"""How databases find what is asked for: by an index, without reading or sorting a whole table."""
 
 import io
 import re
@@ -49,7 +49,7 @@ LABEL_OF_THREAD = "thread_labels USING PRIMARY KEY (key=? AND value=? AND thread
 BEHIND = "(created_at,run_id)<(?,?)"
 BEFORE = "(created_at,run_id)>(?,?)"
 
-# What is asked for; whether few records fit; by which indexes they are found.
+# What is asked for; whether few records fit; which indexes find them.
 ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("events", {}, False, [LOG]),
     ("events", {"before": 9, "newest_first": True}, False, [f"{LOG} AND rowid<?"]),
@@ -110,7 +110,7 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("threads", {"agent": "a", "status": "idle"}, True, ["sqlite_autoindex_threads_1 (thread_id=?", RUNS_OF_AGENT]),
     ("threads", {"metadata": {"user": "a"}}, True, ["sqlite_autoindex_threads_1 (thread_id=?", LABEL]),
 ]
-# What clients look for; for whom; whether few threads fit; by which indexes they are found.
+# What clients look for; for whom; whether few threads fit; which indexes find them.
 SEARCHED: list[tuple[dict[str, Any], str | None, bool, list[str]]] = [
     ({}, None, False, [THREADS_OF_STATUS] * 4),
     ({"status": "error"}, None, False, [THREADS_OF_STATUS]),
@@ -145,7 +145,7 @@ TOTALS: list[tuple[str, dict[str, Any]]] = [
 
 
 class Step(NamedTuple):
-    """A line of a plan of SQLite's."""
+    """A line of one of SQLite's plans."""
 
     id: int
     parent: int
@@ -154,7 +154,7 @@ class Step(NamedTuple):
 
 
 async def statements_of(store: Store, ask: Callable[[], Awaitable[object]]) -> list[tuple[str, Any]]:
-    """What the database is asked meanwhile."""
+    """The queries that the database gets meanwhile."""
     seen: list[tuple[str, Any]] = []
 
     def see(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: Any) -> None:
@@ -171,12 +171,12 @@ async def statements_of(store: Store, ask: Callable[[], Awaitable[object]]) -> l
 
 
 async def plans_of(store: Store, dialect: str, ask: Callable[[], Awaitable[object]]) -> list[list[Any]]:
-    """How the database does what it is asked for."""
+    """How the database answers what is asked."""
     statements = await statements_of(store, ask)
 
     def explain(connection: Connection) -> list[list[Any]]:
         if dialect == "postgres":
-            # A table without rows is read as a whole unless it must not be.
+            # PostgreSQL scans a table without rows unless that is forbidden.
             for setting in ("enable_seqscan", "enable_bitmapscan"):
                 connection.exec_driver_sql(f"SET LOCAL {setting} = off")
         explaining = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
@@ -191,7 +191,7 @@ def assert_no_table_is_read_as_a_whole(dialect: str, plans: list[list[Any]]) -> 
         lines = [str(row[-1]) for row in plan]
         if dialect == "sqlite":
             whole = [line for line in lines if line.startswith("SCAN") and not line.startswith("SCAN anon_")]
-            assert not [line for line in whole if line != f"SCAN {HOLDER}"], lines  # which has few rows
+            assert not [line for line in whole if line != f"SCAN {HOLDER}"], lines  # it has few rows
         else:
             assert not [line for line in lines if "Seq Scan" in line], lines
 
@@ -237,7 +237,7 @@ async def test_an_index_leads_to_the_threads_that_clients_search_for(
     indexes: list[str],
 ) -> None:
     monkeypatch.setattr(search_module, "FEW", 0 if few else -1)
-    await store.threads_of(None).create(belongs_to="someone")  # else nothing is looked for behind the count
+    await store.threads_of(None).create(belongs_to="someone")  # otherwise nothing is searched after the count
 
     threads = store.threads_of(owner)
     plans = await plans_of(store, dialect, lambda: threads.search(ThreadQuery(**query)))
@@ -290,7 +290,7 @@ async def test_a_worker_reads_no_runs_of_agents_that_it_does_not_have(store: Sto
 
 
 async def test_who_prunes_looks_among_the_runs_of_a_thread_for_one_that_asked_later(store: Store, dialect: str) -> None:
-    """Among all that have asked, it would be looked for as often as there are such runs: for each of them."""
+    """Searching all runs that have asked would repeat that search for each such run."""
     plans = await plans_of(store, dialect, lambda: store.prune(older_than=timedelta(days=1)))
 
     looks = [lines for plan in plans if (lines := [str(row[-1]) for row in plan]) and "runs_1" in str(lines)]
@@ -316,7 +316,7 @@ OF_A_THREAD: dict[str, Callable[[Store], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("what", OF_A_THREAD)
 async def test_what_is_asked_of_a_thread_is_looked_for_among_its_runs(store: Store, dialect: str, what: str) -> None:
-    """Among all of a status, it would take the longer the more others there are: SQLite knows no figures of its tables."""
+    """Among all of a status, it would take longer the more others there are: SQLite has no statistics of its tables."""
     await store.threads_of(None).create("t")
 
     plans = await plans_of(store, dialect, lambda: OF_A_THREAD[what](store))
@@ -341,7 +341,7 @@ async def test_an_export_of_a_thread_looks_among_its_runs(store: Store, dialect:
             assert f"COVERING INDEX {EVENTS_OF_RUN}" in lines
             assert LOG not in lines
             assert RUNS_OF_THREAD in lines
-        else:  # which of its indexes PostgreSQL takes for so few rows is chance
+        else:  # with so few rows, which of its indexes PostgreSQL takes is chance
             assert "ix_runs_thread" in lines or "uq_events_run_id_sequence" in lines
             assert "Seq Scan" not in lines
 
@@ -389,7 +389,7 @@ async def test_what_waits_for_the_sweeper_is_found_among_itself(store: Store, di
 
 
 def assert_only_a_page_is_sorted(plan: list[Step]) -> None:
-    """What is sorted are pages that were found in order, or records looked up by the keys in one."""
+    """Only pages found in order, or records looked up by the keys in one, may be sorted."""
     for sort in (step for step in plan if "TEMP B-TREE" in step.what):
         sorted_ = [
             step.what for step in plan if step.parent == sort.parent and step.what.startswith(("SCAN", "SEARCH"))

@@ -1,4 +1,4 @@
-"""The one connection for all notices of a process: what it sends together, what it drops, and how it comes back."""
+"""A process's one connection for all notices: what it sends together, what it drops, and how it comes back."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ async def until(holds: Callable[[], Any]) -> None:
 
 
 class Ear:
-    """Hears a channel, and counts its gaps."""
+    """Listens to a channel, and counts its gaps."""
 
     def __init__(self, bus: PostgresBus, channel: str, *, own: bool = True) -> None:
         self.heard: list[str] = []
@@ -118,7 +118,7 @@ async def test_what_comes_while_a_statement_is_on_its_way_goes_in_the_next_one(b
         for number in range(300):
             here.notify("a", str(number))
             here.notify("a", "again")
-        here.notify("a", "first")  # about something that came to be after the statement was sent
+        here.notify("a", "first")  # about something that arose after the statement was sent
     await until(lambda: not here.waiting)
     await until(lambda: len(ear.heard) == 303)
 

@@ -40,7 +40,7 @@ def signals_of(store: Store) -> PostgresSignals:
 
 
 async def following(store: Store) -> "asyncio.Task[StoredEvent]":
-    """Somebody who waits for the next event, and whose store hears of it."""
+    """Wait for the next event, once the store is sure to hear of it."""
     waiting = asyncio.ensure_future(anext(store.follow()))
     signals = signals_of(store)
     before = signals._hints
@@ -82,7 +82,7 @@ async def test_many_commits_make_few_notifications(here: Store, there: Store, sc
     for _ in range(20):
         await asyncio.gather(*(produce() for _ in range(20)))
 
-    assert signals_of(there).notifications < 300  # of 2,000 events in 100 and more commits
+    assert signals_of(there).notifications < 300  # for 2,000 events in 100 and more commits
     async with asyncio.timeout(60):
         await waiting
 
@@ -92,7 +92,7 @@ async def test_a_lost_connection_is_made_again_and_what_was_committed_meanwhile_
 ) -> None:
     waiting = await following(here)
     hints = signals_of(here)._hints
-    signals_of(there).announce = lambda: None  # type: ignore[method-assign]  # nobody tells
+    signals_of(there).announce = lambda: None  # type: ignore[method-assign]  # nobody announces anything
 
     killed = server.execute(f"SELECT pg_terminate_backend(pid) FROM ({SIGNALLERS}) AS found").fetchall()
     await there.append([script().started()])

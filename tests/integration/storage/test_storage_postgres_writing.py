@@ -35,7 +35,7 @@ async def other(store: Store, url: str) -> AsyncIterator[Store]:
 
 
 async def plan(connection: asyncpg.Connection, statement: str) -> str:
-    """The plan that serves whatever the parameters are, as a connection keeps it."""
+    """The generic plan, for whatever parameters, that a connection keeps."""
     prepared = await connection.prepare(statement)
     nothing = ", ".join(["NULL"] * len(prepared.get_parameters()))
     await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE asked AS {statement}")
@@ -59,7 +59,7 @@ async def test_rows_are_found_by_their_keys_even_where_the_plan_is_from_when_tab
 
 
 class Asked(Work):
-    """What a statement gives in the session of the writer."""
+    """What a statement returns in the writer's session."""
 
     def __init__(self, statement: str, **values: Any) -> None:
         self._statement = text(statement).bindparams(**values)
@@ -120,7 +120,7 @@ async def test_a_thread_that_another_process_makes_at_this_moment_is_changed_and
 ) -> None:
     mine, theirs = script(), script()
     theirs.thread_id = mine.thread_id
-    await store.append(script().whole())  # both are connected
+    await store.append(script().whole())  # now both are connected
     late = encode_events([theirs.started(), theirs.thread("busy")])
     made: list[object] = []
     write = UnitOfWork.write
@@ -158,13 +158,13 @@ async def test_what_came_first_is_taken_without_reading_what_is_claimed(writer: 
         found = await plan(writer, TAKE_FIRST)
         assert "ix_active_runs_offered" in found, found
         assert "pk_active_runs" not in found, found
-    await transaction.rollback()  # there are no runs to these rows
+    await transaction.rollback()  # these rows have no runs
 
 
 async def test_who_stands_still_in_a_transaction_keeps_others_from_writing_for_less_than_they_wait(
     writer: asyncpg.Connection, store: Store, script
 ) -> None:
-    """As a process that was stopped there, or cut off; whatever lock it has."""
+    """Like a process that was stopped or cut off there, whichever lock it holds."""
     await store.append(script().whole())
     await writer.execute("BEGIN; SELECT value FROM counters FOR UPDATE")
     await store.append(script().whole())

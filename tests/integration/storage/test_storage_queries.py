@@ -180,7 +180,7 @@ async def test_which_run_waits_for_a_human_is_said_by_the_log_and_by_no_clock(
     monkeypatch.setattr(listings, "FEW", 100 if few else -1)
     asking = script()
     answered, wrong = (script(thread_id=asking.thread_id, start=asking.start + timedelta(days=n)) for n in (1, 2))
-    for run in (answered, asking):  # the first on a machine that is a day ahead
+    for run in (answered, asking):  # the first on a machine whose clock is a day ahead
         await store.append([run.started(metadata={"user": "ada"})])
         if run is asking and another == "is cancelled before it begins":
             await store.append([wrong.event("run_cancelled")])
@@ -222,7 +222,7 @@ async def test_a_run_does_not_wait_for_a_human_behind_which_another_closes_its_q
         assert thread is not None
         assert thread.status is ThreadStatus.interrupted
         assert await store.runs(waiting=True) == await store.runs(**waiting) == []
-        if then == "pending":  # one that has begun has said so of its thread, too, where agents run
+        if then == "pending":  # where agents run, a run that has begun has also changed its thread's status
             assert (await store.live_counts()).waiting_for_human == 0
 
 
@@ -241,7 +241,7 @@ async def test_an_answered_question_stays_closed_though_the_run_is_deleted_that_
     for filters in ({}, {"metadata": {"user": "ada"}}, {"thread_id": first.thread_id}):
         assert await store.runs(waiting=True, **filters) == []
     assert await store.asked_since(first.run_id) == second.run_id
-    assert (await store.live_counts()).waiting_for_human == 1  # what is asked stays open, on a thread
+    assert (await store.live_counts()).waiting_for_human == 1  # on a thread, an open question stays open
 
 
 async def test_a_run_that_is_to_begin_later_closes_no_question_before_it_is_due(store: Store, script) -> None:

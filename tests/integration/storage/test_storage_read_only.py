@@ -1,4 +1,4 @@
-"""Looking into a database leaves nothing there, takes no right to write, and shows what the last writer committed."""
+"""Looking into a database leaves nothing there, needs no right to write, and shows what the last writer committed."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ def run(code: str, *arguments: object) -> str:
 
 
 def seen_by_a_guest(path: Path) -> tuple[int | str, str]:
-    """How many events somebody sees who may write neither the file nor anything beside it; or why he sees none."""
+    """How many events a user sees who can write neither the file nor anything beside it, or why he sees none."""
     found, why = json.loads(run(LOOK, f"sqlite:///{path}"))
     return found, why
 
@@ -126,7 +126,7 @@ async def events_in(path: Path) -> list[StoredEvent]:
 
 @pytest.fixture
 async def recorded(path: Path, url: str, sqlite_with_tables: Path, script) -> Path:
-    """A database with one run, closed."""
+    """A closed database with one run."""
     shutil.copy(sqlite_with_tables, path)
     async with Store.open(url) as store:
         await store.append(script().whole())
@@ -135,7 +135,7 @@ async def recorded(path: Path, url: str, sqlite_with_tables: Path, script) -> Pa
 
 @pytest.fixture
 def foreign(recorded: Path, open_folder: Path) -> Iterator[Path]:
-    """The same in a folder where nobody else may write."""
+    """The same database in a folder where nobody else may write."""
     there = open_folder / recorded.name
     shutil.copy(recorded, there)
     there.chmod(0o444)
@@ -145,7 +145,7 @@ def foreign(recorded: Path, open_folder: Path) -> Iterator[Path]:
 
 
 def titles(connection: Connection) -> tuple[str | None, str | None]:
-    """The title that a writer changes, once from the table and once more, and later, from the same moment."""
+    """The title that a writer changes, read from the table twice, both times as of the same moment."""
     query = "SELECT title FROM threads"
     return connection.exec_driver_sql(query).scalar_one(), connection.exec_driver_sql(query).scalar_one()
 
@@ -255,7 +255,7 @@ def test_a_guest_looks_into_a_read_only_mount(foreign: Path) -> None:
     foreign.chmod(0o644)
     foreign.parent.chmod(0o777)
     folder = foreign.parent
-    code = LOOK.replace("os.getuid() == 0", "False")  # a mount is read-only for root, too
+    code = LOOK.replace("os.getuid() == 0", "False")  # even root cannot write to a read-only mount
     mount = f'mount --bind "{folder}" "{folder}" && mount -o remount,bind,ro "{folder}" && exec "$0" "$@"'
     unshare = shutil.which("unshare")
     if unshare is None:
@@ -324,7 +324,7 @@ def test_what_a_guest_read_while_a_writer_came_and_went_is_read_again(recorded: 
         found.append(titles(connection))
         if len(found) == 1:
             run(COME_AND_GO, recorded, 1)
-            a_while_ago = time.time_ns() - 1_000_000_000  # what has just changed would be read once more
+            a_while_ago = time.time_ns() - 1_000_000_000  # a fresh change would be read once more
             os.utime(recorded, ns=(a_while_ago, a_while_ago))
         if len(found) == 2:
             raise LookupError("this is what is told, as now nothing changed")
@@ -376,7 +376,7 @@ def test_a_change_in_the_same_tick_of_the_clock_as_the_one_before_is_noticed(
 
     now = time.time_ns()
     os.utime(recorded, ns=(now, now))
-    looked_at = chain([now], iter(time.time_ns, None))  # the first look is in that tick, however long it takes to come
+    looked_at = chain([now], iter(time.time_ns, None))  # the first look is in that tick, however late it comes
     monkeypatch.setattr(reads_module, "time_ns", lambda: next(looked_at))
     reads.read(read)
 

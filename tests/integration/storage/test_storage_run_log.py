@@ -1,4 +1,4 @@
-"""Optional observers that are behind have their events wait in the store, and get each of them, equal to what it was."""
+"""If optional observers fall behind, their events wait in the store; each comes, equal to what it was."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -20,7 +20,7 @@ RUNS = 1_000
 
 
 class Hangs(RecordingObserver):
-    """Takes nothing more, in the middle of its first call, until it is released."""
+    """Hangs in its first call until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class TakesItsTime(RecordingObserver):
 
 
 class Raises(RecordingObserver):
-    """Has seen each event, and fails on some."""
+    """Notes each event, and fails on some."""
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         await super().on_event(event)
@@ -52,7 +52,7 @@ class Raises(RecordingObserver):
 
 
 class Floods(RecordingObserver):
-    """Starts runs of its own, in the middle of it all."""
+    """Starts its own runs in the middle of all this."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ async def test_what_is_read_again_equals_what_was_accepted_in_every_field(store:
     assert stats.reread_total == stats.delivered - 1
     assert late.events == accepted.events
     for read, first in zip(late.events, accepted.events, strict=True):
-        assert repr(read.payload) == repr(dict(first.payload))  # which tells 1 from 1.0, and -0.0 from 0.0
+        assert repr(read.payload) == repr(dict(first.payload))  # `repr` tells 1 from 1.0, and -0.0 from 0.0
         assert read.occurred_at == first.occurred_at
     assert any("'sanitized': True" in repr(event.payload) for event in late.events)
     assert any(event.payload.get("secret") for event in late.events)

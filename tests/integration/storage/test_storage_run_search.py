@@ -1,4 +1,4 @@
-"""Searches for runs, by what they say, cost or took: in bounded steps, and none is missed."""
+"""Searches for runs by what they say, cost or took: in bounded steps, and none is missed."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from trackside.app.storage.errors import InvalidQueryError
 
 @pytest.fixture
 async def said_runs(store: Store, script) -> list[StoredRun]:
-    """Thirty runs; every third is of Grüße, every fifth failed, and they cost and took what their number is."""
+    """Thirty runs: every third is of Grüße, every fifth failed, and each costs and takes what its number is."""
     for number in range(30):
         start = script().start + timedelta(minutes=number // 2)
         run = script(start=start, thread_id=f"t{number % 7}", run_id=f"r{number:02}")
@@ -35,7 +35,7 @@ def numbers(runs: Any) -> list[str]:
 
 
 async def searched(store: Store, *, back: bool = False, limit: int = 4, **wanted: Any) -> tuple[list[str], int]:
-    """All that a search finds when it is gone on with until it ends, and in how many steps."""
+    """Everything that a search finds when it is continued to its end, and the number of steps."""
     found, steps = [], 0
     place: dict[str, str] = {"after": "2000-01-01T00:00:00Z/"} if back else {}
     while True:
@@ -53,7 +53,7 @@ WANTED: list[tuple[dict[str, Any], Callable[[StoredRun], bool]]] = [
     ({"text": "TICKET-1"}, lambda run: "Ticket-1" in str(run.metadata)),
     ({"text": "deep"}, lambda run: "tags" in run.metadata),
     ({"text": "strasse"}, lambda run: run.agent == "Straße"),
-    ({"text": "tags"}, lambda run: False),  # keys say nothing
+    ({"text": "tags"}, lambda run: False),  # keys are not searched
     ({"text": "17"}, lambda run: run.metadata.get("n") == 17),
     ({"text": "09"}, lambda run: run.run_id == "r09" or run.metadata.get("n") == 9),
     ({"text": "…09"}, lambda run: run.run_id == "r09"),

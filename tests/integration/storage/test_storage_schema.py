@@ -1,4 +1,4 @@
-"""Tables that are made are those that older ones become; migrations come with the package; processes make tables at once."""
+"""New tables are what older ones become; migrations come with the package; processes may make tables at once."""
 
 import sqlite3
 import subprocess
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def statements(path: Path) -> set[tuple[str, str]]:
-    """What made tables and indexes, constraints, defaults, conditions and the order of columns included."""
+    """The statements that made tables and indexes, with constraints, defaults, conditions and the order of columns."""
     with closing(sqlite3.connect(path)) as connection:
         made = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     return {(name, " ".join(sql.split())) for name, sql in made}
@@ -48,7 +48,7 @@ def test_a_new_database_is_what_one_of_the_first_version_becomes(path: Path, tmp
     assert differences == []
     assert statements(path) == statements(first)
     assert rows(path, "alembic_version") == rows(first, "alembic_version") == [(_schema.REVISIONS[-1],)]
-    # One counter is of an older version, and nobody looks at it any more.
+    # One counter is from an older version, and nothing reads it any more.
     assert rows(path, "counters") == [row for row in rows(first, "counters") if row[0] != "removals"] != []
 
 

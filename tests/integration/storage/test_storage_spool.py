@@ -1,4 +1,4 @@
-"""A real database that is full, locked or read-only when a run ends: the end is spooled, and delivered when it is back."""
+"""A real database is full, locked or read-only when a run ends: the end is spooled, and delivered once it is back."""
 
 import asyncio
 import sqlite3
@@ -48,7 +48,7 @@ sys.stdin.read()
 
 @contextmanager
 def locked_by_another_process(path: Path) -> Iterator[None]:
-    """While this is entered, another process has the database to itself."""
+    """Have another process hold the database alone in this block."""
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
@@ -60,7 +60,7 @@ def locked_by_another_process(path: Path) -> Iterator[None]:
 
 @contextmanager
 def limited(store: Store, limit: str, afterwards: str) -> Iterator[None]:
-    """While this is entered, the writer's own connections are limited by a pragma."""
+    """Limit the writer's own connections by a pragma in this block."""
     session: Any = store._writer._session  # type: ignore[union-attr]
 
     def on_connect(driver: sqlite3.Connection, _: object) -> None:
@@ -77,7 +77,7 @@ def limited(store: Store, limit: str, afterwards: str) -> Iterator[None]:
 
 @contextmanager
 def medium(folder: Path, options: str) -> Iterator[Path]:
-    """A small file system of its own; skips where that takes more rights than there are."""
+    """A small file system of its own; skips the test if there are not enough rights for that."""
     folder.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
     if made.returncode:
@@ -90,7 +90,7 @@ def medium(folder: Path, options: str) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def unblocked(blockbuster: BlockBuster) -> None:
-    """These tests do to databases, in the middle of a run, what blocks."""
+    """These tests block on databases in the middle of a run."""
     blockbuster.deactivate()
 
 
@@ -104,14 +104,14 @@ async def observing(store: Store, folder: Path) -> AsyncIterator[StorageObserver
 async def run_once(
     observer: StorageObserver, agent: Callable[..., Any] = lambda given: given, thread_id: str = "t"
 ) -> RunResult:
-    """One run, in a manager of its own."""
+    """One run, in its own manager."""
     bound = [ObserverBinding(observer, required=True)]
     async with RunManager({"agent": agent}, observers=bound, policy=POLICY) as manager:
         return await (await manager.start(RunSpec("agent", "hello", thread_id=thread_id))).result()
 
 
 async def assert_whole(store: Store, result: RunResult, status: RunStatus) -> None:
-    """The run is in the log from its start to one end, and its rows say the same."""
+    """Assert that the log has the run from its start to a single end, and that its rows say the same."""
     events = [stored.event for stored in await store.events(run_id=result.run_id)]
     assert_run_order(events)
     assert sum(is_terminal(event.event_type) for event in events) == 1
@@ -272,7 +272,7 @@ async def test_a_medium_that_is_remounted_read_only(tmp_path: Path) -> None:
     with medium(tmp_path / "disk", "size=8m") as disk:
         async with observing_on(disk, tmp_path / "spool") as (_, observer):
             await run_once(observer)
-        # Files that are open for writing keep a medium from being remounted, so it is before the next start.
+        # A medium with files open for writing cannot be remounted, so this comes before the next start.
         remount(disk, "ro")
         with pytest.raises(TracksideError, match="cannot be written"):
             async with Store.open(f"sqlite:///{disk}/runs.db"):
@@ -367,7 +367,7 @@ async def test_two_processes_that_lose_the_same_database_each_deliver_their_own(
             results = [await run_once(first, thread_id="a"), await run_once(second, thread_id="b")]
         reports = await asyncio.gather(first.deliver_spooled(), second.deliver_spooled())
 
-        assert all(report.delivered <= 1 for report in reports)  # each its own, if it has not done so already
+        assert all(report.delivered <= 1 for report in reports)  # each delivers its own, unless it has done so already
         for result in results:
             await assert_whole(one, result, RunStatus.error)
 
@@ -396,7 +396,7 @@ async def test_a_certificate_that_is_away_while_connections_are_made_anew(
 
     def rotated(_: Any) -> None:
         monkeypatch.setenv("PGSSLMODE", "verify-full")
-        monkeypatch.setenv("HOME", str(tmp_path))  # which has no .postgresql/root.crt
+        monkeypatch.setenv("HOME", str(tmp_path))  # it has no .postgresql/root.crt
         server.stop("immediate")
         server.start()
 
@@ -414,7 +414,7 @@ async def test_a_certificate_that_is_away_while_connections_are_made_anew(
 
 
 class Leaving:
-    """A run of an agent that goes on when it is told to, in a process that is to leave meanwhile."""
+    """A run that goes on when it is told to, in a process that is to leave meanwhile."""
 
     def __init__(self, store: Store, observer: StorageObserver) -> None:
         self.store = store
@@ -429,7 +429,7 @@ class Leaving:
         return given
 
     async def leave(self) -> RunResult:
-        """Give the database no more time, and close; how the run has ended."""
+        """Give the database no more time, and close; return how the run ended."""
         self.store.leave_within(0.0)
         ended = await self._running
         await self._observer.aclose()
@@ -447,7 +447,7 @@ async def leaving(url: str, folder: Path) -> AsyncIterator[Leaving]:
 
 
 async def assert_delivered(url: str, folder: Path, result: RunResult) -> None:
-    """What the process that has left kept of its run is delivered by the next one."""
+    """Assert that the next process delivers what the leaving process kept of its run."""
     assert result.error is not None
     assert f"kept for later in {folder}" in result.error
     async with Store.open(url) as store, observing(store, folder) as observer:
@@ -473,7 +473,7 @@ async def test_a_process_that_leaves_while_the_server_is_frozen(
 ) -> None:
     url = own_postgres_server.create_database("runs")
     async with leaving(url, tmp_path / "spool") as process:
-        assert len(await process.store.runs()) == 1  # with a connection that stays open
+        assert len(await process.store.runs()) == 1  # over a connection that stays open
         with own_postgres_server.frozen():
             process.goes_on.set()
             ended = await process.leave()

@@ -21,7 +21,7 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 LAST_MINUTE = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
 USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
 
-# Of the runs in `some_runs`: at whole minutes and hours, just before and behind them, and far away.
+# Around the runs of `some_runs`: at whole minutes and hours, just before and after them, and far away.
 TIMES = st.builds(
     lambda hours, minutes, micros: NEW_YEAR + timedelta(hours=hours, minutes=minutes, microseconds=micros),
     st.sampled_from([-1, 0, 1, 2, 3, 5, -30, 30]),
@@ -32,7 +32,7 @@ TIMES = st.builds(
 
 @pytest.fixture
 async def some_runs(store: Store, script) -> list[StoredRun]:
-    """Runs from 23:30 to 03:20, three in a minute and then none for six."""
+    """Runs from 23:30 to 03:20, three in one minute and then none for six."""
     for number in range(90):
         start = NEW_YEAR + timedelta(minutes=number // 3 * 7 - 30, microseconds=number % 3 * 59_999_999 // 2)
         run = script(start=start, thread_id=f"t{number % 4}")
@@ -58,7 +58,7 @@ async def some_runs(store: Store, script) -> list[StoredRun]:
 
 
 def sums(runs: Sequence[StoredRun]) -> dict[str, Any]:
-    """What `RunTotals` of these runs says, but for percentiles."""
+    """What `RunTotals` of these runs says, except for percentiles."""
     costs = [run.cost_usd for run in runs if run.cost_usd is not None]
     return {
         "runs": len(runs),

@@ -59,7 +59,7 @@ async def test_an_index_leads_there(
 async def plan_of(store: Store, dialect: str, query: Select[Any]) -> list[str]:
     def explain(connection: Connection) -> list[str]:
         if dialect == "postgres":
-            # A table without rows is read as a whole unless it must not be.
+            # PostgreSQL scans a table without rows unless that is forbidden.
             for setting in ("enable_seqscan", "enable_bitmapscan"):
                 connection.exec_driver_sql(f"SET LOCAL {setting} = off")
         compiled = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
@@ -70,7 +70,7 @@ async def plan_of(store: Store, dialect: str, query: Select[Any]) -> list[str]:
 
 
 async def test_postgres_is_asked_for_no_more_than_fits(store: Store, dialect: str) -> None:
-    """It sends all rows at once that it is asked for."""
+    """It sends all the rows it is asked for at once."""
     if dialect != "postgres":
         pytest.skip("SQLite gives one row after another")
     messages = [make_event("human_message", sequence=n, payload={"said": "x" * 1_000}) for n in range(2, 9)]
@@ -87,7 +87,7 @@ async def test_postgres_is_asked_for_no_more_than_fits(store: Store, dialect: st
 
 
 async def test_what_was_pruned_is_not_looked_through(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where retention has left a wide hole, the next stretch begins behind it."""
+    """Where retention has left a wide hole, the next stretch begins after it."""
     monkeypatch.setattr(reads, "STRETCH", 3)
     for run in ("old", "new"):
         await store.append([make_event("run_started", run_id=run, thread_id=run)])

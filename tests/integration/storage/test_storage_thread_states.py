@@ -1,4 +1,4 @@
-"""What threads remember is there in another process, too."""
+"""Another process has what threads remember, too."""
 
 import asyncio
 import logging
@@ -161,7 +161,7 @@ async def test_a_thread_id_that_is_no_text_is_refused(store: Store) -> None:
 
 
 class UnlockOn(logging.Handler):
-    """Lets go of a locked database when the program's log has said something often enough."""
+    """Unlocks a locked database once the program's log has said something often enough."""
 
     def __init__(self, database: sqlite3.Connection, says: str, times: int) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class UnlockOn(logging.Handler):
 
 @pytest.fixture
 def run_while_locked(url: str, database: sqlite3.Connection, blockbuster: BlockBuster) -> Callable[..., Any]:
-    """Runs an agent that returns when another process has locked the database, until the log says something."""
+    """Runs an agent that returns once another process has locked the database, until the log says something."""
 
     async def run(says: str, *, times: int, retry_for: float) -> tuple[RunResult, list[RunLifecycleEvent], Any]:
         blockbuster.deactivate()

@@ -1,4 +1,4 @@
-"""Works that meet in one transaction: one that cannot be written keeps no other from being written."""
+"""Works that meet in one transaction: one that cannot be written does not keep others from being written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trackside.app.storage.threads import ThreadQuery
 
 @dataclass(eq=False)
 class Misfit(Work):
-    """What no database takes."""
+    """A work that no database accepts."""
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
@@ -35,7 +35,7 @@ class Misfit(Work):
 
 @dataclass(eq=False)
 class Noting(Work):
-    """Notes what it knew of itself each time that it was applied."""
+    """Notes what it knew of itself each time it was applied."""
 
     known: bool = False
     heard: list[bool] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Noting(Work):
 
 
 class Failing(ForgetfulSession):
-    """Fails with one of these after the other, where there is one, before it commits."""
+    """Fails before each commit with the next of these, unless that is None."""
 
     def __init__(self, session: Any, *failures: Exception | None) -> None:
         super().__init__(session)
@@ -70,7 +70,7 @@ class Failing(ForgetfulSession):
 
 
 def failing(store: Store, *failures: Exception | None) -> Failing:
-    """The session of a store, which fails with these in the transactions after the next one."""
+    """Give a store a session that fails with these in the transactions after the next one."""
     session: Any = Failing(store._writer._session, None, *failures)  # type: ignore[union-attr]
     store._writer._session = session  # type: ignore[union-attr]
     return session
@@ -153,7 +153,7 @@ async def test_a_database_that_goes_away_meanwhile_is_waited_for_once(store: Sto
     outcomes = await together(*(store.append(script().whole()) for _ in range(4)))
 
     assert kinds(outcomes) == ["list", *["DatabaseBusyError"] * 3]
-    assert session.begun == 4  # the gate, all, the first, the second
+    assert session.begun == 4  # the gate, all together, the first, the second
     assert len(await store.events()) == 5
 
 

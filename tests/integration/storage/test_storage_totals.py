@@ -1,4 +1,4 @@
-"""Sums over runs are kept with the runs: whatever happens to these, they come to what all rows together say."""
+"""Sums over runs are kept beside the runs: whatever happens to these, the sums equal what all rows together say."""
 
 import random
 from collections import defaultdict
@@ -41,7 +41,7 @@ def price(cost: float | None) -> list[int]:
 
 
 def counted(connection: Connection) -> tuple[Sums, Sums, Sums]:
-    """What the sums have to be, from the rows of runs and usage."""
+    """What the sums must be, by the rows of runs and usage."""
     of_runs: Sums = {}
     of_durations: Sums = {}
     of_usage: Sums = {}
@@ -117,7 +117,7 @@ async def test_sums_are_what_all_runs_come_to_whatever_happens(
 ) -> None:
     waiting = [(history(script(), plan), [*plan["commits"]], plan["repeats"]) for plan in plans]
     while waiting:
-        # The runs take turns, so that one transaction has the start of one and the end of another.
+        # The runs take turns, so that one transaction has one run's start and another's end.
         batch = []
         for events, commits, repeats in waiting:
             count = commits.pop(0) if commits else len(events)
@@ -172,9 +172,9 @@ async def test_names_that_are_longer_than_an_index_takes_are_none(store: Store, 
 async def test_ids_and_names_that_have_as_many_bytes_as_they_may_are_indexed_and_no_others(
     store: Store, script: Any
 ) -> None:
-    """On every database alike: a log moves from one to the other."""
+    """On every database alike: a log may move from one to the other."""
     most, too_many = ([chr(first + number) for number in range(255)] for first in (0x4E00, 0x20000))
-    random.Random(3).shuffle(most)  # nor is it of use to an index that a text can be compressed
+    random.Random(3).shuffle(most)  # that a text can be compressed is no use to an index either
     text, heavy = "".join(most), "".join(too_many)
     run = script(run_id=text, thread_id=text[::-1])
 

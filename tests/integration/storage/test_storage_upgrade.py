@@ -1,4 +1,4 @@
-"""A database of the first version keeps all it has when it is brought up to date, and gets what later versions add."""
+"""A database of the first version keeps everything when it is upgraded, and gets what later versions add."""
 
 import asyncio
 import json
@@ -108,7 +108,7 @@ class OldDatabase:
                 self.add("usage", run_id=run_id, kind=kind, name=name, **counts)
 
     def cancel_run(self, number: int, says: dict[str, Any]) -> None:
-        """Cancel the run that was added last."""
+        """Cancel the last added run."""
         ended = START + timedelta(seconds=17 * number + 2)
         run = next(row for name, row in reversed(self.rows) if name == "runs")
         run |= {"status": "cancelled", "ended_at": text(ended), "last_sequence": 2, "completion_data": "{}"}
@@ -191,7 +191,7 @@ def rows(database: Any, query: str) -> list[tuple[Any, ...]]:
 
 
 def stats_of(url: str) -> tuple[Stats, PruneReport]:
-    """What the store says of all, and what a prune of all that has ended comes to."""
+    """The store's totals, and what a prune of everything that has ended comes to."""
 
     async def ask() -> tuple[Stats, PruneReport]:
         async with Store.open(url) as store:
@@ -212,7 +212,7 @@ def test_an_old_database_keeps_all_and_gets_what_is_new(url: str, database: Any)
     upgrade_database(url)
 
     assert [rows(database, query) for query in kept] == before
-    # Everything that is kept beside the events is as if this version had written them, down to the last sum.
+    # Everything kept beside the events is as if this version had written it, down to the last sum.
     assert check_database(url, sample=None) == []
     costs = rows(database, "SELECT DISTINCT name, cost_usd FROM usage ORDER BY name")
     assert costs == [("free", 0.0), ("lead_agent", None), ("own", None), ("small", 0.125)]
@@ -396,7 +396,7 @@ def test_an_upgrade_that_takes_longer_than_a_write_waits_is_waited_for(
 
 @pytest.fixture
 def locked(dialect: str, database: Any) -> None:
-    """Somebody else has the database locked, and does nothing about its tables."""
+    """Another session has the database locked, and leaves its tables alone."""
     database.execute("BEGIN IMMEDIATE" if dialect == "sqlite" else f"SELECT pg_advisory_lock({_UPGRADE_LOCK})")
 
 
@@ -416,7 +416,7 @@ async def test_nobody_waits_on_for_whoever_does_not_want_a_store_any_more(url: s
     with pytest.raises(asyncio.CancelledError):
         await opening
 
-    async with asyncio.timeout(4):  # a thread that waited on would be waited for
+    async with asyncio.timeout(4):  # this would wait for a thread that waited on
         await asyncio.get_running_loop().shutdown_default_executor()
 
 

@@ -1,4 +1,4 @@
-"""Runs that are let in, started and shut down step by step, and the attempts that go on for them."""
+"""Runs let in, started and shut down step by step, and the attempts that continue them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AGENT = "work"
 
 
 async def retry_of(store: Store, run_id: str) -> str:
-    """The one run that goes on for another."""
+    """The one run that continues another."""
     (retried_as,) = await store.retries_of(run_id)
     ends = await store.events(run_id=run_id, types=["run_failed", "run_cancelled"])
     assert [stored.event.payload["retried_as"] for stored in ends] == [retried_as]
@@ -26,7 +26,7 @@ async def retry_of(store: Store, run_id: str) -> str:
 
 @asynccontextmanager
 async def by_hand(url: str) -> AsyncIterator[tuple[Store, Any]]:
-    """A store and a coordinator that nobody has attached: it does nothing of its own accord."""
+    """A store and an unattached coordinator, which does nothing of its own accord."""
     async with Store.open(url) as store:
         yield store, store.coordinator(lease_seconds=3_600)
 
@@ -54,7 +54,7 @@ async def start(store: Store, coordinator: Any, run_id: str) -> None:
 
 
 async def shut_down(store: Store, coordinator: Any, run_id: str, *, sequence: int = 3) -> str:
-    """Take a run to its end as a manager that closes; the id under which it goes on."""
+    """Take a run to its end as a closing manager does; return the id under which it goes on."""
     settlement = await coordinator.settle(run_id, RunStatus.cancelled, shut_down=True)
     end = [event(run_id, "run_cancelled", sequence, cancel_mode="shutdown", retried_as=settlement.retried_as)]
     if settlement.status is not settlement.previous:

@@ -1,4 +1,4 @@
-"""Two workers on one store: each with a store, a coordinator and a manager of its own, as two processes have them."""
+"""Two workers on one store: each with its own store, coordinator and manager, as in two processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trackside.app.storage.coordinator import StoredCoordinator
 from trackside.harness.types import LifecycleEventType
 
 NEVER = 3_600.0
-"""A lease that nobody renews in the length of a test: it ends when the test says so."""
+"""A lease that nobody renews during a test: it ends when the test says so."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ def required(store: Store) -> list[Any]:
 
 
 def take_for_dead(database: Any, worker_id: str) -> None:
-    """Let the lease of a worker end."""
+    """End the lease of a worker."""
     database.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{worker_id}'")
 
 
@@ -63,7 +63,7 @@ def agents() -> Agents:
 
 @pytest.fixture
 async def worker(url: str, agents: Agents) -> AsyncIterator[Any]:
-    """Makes a worker; those that a test does not close are closed with it."""
+    """Makes workers; those that a test does not close are closed at the end."""
     async with AsyncExitStack() as stack:
 
         @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Workers led by hand: what they let in and start, where a run of theirs stands, and how they are taken for dead."""
+"""Workers led by hand: what they let in and start, where their runs stand, and how they are taken for dead."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def admit(hand: Hand, thread_id: str = "t", multitask: str = "enqueue", *,
 
 
 async def start(hand: Hand, run_id: str, thread_id: str = "t") -> None:
-    """Claim a run and announce its start, as that worker and no other."""
+    """Claim a run and announce its start, both as this worker."""
     claim = await hand.coordinator.claim(run_id)
     assert claim is not None
     held = Held(Run(run_id, thread_id, hand.name, can_move=True), claim=claim)
@@ -48,11 +48,11 @@ async def start(hand: Hand, run_id: str, thread_id: str = "t") -> None:
 
 
 def take_for_dead(database: Any, hand: Hand) -> None:
-    """Have its lease ended, as after a while in which no sign of life came through."""
+    """End its lease, as after a while in which no sign of life came through."""
     hand.coordinator._enrolment._known_until = 0.0
     database.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{hand.name}'")
 
 
 def standing(database: Any, run_id: str) -> Any:
-    """Where an active run stands, and whose it is."""
+    """Where an active run stands, and who owns it."""
     return database.execute(f"SELECT state, owner FROM active_runs WHERE run_id = '{run_id}'").fetchone()

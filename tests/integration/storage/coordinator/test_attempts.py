@@ -92,7 +92,7 @@ async def test_a_lost_run_is_started_anew_before_those_that_wait(
 
 @pytest.mark.parametrize("in_main", [True, False], ids=["in the main task", "in a task beside it"])
 def test_a_run_whose_program_ends_with_its_event_loop_is_started_anew(url: str, in_main: bool) -> None:
-    """As by a signal handler that calls `sys.exit`: the loop cancels every task, and nobody has cancelled the run."""
+    """As when a signal handler calls `sys.exit`: the loop cancels every task, and nobody has cancelled the run."""
 
     async def work(input: Any, run: RunContext) -> None:
         if run.attempt == 1:
@@ -158,7 +158,7 @@ async def test_a_run_that_is_shut_down_goes_on_in_another_process(worker: Any, a
 async def lost_twice(
     a: Worker, run_id: str, says: str, worker: Any, agents: Agents, database: Any, limits: Any
 ) -> tuple[Worker, str]:
-    """A run's worker is lost as it runs, and that of its next attempt: who has seen the end of that one, and its id."""
+    """Lose a run's worker and the next attempt's; return the worker that saw that attempt end, and the attempt's id."""
     take_for_dead(database, a.coordinator.worker_id)
     agents.running.clear()
     b = await worker(limits=limits)
@@ -188,7 +188,7 @@ async def test_attempts_may_be_the_agents_limit_and_end_with_the_last(
 async def test_a_run_that_somebody_retries_has_all_attempts_of_its_own(
     worker: Any, agents: Agents, database: Any
 ) -> None:
-    """Those that came before it, whoever wanted them, are not counted."""
+    """The attempts before it are not counted, whoever wanted them."""
     limits = {"work": AgentLimits(max_attempts=2)}
     a = await worker(limits=limits)
     spec = another_attempt(

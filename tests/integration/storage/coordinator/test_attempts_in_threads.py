@@ -1,4 +1,4 @@
-"""The place that the next attempt at a run has in its thread, and what cancels and late ends make of it."""
+"""The place of the next attempt at a run in its thread, and what cancels and late ends make of it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_third_attempt_waits_and_then_goes_before_those_that_came_meanwh
         assert (known.attempt, known.retry_of, known.status) == (3, second, "pending")
         assert known.due_at is not None
         assert 1.9 < (known.due_at - known.created_at).total_seconds() < 2.1
-        await start(store, coordinator, waiting[0])  # nobody is kept waiting by a pause
+        await start(store, coordinator, waiting[0])  # the pause keeps nobody waiting
         database.execute(f"UPDATE active_runs SET owner = '{coordinator.worker_id}' WHERE run_id = '{third}'")
         mine = coordinator._runs.take(known, ready=False, thread_status="busy")
         await coordinator._promote(mine)

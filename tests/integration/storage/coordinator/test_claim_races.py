@@ -1,4 +1,4 @@
-"""Who claims a run, and who takes its place in the same transaction, agree about who was first."""
+"""The claim of a run and a run that displaces it in the same transaction agree about which came first."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from trackside.app.storage._rows.fold import RunStart
 from trackside.app.storage._writing.commits import commit_together
 from trackside.harness.types import MultitaskStrategy, ThreadStatus
 
-DIALECTS = ["sqlite"]  # who is first is decided before the database is asked
+DIALECTS = ["sqlite"]  # the order is decided before the database is asked
 
 
 def admission(script: Any, run_id: str, fates: Fates, strategy: MultitaskStrategy) -> Admit:
@@ -34,14 +34,14 @@ def admission(script: Any, run_id: str, fates: Fates, strategy: MultitaskStrateg
 
 @pytest.fixture
 def write(store: Store) -> Any:
-    """Write works in one transaction, and give what they come to."""
+    """Write works in one transaction, and return their outcomes."""
     return lambda *works: commit_together(store._writer._session, works).outcomes
 
 
 async def test_a_run_that_is_claimed_is_asked_to_stop_by_whoever_comes_in_the_same_transaction(
     write: Any, script: Any, blockbuster: Any
 ) -> None:
-    blockbuster.deactivate()  # the test writes itself, as the writer's thread does
+    blockbuster.deactivate()  # the test itself writes, as the writer's thread does
     fates: Fates = {}
     write(admission(script, "one", fates, MultitaskStrategy.enqueue))
 
@@ -57,7 +57,7 @@ async def test_a_run_that_is_claimed_is_asked_to_stop_by_whoever_comes_in_the_sa
 async def test_a_run_that_was_made_to_leave_cannot_be_claimed_in_the_same_transaction(
     write: Any, script: Any, blockbuster: Any
 ) -> None:
-    blockbuster.deactivate()  # the test writes itself, as the writer's thread does
+    blockbuster.deactivate()  # the test itself writes, as the writer's thread does
     fates: Fates = {}
     write(admission(script, "one", fates, MultitaskStrategy.enqueue))
 
@@ -78,7 +78,7 @@ async def test_a_run_that_is_taken_over_and_due_at_once_makes_those_leave_that_a
         await agents.until_running("one")
         due = await a.start("quick due", thread_id="t", multitask="interrupt", after_seconds=3_600)
         waiting = [await a.start(f"quick {n}", thread_id="t") for n in range(5)]
-    by_now = time_text(datetime.now(UTC))  # and not while the first one closes
+    by_now = time_text(datetime.now(UTC))  # not already while the first worker closes
     database.execute(f"UPDATE active_runs SET due_at = '{by_now}' WHERE run_id = '{due.run_id}'")
 
     b = await worker(max_running=1)
@@ -97,7 +97,7 @@ async def test_a_thread_is_given_back_whose_last_run_has_ended_though_nobody_her
     a = await worker(lease_seconds=0.3)
     ended = await a.start("quick one", thread_id="t")
     await ended.result()
-    # As it is left when the reply to the commit is lost in which a run ends for whose successor the thread stayed busy.
+    # As after the lost reply to a commit in which a run ended and its thread stayed busy for the next one.
     database.execute("UPDATE threads SET status = 'busy' WHERE thread_id = 't'")
     database.execute(
         "INSERT INTO active_runs (run_id, thread_id, state, holds, owner, multitask, at_rest)"

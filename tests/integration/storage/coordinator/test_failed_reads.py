@@ -1,4 +1,4 @@
-"""What was written stays done where what is read behind it fails: nobody waits for what only that would have told."""
+"""What was written stays done if the read after it fails: nobody waits for what only that read would have told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trackside.app.storage.errors import ReadersBusyError
 
 
 def fail_next_read(worker: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have the next look of this worker at one run fail; which run that was of, once it was."""
+    """Have this worker's next look at one run fail; the list then has that run's id."""
     get = worker.coordinator.get
     failed: list[str] = []
 

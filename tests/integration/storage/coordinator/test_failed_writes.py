@@ -1,4 +1,4 @@
-"""What could not be written is made up for: runs end, begin or can be claimed once something can be written."""
+"""What could not be written is made up for: runs end, begin or can be claimed once writing works again."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_run_whose_end_is_kept_nowhere_is_ended_as_lost_and_its_thread_g
 async def test_a_run_whose_claim_could_not_be_written_may_be_withdrawn(hand: Any) -> None:
     a = hand()
     run_id = await admit(a)
-    a.coordinator._runs.get(run_id).ready = False  # as of one of which nobody has told it yet that it is its turn
+    a.coordinator._runs.get(run_id).ready = False  # as if nobody had told the worker yet that it is the run's turn
     session = a.store._writer._session
     a.store._writer._session = FailingSession(session)
     assert await a.coordinator.claim(run_id) is None
@@ -103,7 +103,7 @@ async def test_a_run_that_has_ended_here_is_nobody_elses_while_its_end_is_spoole
 
 
 async def test_a_thread_whose_run_could_be_stored_only_in_the_end_is_said_to_have_been_busy(hand: Any) -> None:
-    """The run was settled while its start was not in the log; that came before its end, and changed the thread."""
+    """The run was settled before its start was in the log; the start came before the end, and changed the thread."""
     a = hand()
     run_id = await admit(a)
     claim = await a.coordinator.claim(run_id)
@@ -133,7 +133,7 @@ async def test_a_cancel_that_could_not_be_stored_leaves_a_run_that_can_be_claime
 async def test_a_cancelled_run_that_could_not_be_taken_out_of_the_queue_is_to_be_taken_out_again(
     hand: Any, due_at: datetime | None
 ) -> None:
-    """Nobody else would end it before its turn, and one that is delayed has none."""
+    """Nobody else would end it before its turn, and a delayed run has no turn."""
     a = hand()
     await start(a, await admit(a))
     waiting = await admit(a, due_at=due_at)

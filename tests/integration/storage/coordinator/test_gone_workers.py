@@ -1,4 +1,4 @@
-"""Runs of a worker that is gone: they end once, and their threads, questions and results are there for others."""
+"""Runs of a worker that is gone: they end once, and others get their threads, questions and results."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ async def test_who_asks_again_for_runs_of_a_worker_that_is_gone_has_their_result
         return one.start(key, thread_id="t", idempotency_key=key, **named)
 
     a, b = await worker(), await worker()
-    keys = ["one", *(f"quick {number}" for number in range(300))]  # more than are taken over in one transaction
+    keys = ["one", *(f"quick {number}" for number in range(300))]  # more than one transaction takes over
     for key in keys:
         await asks(a, key)
     await agents.until_running("one")
     with pytest.raises(NoResultHereError):
         await (await asks(b, "quick 7")).result()
 
-    a.coordinator._upkeep.stop()  # it is dead, and takes nothing over itself
+    a.coordinator._upkeep.stop()  # it is dead, and takes over nothing itself
     take_for_dead(database, a.coordinator.worker_id)
     asked = await asyncio.gather(*(asks(b, key) for key in keys))
     lost, *waited = [await within_patience(run.result()) for run in asked]
@@ -114,7 +114,7 @@ async def test_who_asks_again_while_another_looks_for_what_is_left_has_it_looked
         await gone.start(key, idempotency_key=key)
         await agents.until_running(key)
     upkeep = here.coordinator._upkeep
-    await asyncio.wait(upkeep.stop())  # who asks is the only one who looks
+    await asyncio.wait(upkeep.stop())  # only those who ask look
     clear_up, has_looked, go_on = upkeep.clear_up, asyncio.Event(), asyncio.Event()
 
     async def look_slowly() -> None:
@@ -147,7 +147,7 @@ async def test_a_run_that_was_taken_for_dead_leaves_nothing_of_a_thread_that_was
         running.set()
         try:
             await asyncio.Event().wait()
-        finally:  # as who was suspended, and goes on where it was
+        finally:  # like a process that was suspended, and continues where it was
             await go_on.wait()
             with pytest.raises(RunEndedError) as refused:
                 await a.store.thread_states().save("t", ThreadState({"said": "I am Ada"}), run_id=run.run_id)
@@ -197,7 +197,7 @@ async def test_what_a_dead_worker_had_waiting_starts_elsewhere_in_its_order(
     assert agents.begun.count("quick elsewhere") == 1
     statuses = {run.run_id: run.status for run in await b.store.runs()}
     assert [statuses[handle.run_id] for handle in waiting] == [RunStatus.success] * 3
-    for handle in waiting:  # who waits at the first worker hears how they ended, or that they go on elsewhere
+    for handle in waiting:  # those waiting at the first worker hear how they ended, or that they go on elsewhere
         with contextlib.suppress(NoResultHereError):
             assert (await handle.result()).status is RunStatus.success
 
@@ -233,7 +233,7 @@ async def test_an_agent_that_blocks_the_loop_is_not_taken_for_dead(
 
     async def block(input: Any) -> str:
         end, patience = known_until() + lease, time.monotonic() + 20
-        while known_until() <= end:  # there was no sign of life after the lease of now would have ended
+        while known_until() <= end:  # until a sign of life comes after the present lease would have ended
             assert time.monotonic() < patience
             time.sleep(0.01)
         return "done"

@@ -30,7 +30,7 @@ from trackside.harness.types import (
 
 
 async def assert_lost(store: Store, database: Any, run_id: str) -> None:
-    """A run was ended, as its worker was lost."""
+    """Assert that a run was ended because its worker was lost."""
     assert standing(database, run_id) is None
     run = await store.run(run_id)
     assert run is not None
@@ -38,7 +38,7 @@ async def assert_lost(store: Store, database: Any, run_id: str) -> None:
 
 
 def be_back(database: Any, hand: Hand) -> None:
-    """Have its own lease ended, too, as when the database is back that was away for all for longer than a lease."""
+    """End its own lease as well, as when the database comes back after being away for all for longer than a lease."""
     take_for_dead(database, hand)
     hand.coordinator._enrolment._written_at = -math.inf
 
@@ -47,7 +47,7 @@ def be_back(database: Any, hand: Hand) -> None:
 async def test_who_has_only_just_come_gives_others_the_length_of_a_lease_to_be_heard_of(
     hand: Any, database: Any, store: Store
 ) -> None:
-    """The database may have been away until a moment ago, and nobody could renew a lease."""
+    """The database may have been away until a moment ago, so that nobody could renew a lease."""
     a = hand()
     running = await admit(a)
     await start(a, running)
@@ -58,7 +58,7 @@ async def test_who_has_only_just_come_gives_others_the_length_of_a_lease_to_be_h
     await b.coordinator._upkeep.clear_up()
     assert standing(database, running) == ("claimed", a.name)
 
-    b.coordinator._enrolment._trusts_from = 0.0  # so much later
+    b.coordinator._enrolment._trusts_from = 0.0  # a lease later
     await b.coordinator._upkeep.clear_up()
     await assert_lost(store, database, running)
 
@@ -81,7 +81,7 @@ async def test_where_the_clock_of_the_leases_was_set_all_have_the_length_of_a_le
     await b.coordinator._upkeep.clear_up()
     assert standing(database, running) == ("claimed", a.name)
 
-    b.coordinator._enrolment._trusts_from = 0.0  # so much later
+    b.coordinator._enrolment._trusts_from = 0.0  # a lease later
     await b.coordinator._upkeep.clear_up()
     assert standing(database, running) is None
 
@@ -102,7 +102,7 @@ async def test_whoever_is_first_when_the_database_is_back_gives_others_the_lengt
     await b.coordinator._upkeep.clear_up()
     assert (standing(database, running), standing(database, waiting)) == (("claimed", a.name), ("pending", a.name))
 
-    b.coordinator._enrolment._trusts_from = 0.0  # so much later
+    b.coordinator._enrolment._trusts_from = 0.0  # a lease later
     await b.coordinator._upkeep.clear_up()
     assert standing(database, waiting) == ("pending", b.name)
     await assert_lost(store, database, running)
@@ -120,7 +120,7 @@ async def test_what_was_to_be_ended_before_the_database_was_away_is_not_when_it_
         clearing = asyncio.ensure_future(b.coordinator._upkeep.clear_up())
         while not b.store.writer_stats().pending:
             await asyncio.sleep(0)
-        b.coordinator._enrolment._known_until = 0.0  # nothing is written for so long
+        b.coordinator._enrolment._known_until = 0.0  # nothing was written for that long
     await clearing
 
     assert standing(database, running) == ("claimed", a.name)
@@ -132,7 +132,7 @@ async def test_a_worker_that_is_gone_while_the_database_is_there_is_found_at_onc
     await start(a, running)
     await b.coordinator._enrolment.enroll()
     for _ in range(2):
-        b.coordinator._enrolment._beat()  # three times in a lease
+        b.coordinator._enrolment._beat()  # three times per lease
         await asyncio.sleep(0)
         await b.coordinator._enrolment._beating
     take_for_dead(database, a)
@@ -217,7 +217,7 @@ async def test_who_hears_of_ends_and_fails_hears_of_the_next_and_holds_nobody_up
 async def test_who_asks_again_for_a_run_that_was_taken_over_meanwhile_is_told_so(
     hand: Any, database: Any, store: Store
 ) -> None:
-    """As where the answer to the first time was lost with the database, and that was away for longer than the lease."""
+    """As when the first answer was lost with the database, which was away for longer than the lease."""
     a, b = hand(), hand()
     record, spec = run_of("t"), RunSpec(AGENT, {})
     await a.coordinator.admit(record, spec=spec)
@@ -292,14 +292,14 @@ async def test_a_question_that_is_damaged_keeps_no_run_from_its_end(
 async def test_a_thread_waits_on_behind_a_lost_run_whose_agent_had_asked_there(
     hand: Any, database: Any, store: Store, paused: PausedRun | None, rests: str
 ) -> None:
-    """Whoever ends the last run of a thread says so: also one behind the lost run that never began."""
+    """Whoever ends the last run of a thread says so, even if that is a run behind the lost one that never began."""
     a, b = hand(), hand()
     lost, before_it, behind_it = await admit(a), await admit(a, "u"), await admit(a, "u")
     await start(a, lost)
     await start(a, before_it, "u")
     for thread_id in ("t", "u"):
         await store.thread_states().save(thread_id, ThreadState({}, paused))
-    await a.coordinator.settle(lost, RunStatus.cancelled, at_rest=ThreadStatus.idle)  # which came to nothing
+    await a.coordinator.settle(lost, RunStatus.cancelled, at_rest=ThreadStatus.idle)  # this came to nothing
     await a.coordinator.request_cancel(behind_it, CancelAction.interrupt)
 
     take_for_dead(database, a)
@@ -325,7 +325,7 @@ async def test_an_own_run_that_has_ended_does_not_make_a_part_of_the_lost_ones_a
     take_for_dead(database, a)
     database.execute(
         f"UPDATE active_runs SET state = 'ended' WHERE run_id = '{own}'"
-    )  # its thread's rest is yet to be told
+    )  # what its thread is now is yet to be told
 
     parts = [await b.store._writer.write(Reap(reaper=b.name, known={own}, limit=2)) for _ in lost]
 

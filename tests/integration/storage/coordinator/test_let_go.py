@@ -1,4 +1,4 @@
-"""A coordinator that is closed before its store leaves nothing behind in that."""
+"""A coordinator that is closed before its store leaves nothing of itself in the store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_a_closed_coordinator_is_let_go_of_with_its_manager_and_its_agents
 
     held = [ref for _ in range(3) for ref in await job()]
     async with asyncio.timeout(30):
-        while any(ref() is not None for ref in held):  # a thread may be at the end of its last work for one
+        while any(ref() is not None for ref in held):  # a thread may still be finishing its last work for one
             await asyncio.sleep(0.01)
             gc.collect()
 

@@ -1,4 +1,4 @@
-"""A run that begins its thread need not ask what that remembers; every other one has to."""
+"""A run that begins its thread need not ask what the thread remembers; every other run has to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trackside.harness.remembered import MemoryThreadStates
 
 
 class AskedStates(MemoryThreadStates):
-    """Notes who is asked for. Its answers are waited for, as a database's are."""
+    """Notes which threads it is asked for. Its callers await its answers, as they do a database's."""
 
     immediate = False
 

@@ -1,4 +1,4 @@
-"""What a process leaves when it closes, the next one has: runs that wait or are delayed, threads, keys."""
+"""What a process leaves when it closes, the next one has: waiting and delayed runs, threads, keys."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_runs_that_wait_when_their_manager_closes_start_with_the_next(work
     assert (await b.store.run(running.run_id)).status is RunStatus.cancelled
     assert (await b.store.run(delayed.run_id)).status is RunStatus.pending
     async with asyncio.timeout(20):
-        while not b.manager.stats().delayed:  # it may be taken over after those that could begin at once
+        while not b.manager.stats().delayed:  # it may be taken over after the runs that could begin at once
             await asyncio.sleep(0.01)
     record = await b.manager.cancel(delayed.run_id)
     assert record.status is RunStatus.cancelled
@@ -91,7 +91,7 @@ async def test_a_worker_that_leaves_runs_says_so(worker: Any) -> None:
         await a.start("quick later", after_seconds=3_600)
         signals = a.store._signals
         sent = signals.notifications if isinstance(signals, PostgresSignals) else None
-    if sent is not None:  # in a file of SQLite, others see each commit for themselves
+    if sent is not None:  # in an SQLite file, others see each commit for themselves
         assert signals.notifications > sent
 
 
@@ -101,7 +101,7 @@ async def test_a_delayed_run_starts_when_it_is_due_also_after_a_restart(
     async with worker.make() as a:
         delayed = await a.start("quick later", after_seconds=3_600)
         assert agents.begun == []
-    due_at = datetime.now(UTC) + timedelta(seconds=0.2)  # and not while the first one closes
+    due_at = datetime.now(UTC) + timedelta(seconds=0.2)  # not already while the first worker closes
     database.execute(f"UPDATE active_runs SET due_at = '{time_text(due_at)}' WHERE run_id = '{delayed.run_id}'")
 
     b = await worker()

@@ -1,4 +1,4 @@
-"""Steps of several workers that meet in one transaction: a run is ended or withdrawn by one of them."""
+"""Steps of several workers that meet in one transaction: one of the workers ends or withdraws the run."""
 
 from __future__ import annotations
 

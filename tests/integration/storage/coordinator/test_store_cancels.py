@@ -1,4 +1,4 @@
-"""A cancel that is asked of a store: nobody becomes a worker for that, and whoever looks after the run heeds it."""
+"""A cancel asked of a store: nobody becomes a worker for it, and whoever looks after the run heeds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker takes over and what it claims is its own: also where it comes back, and where others look meanwhile."""
+"""What a worker takes over or claims is its own, even if it comes back, and even if others look meanwhile."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ async def test_a_worker_that_comes_back_is_known_before_it_takes_anything_over(h
 async def test_a_run_that_is_claimed_is_not_given_up_while_its_start_is_on_its_way_and_nobody_else_has_it(
     hand: Any, database: Any
 ) -> None:
-    """Else it would be taken over by the same worker once more, the start be stored, and nobody execute the run."""
+    """Otherwise the same worker would take the run over again, its start would be stored, and nobody execute it."""
     a, b = hand(), hand()
     run_id = await admit(a)
     claim = await a.coordinator.claim(run_id)
@@ -232,7 +232,7 @@ async def test_a_run_that_is_claimed_is_not_given_up_while_its_start_is_on_its_w
 async def test_a_run_that_is_claimed_during_a_look_is_not_given_up_by_that(
     hand: Any, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its start may be on its way by then, and is no secret to the next look."""
+    """The run's start may be on its way by then, and the next look knows of it."""
     a, b = hand(), hand()
     claimed, meanwhile = await admit(a, "t"), await admit(a, "u")
     await a.coordinator.claim(claimed)

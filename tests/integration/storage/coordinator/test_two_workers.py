@@ -45,7 +45,7 @@ async def test_a_thread_is_held_against_other_processes(worker: Any, agents: Age
 
 
 class Held(Work):
-    """Keeps the writer until it may go on: what comes meanwhile is written together."""
+    """Keeps the writer until it may go on: everything that comes meanwhile is written together."""
 
     def __init__(self) -> None:
         self.begun, self.over = threading.Event(), threading.Event()
@@ -70,7 +70,7 @@ async def test_a_run_that_has_to_make_room_before_its_start_is_answered_is_ended
         await asyncio.sleep(0)
         a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as its timer does
         await asyncio.sleep(0)
-        starts.cancel()  # so that somebody else takes it out, too
+        starts.cancel()  # so that somebody else takes the run out as well
         held.over.set()
         await asyncio.wait({starts, holding})
 
@@ -127,7 +127,7 @@ async def test_a_look_at_the_database_while_a_run_is_cancelled_does_not_cancel_i
 
 async def test_a_cancel_from_elsewhere_reaches_a_running_run(worker: Any, agents: Agents) -> None:
     a, b = await worker(), await worker()
-    handle = await a.start("slow to stop", thread_id="t")  # else it might be over before the record is read
+    handle = await a.start("slow to stop", thread_id="t")  # otherwise it might be over before the record is read
     await agents.until_running("slow to stop")
 
     record = await b.manager.cancel(handle.run_id)
@@ -177,7 +177,7 @@ async def test_the_last_waiting_run_is_cancelled_from_elsewhere_after_busy_was_a
     worker: Any, agents: Agents
 ) -> None:
     a, b = await worker(), await worker(max_running=1)
-    blocker = await b.start("blocker")  # b has no place for more
+    blocker = await b.start("blocker")  # b has no place left
     await agents.until_running("blocker")
     first = await a.start("quick one", thread_id="t")
     waiting = await b.start("quick two", thread_id="t")
@@ -268,7 +268,7 @@ async def test_a_run_whose_start_was_refused_is_executed_when_it_comes_back(
     with pytest.raises(NoResultHereError):
         await within_patience(waiting.result())
 
-    database.execute(f"UPDATE active_runs SET owner = NULL WHERE run_id = '{waiting.run_id}'")  # as if it left
+    database.execute(f"UPDATE active_runs SET owner = NULL WHERE run_id = '{waiting.run_id}'")  # as if b had left
     await a.coordinator._upkeep.clear_up()
     await a.until_ended(waiting.run_id)
 

@@ -1,4 +1,4 @@
-"""Runs that are in the log and no coordinator's, as `run_agent` records them and an import brings them."""
+"""Runs that are in the log but belong to no coordinator, as `run_agent` records them and an import brings them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPENING = ["run_started", "thread_status_updated busy", "human_message"]
 
 
 async def begin(store: Store, run_id: str, thread_id: str = "t") -> list[RunLifecycleEvent]:
-    """Store what a run says before its end, and nothing else; what it would have said."""
+    """Store only what a run announces before its end; return the events that it would have announced next."""
     events = make_run(run_id, thread_id=thread_id)
     await store.append(events[:3])
     return events[3:]
@@ -101,7 +101,7 @@ async def test_what_was_left_of_a_thread_that_went_before_goes_after_a_cancel(st
 
 
 async def expire(database: Any) -> None:
-    """Have the time of all threads be over."""
+    """Have the time of all threads run out."""
     await asyncio.to_thread(database.execute, "UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z'")
 
 

@@ -1,4 +1,4 @@
-"""What was written and whose reply did not arrive is done all the same, by somebody, and once."""
+"""What was written is done, though its reply did not arrive: somebody does what follows, and once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_what_is_taken_over_is_executed_although_the_reply_was_lost(hand: 
     await b.coordinator._enrolment.enroll()
     take_for_dead(database, a)
 
-    b.session.loses_in = 2  # after the one that reaps
+    b.session.loses_in = 2  # in the transaction after the one that reaps
     await b.coordinator._upkeep.clear_up()
 
     assert b.told == [("adopted", waiting, True)]
@@ -74,7 +74,7 @@ async def test_what_was_taken_over_without_hearing_of_it_is_given_back_and_execu
     await b.coordinator._enrolment.enroll()
     take_for_dead(database, a)
     b.store._writer._session = ForgottenSession(b.session._session)
-    b.store._writer._session.loses_in = 2  # after the one that reaps
+    b.store._writer._session.loses_in = 2  # in the transaction after the one that reaps
     with pytest.raises(StorageError, match="nobody has heard"):
         await b.coordinator._upkeep.clear_up()
     assert standing(database, waiting) == ("pending", b.name)
@@ -95,7 +95,7 @@ async def test_what_was_let_in_without_hearing_of_it_holds_its_thread_no_longer(
     a.store._writer._session.loses_in = 1
     record = run_of("t")
     with pytest.raises(StorageError, match="nobody has heard"):
-        await a.coordinator.admit(record)  # which nobody else could execute
+        await a.coordinator.admit(record)  # nobody else could execute this
     assert standing(database, record.run_id) == ("pending", a.name)
 
     await a.coordinator._upkeep.disown()

@@ -1,4 +1,4 @@
-"""Servers and workers of a fleet on one store: each with a store, a coordinator and a manager of its own, as processes."""
+"""Servers and workers of a fleet on one store: each has a store, a coordinator and a manager, as a process does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunRecord, RunStatus
 
 NEVER = 3_600.0
-"""A lease that nobody renews in the length of a test: it ends when the test says so."""
+"""A lease that nobody renews during a test: it ends when the test says so."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Member:
 
     @property
     def announced(self) -> list[str]:
-        """The runs that others were told of as ready."""
+        """The runs that were announced to others as ready."""
         return [run.run_id for news in self.news for run in news.ready]
 
     @property
@@ -54,14 +54,14 @@ class Member:
         return [taken[run_id] for run_id in run_ids]
 
     async def ended(self, run_id: str) -> RunRecord:
-        """How a run has ended, once it has."""
+        """Wait until a run has ended, and return its record."""
         async with asyncio.timeout(20):
             while not is_final((record := await self.manager.get(run_id)).status):
                 await asyncio.sleep(0.01)
         return record
 
     async def until_stopping(self) -> None:
-        """Wait until somebody is to be told to stop: the log has what that comes of a moment before it is said."""
+        """Wait until this process has stops to tell others of: the log has the cause of one a moment earlier."""
         async with asyncio.timeout(20):
             while not self.stops:
                 await asyncio.sleep(0.01)
@@ -88,7 +88,7 @@ def agents() -> Agents:
 
 @pytest.fixture
 async def member(url: str, agents: Agents) -> AsyncIterator[Any]:
-    """Makes a process of a fleet, or (with None as its kind) an inline one; they are closed at the end, last one first."""
+    """Makes processes of a fleet, or (with None as the kind) inline ones; the end closes them, the last one first."""
     async with AsyncExitStack() as stack:
 
         async def make(

@@ -1,4 +1,4 @@
-"""A run that a worker of a fleet executes, and the end of a worker's lease."""
+"""A run that a worker of a fleet executes, and how a worker's lease ends."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ TAKEN = Taking.taken
 
 
 async def running(server: Any, worker: Any, agents: Agents, name: str, **options: Any) -> Any:
-    """A run that a worker executes."""
+    """Start a run on the server, and have the worker execute it."""
     handle = await server.start(name, **options)
     assert await worker.take(handle.run_id) == [TAKEN]
     await agents.until_running(name)

@@ -1,4 +1,4 @@
-"""What a supervisor knows of the processes of its worker, and how their runs end by that."""
+"""What a supervisor knows of its worker's processes, and how their runs end by that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trackside.harness.types import CancelAction
 
 
 async def running(server: Any, worker: Any, agents: Agents, name: str, **options: Any) -> str:
-    """A run that a worker executes."""
+    """Start a run on the server, and have the worker execute it."""
     handle = await server.start(name, **options)
     assert await worker.take(handle.run_id) == [Taking.taken]
     await agents.until_running(name)
@@ -44,7 +44,7 @@ async def test_runs_whose_process_had_to_be_ended_end_as_what_they_were(member: 
     ]
     (event,) = await server.store.events(run_id=stopped, types="run_cancelled")
     assert (event.event.payload["cancel_mode"], event.event.payload["reason"]) == ("rollback", "it went on")
-    assert len(supervisor.announced) == 1  # of "beside" alone
+    assert len(supervisor.announced) == 1  # for "beside" alone
     assert (await server.manager.get(supervisor.announced[0])).retry_of == beside
     assert await fleet.held([worker.name]) == []
 
@@ -53,7 +53,7 @@ async def test_a_reaper_leaves_processes_to_their_supervisor_as_long_as_that_is_
     member: Any, agents: Agents, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, supervisor = await member("server"), await member()
-    await supervisor.coordinator.take(["nothing"])  # so that it is known
+    await supervisor.coordinator.take(["nothing"])  # this makes it known
     worker = await member(isolated_in=supervisor.name)
     run_id = await running(server, worker, agents, "long")
     names = {worker.name: "child", supervisor.name: "parent"}

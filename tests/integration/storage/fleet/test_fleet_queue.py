@@ -1,4 +1,4 @@
-"""What waits for whom in the queue of a fleet: pools, versions, rooms of agents, threads that somebody has locked."""
+"""What waits for whom in a fleet's queue: pools, versions, room for agents, threads that somebody has locked."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -136,7 +136,7 @@ async def test_runs_of_an_old_version_behind_many_that_nobody_has_an_agent_for_a
 
 
 async def test_a_version_is_kept_while_it_is_not_known_whether_its_workers_live(member: Any, database: Any) -> None:
-    """As where the clock of their leases was set, forward or back: all seem to have ended."""
+    """As when the clock of the leases was set, forward or back: all of them seem to have ended."""
     old, new = await member("server", version="v1"), await member(version="v2")
     waits = await old.start("quick")
     await new.coordinator.take_any(0)

@@ -1,4 +1,4 @@
-"""Many workers at once on one queue: each run is taken once, and nobody waits for another."""
+"""Many workers at once on one queue: each run is taken once, and no worker waits for another."""
 
 import asyncio
 import contextlib
@@ -75,7 +75,7 @@ async def test_eight_workers_get_two_thousand_runs_each_of_them_once(workers: li
     await asyncio.gather(*(admit(workers[n % 8], run_id) for n, run_id in enumerate(run_ids)))
 
     async def take_all(number: int, worker: Worker) -> None:
-        if number % 2:  # these are told, all of the same
+        if number % 2:  # these are all told of the same runs
             for first in range(0, count, 50):
                 await worker.coordinator.take(run_ids[first : first + 50])
         left = True
@@ -141,7 +141,7 @@ async def test_a_run_that_is_due_gets_a_thread_that_another_gives_back_while_its
     gate.opened.set()
     owned, _, promoted = await asyncio.gather(*writing)
 
-    assert [(run.run_id, run.ready) for run in owned] == [("holds", True)]  # as it was
+    assert [(run.run_id, run.ready) for run in owned] == [("holds", True)]  # as before
     assert promoted == ["due"]
     assert await two.coordinator.take(["due"]) == {"due": Taking.taken}
 
@@ -202,7 +202,7 @@ async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_taken(
 
 
 class AwaySession(ForgetfulSession):
-    """Cannot so much as begin its next transaction."""
+    """Cannot even begin its next transaction."""
 
     @contextlib.contextmanager
     def transaction(self, **options: Any) -> Generator[None]:
@@ -231,7 +231,7 @@ async def test_what_a_worker_has_taken_without_ever_hearing_of_it_is_given_back(
     one, two, *_ = workers
     await admit(one, "r")
     await two.coordinator.take_any(0)
-    two.coordinator._upkeep.stop()  # it looks when this test says so
+    two.coordinator._upkeep.stop()  # it looks only when this test says so
     session: Any = ForgottenSession(two.store._writer._session)  # type: ignore[union-attr]
     two.store._writer._session = session  # type: ignore[union-attr]
     session.loses_in = 1
@@ -258,7 +258,7 @@ async def test_a_worker_that_gives_back_what_it_hears_of_meanwhile_says_that_it_
     lost: list[str] = []
     two.host.on_lost = lost.append  # type: ignore[attr-defined]
     assert await two.coordinator.take(["r"]) == {"r": Taking.taken}
-    known, upkeep._own = upkeep._own, OwnRuns(on_taken=lambda _: None)  # as long as the reply is on its way
+    known, upkeep._own = upkeep._own, OwnRuns(on_taken=lambda _: None)  # while the reply is on its way
     await upkeep.disown()
     writer, write = two.store._writer, two.store._writer.write
 
@@ -282,7 +282,7 @@ async def test_a_worker_that_was_taken_for_dead_is_known_again_with_the_first_ru
     one, two, *_ = workers
     await two.coordinator.take_any(0)
     database.execute("UPDATE workers SET lease_until = 0")
-    two.coordinator._enrolment._known_until = 0.0  # its database was out of its reach for so long
+    two.coordinator._enrolment._known_until = 0.0  # it could not reach its database for that long
     await one.store.fleet.reap(one.coordinator.worker_id)
     assert two.coordinator.worker_id not in known_workers()
     await admit(one, "r")

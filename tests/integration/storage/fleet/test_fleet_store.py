@@ -1,4 +1,4 @@
-"""What the processes of a fleet see to for all: workers that are gone, leases, duties, draining."""
+"""What the processes of a fleet look after for all: workers that are gone, leases, duties, draining."""
 
 import asyncio
 import logging
@@ -137,7 +137,7 @@ async def test_only_the_reapers_own_lease_does_not_matter(member: Any, agents: A
 async def test_no_lease_goes_on_for_long_where_the_clock_is_set_back(
     member: Any, agents: Agents, database: Any
 ) -> None:
-    """As it is by a failover to a machine whose clock is behind."""
+    """As after a failover to a machine whose clock is behind."""
     server, worker = await member("server"), await member(lease_seconds=60.0)
     handle = await running(server, worker, agents, "long")
     assert await worker.store.fleet.hold_duties(worker.name, ["reaper"], 4) == {"reaper"}
@@ -235,7 +235,7 @@ async def test_ends_whose_reply_was_lost_leave_no_thread_held(member: Any, agent
     handle = await running(server, worker, agents, "long", thread_id="t")
     own = worker.coordinator._runs.get(handle.run_id)
     forget = worker.coordinator._on_handover
-    worker.store._writer.on_handover.remove(forget)  # as if the reply to the commit was lost
+    worker.store._writer.on_handover.remove(forget)  # as if the reply to the commit had been lost
     agents.let("long")
     await server.ended(handle.run_id)
     worker.store._writer.on_handover.append(forget)
@@ -271,12 +271,12 @@ async def test_who_waits_with_what_it_writes_gives_its_signs_of_life_all_the_sam
     async with held_up(worker.store):
         end = await known_until() + lease
         async with asyncio.timeout(20):
-            while await known_until() <= end:  # no sign of life came after the lease of now would have ended
+            while await known_until() <= end:  # until a sign of life comes after the present lease would have ended
                 await asyncio.sleep(0.01)
         reaped = await other.store.fleet.reap(other.name)
         assert worker.store._writer._beside is not None
     assert reaped.ended == []
-    while worker.store._writer._beside is not None or worker.store._writer._done_beside:  # its connection is given back
+    while worker.store._writer._beside is not None or worker.store._writer._done_beside:  # until its connection is back
         await asyncio.sleep(0.01)
     agents.let("long")
     assert (await server.ended(handle.run_id)).status is RunStatus.success

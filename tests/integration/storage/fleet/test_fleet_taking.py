@@ -174,7 +174,7 @@ async def test_whose_run_gets_a_thread_is_named_when_another_has_had_it(member: 
     first = await server.start("first", thread_id="t")
     await one.take(first.run_id)
     await agents.until_running("first")
-    # Of an agent that nobody else knows: they are its own, as what its runs start.
+    # Of an agent that nobody else knows: the worker's own, like runs that its runs start.
     second, third = [await other.start(agent=lambda _: "done", thread_id="t") for _ in range(2)]
 
     agents.let("first")
@@ -187,7 +187,7 @@ async def test_whose_run_gets_a_thread_is_named_when_another_has_had_it(member: 
 
 
 class SlowHost:
-    """A host that gets to what it is given when it is told."""
+    """A host that turns to what it is given when it is told to."""
 
     def __init__(self, host: Any) -> None:
         self._host = host
@@ -314,7 +314,7 @@ async def test_only_workers_of_a_fleet_take(member: Any) -> None:
 async def test_a_taking_whose_caller_goes_is_finished_all_the_same(member: Any, agents: Agents) -> None:
     server, worker = await member("server"), await member()
     handle = await server.start("quick")
-    assert await worker.coordinator.take_any(0) == []  # it is known by now
+    assert await worker.coordinator.take_any(0) == []  # this makes it known
     taking = asyncio.create_task(worker.take(handle.run_id))
     await asyncio.sleep(0)
     taking.cancel()
