@@ -46,8 +46,8 @@ class ScriptedModel(Model):
     Args:
         turns: what to do.
         name: what it is called.
-            usage: input and output tokens of each call, and how many of these are cached and reasoning tokens.
-            early: the usage that it reports in the first event of a stream, before it says anything.
+        usage: input and output tokens of each call, and how many of these are cached and reasoning tokens.
+        early: the usage that it reports in the first event of a stream, before it says anything.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class _ScriptedModel(Model):
 
     Args:
         name: what it is called.
-            answer: returns its answer to what it has heard.
+        answer: returns its answer to what it has heard.
     """
 
     def __init__(self, name: str, answer: Callable[[list[Item]], Message]) -> None:

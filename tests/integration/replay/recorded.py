@@ -125,7 +125,7 @@ class Script:
 
     Args:
         trajectory: the conversation.
-            asked: an unrecorded opening text, such as that of an agent that delegates to another.
+        asked: an unrecorded opening text, such as that of an agent that delegates to another.
     """
 
     def __init__(self, trajectory: Trajectory, *, asked: str | None = None) -> None:
@@ -155,7 +155,7 @@ class Script:
         """What a tool returns.
 
         Raises:
-                ToolFailure: the tool failed in the recording.
+            ToolFailure: the tool failed in the recording.
         """
         assert arguments == self._calls[call_id]["arguments"], "the tool gets other arguments than were recorded"
         recorded = self._results[call_id]
