@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from adverse_wire import AdverseWire, Adversity
 from sqlalchemy import text
-from tests.integration.storage.test_storage_subscriptions import OnSession
+from tests.integration.storage.writer_works import OnSession
 from told_ends import ToldEnds
 
 from trackside.app.server.protocol.thread_events import ProtocolEvents

@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,8 +17,9 @@ from raw_postgres import RawConnection
 from tests.property.queue_hands import Gate
 from trusting import trust_leases_at_once
 
-from trackside.app.storage import Store
+from trackside.app.storage import Store, StoredEvent
 from trackside.app.storage.containment import Wanted
+from trackside.app.storage.subscriptions import Subscriptions
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
@@ -125,6 +126,17 @@ def open_folder() -> Iterator[Path]:
 async def store(url: str) -> AsyncIterator[Store]:
     async with Store.open(url) as store:
         yield store
+
+
+@pytest.fixture
+def subs(store: Store) -> Subscriptions:
+    return store.subscriptions
+
+
+@pytest.fixture
+async def five(store: Store, script: Any) -> Sequence[StoredEvent]:
+    """One whole run: events 1 to 5; of them 4 is the end, 2 and 5 are about the thread."""
+    return await store.append(script().whole())
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
-from tests.integration.storage.test_storage_subscriptions import OnSession
+from tests.integration.storage.writer_works import OnSession
 
 from trackside.app.storage import Follower, FollowOptions, Store
 from trackside.app.storage._reading import follow as follow_module

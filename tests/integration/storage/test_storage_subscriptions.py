@@ -1,25 +1,21 @@
 """Durable subscriptions: each event that is wanted comes until it is handled, and the cursor passes nothing else (I25)."""
 
-import asyncio
-import threading
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import delete
+from tests.integration.storage.subscribed import positions
+from tests.integration.storage.writer_works import OnSession
 
 from trackside.app.storage import Store, StoredEvent
 from trackside.app.storage._rows.tables import events, runs, threads
-from trackside.app.storage._rows.tables import subscriptions as table
 from trackside.app.storage._subscriptions import reads
-from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.errors import (
     InvalidQueryError,
     InvalidSubscriptionError,
-    NotParkedError,
     ReadOnlyStoreError,
-    SubscriptionBusyError,
     SubscriptionConflictError,
     SubscriptionLostError,
     SubscriptionPausedError,
@@ -28,44 +24,9 @@ from trackside.app.storage.errors import (
 from trackside.app.storage.subscriptions import Subscription, SubscriptionFilter, Subscriptions
 
 
-class OnSession(Work):
-    """Whatever a test wants to do, or to know, in a transaction of the writer."""
-
-    def __init__(self, do: Any) -> None:
-        self._do = do
-
-    @property
-    def size(self) -> int:
-        return 1
-
-    def apply(self, unit: UnitOfWork) -> Any:
-        return self._do(unit.session)
-
-
-async def end_leases(store: Store, **values: Any) -> None:
-    """As if the time of all leases were up."""
-    ended = update(table).values(**{"lease_until": 0.0} | values)
-    await store._writer.write(OnSession(lambda session: session.execute(ended)))
-
-
 def remove_all(session: Any) -> None:
     for gone in (events, runs, threads):
         session.execute(delete(gone))
-
-
-def positions(found: Sequence[StoredEvent]) -> list[int]:
-    return [stored.position for stored in found]
-
-
-@pytest.fixture
-def subs(store: Store) -> Subscriptions:
-    return store.subscriptions
-
-
-@pytest.fixture
-async def five(store: Store, script: Any) -> Sequence[StoredEvent]:
-    """One whole run: events 1 to 5; of them 4 is the end, 2 and 5 are about the thread."""
-    return await store.append(script().whole())
 
 
 @pytest.mark.usefixtures("five")
@@ -288,134 +249,6 @@ class TestAcknowledging:
 
 
 @pytest.mark.usefixtures("five")
-class TestLeases:
-    async def test_one_consumer_at_a_time(self, subs: Subscriptions, url: str) -> None:
-        await subs.open("mail")
-        consumer = await subs.acquire("mail", consumer="first", lease_seconds=20)
-
-        async with Store.open(url) as other:
-            with pytest.raises(SubscriptionBusyError, match="belongs to consumer 'first'") as busy:
-                await other.subscriptions.acquire("mail")
-            assert 0 < busy.value.seconds <= 20
-            assert (await other.subscriptions.get("mail")).consumer == "first"
-
-            await consumer.release()
-            assert (await other.subscriptions.get("mail")).consumer is None
-            await other.subscriptions.acquire("mail", consumer="second")
-            await consumer.release()  # the lease of another is not given back
-            assert (await other.subscriptions.get("mail")).consumer == "second"
-
-    async def test_nobody_waits_for_a_subscription_that_another_is_at(
-        self, subs: Subscriptions, store: Store, dialect: str, url: str
-    ) -> None:
-        if dialect == "sqlite":
-            pytest.skip("one transaction at a time is all that there is")
-        await subs.open("mail")
-        begun, going_on = threading.Event(), threading.Event()
-
-        def hold(session: Any) -> None:
-            session.execute(update(table).values(failures=1))
-            begun.set()
-            going_on.wait()
-
-        async with Store.open(url) as other:
-            holding = asyncio.create_task(other._writer.write(OnSession(hold)))
-            await asyncio.to_thread(begun.wait)
-            try:
-                with pytest.raises(SubscriptionBusyError):
-                    await subs.acquire("mail")
-            finally:
-                going_on.set()
-            await holding
-        await subs.acquire("mail")
-
-    @pytest.mark.parametrize(
-        "ending",
-        [{"lease_until": 0.0}, {"clock": "the start before"}, {"lease_until": table.c.lease_until + 3_000}],
-        ids=["time", "restart", "clock set back"],
-    )
-    async def test_when_its_lease_has_ended_another_takes_over_and_the_first_can_do_nothing(
-        self, subs: Subscriptions, store: Store, ending: dict[str, Any]
-    ) -> None:
-        await subs.open("mail", start="beginning")
-        first = await subs.acquire("mail", consumer="first")
-        await first.read()
-        await first.park(1, "no")
-        await subs.retry_parked("mail")
-        await first.read_retries()
-        await end_leases(store, **ending)
-
-        second = await subs.acquire("mail", consumer="second")
-        standing = await subs.get("mail")
-
-        for step in (
-            first.read(),
-            first.read_retries(),
-            first.acknowledge(5),
-            first.park(2, "no"),
-            first.note_failure("no", attempts=1),
-            first.settle_retry(1),
-            first.check(),
-            first.renew(),
-        ):
-            with pytest.raises(SubscriptionLostError, match="'first' no longer has subscription 'mail'"):
-                await step
-        assert await subs.get("mail") == standing
-        assert second.token > first.token
-        assert positions((await second.read()).events) == [2, 3, 4, 5]
-
-    async def test_a_lease_that_has_ended_unnoticed_can_still_be_renewed(
-        self, subs: Subscriptions, store: Store
-    ) -> None:
-        await subs.open("mail")
-        consumer = await subs.acquire("mail")
-        await end_leases(store)
-
-        assert await consumer.renew() is False
-
-        with pytest.raises(SubscriptionBusyError):
-            await subs.acquire("mail")
-
-    async def test_a_reply_that_was_lost_does_not_lock_the_consumer_out(
-        self, subs: Subscriptions, store: Store
-    ) -> None:
-        """The writer repeats what it may have committed: the second time it finds its own work."""
-        await subs.open("mail", start="beginning")
-
-        class Twice:
-            def __init__(self, writer: Any) -> None:
-                self._writer = writer
-
-            async def write(self, work: Work) -> Any:
-                first = await self._writer.write(work)
-                second = await self._writer.write(work)
-                assert first == second
-                return second
-
-        subs._writer = Twice(store._writer)
-        consumer = await subs.acquire("mail")
-        consumer._writer = subs._writer
-        await consumer.read()
-        await consumer.park(1, "no")
-        await consumer.acknowledge(2)
-        await consumer.note_failure("no", attempts=1)
-        assert await consumer.renew() is False
-        assert await subs.retry_parked("mail") == 1
-        await consumer.read_retries()
-        await consumer.settle_retry(1)
-        await consumer.park(3, "no")
-        assert await subs.drop_parked("mail", 3) == 1
-        await consumer.release()
-        await subs.pause("mail")
-        await subs.resume("mail")
-        await subs.seek("mail", 1)
-        await subs.update("mail", on_failure="block")
-        assert (await subs.get("mail")).cursor == 1
-        await subs.delete("mail")
-        assert await subs.all() == []
-
-
-@pytest.mark.usefixtures("five")
 class TestPausingAndSeeking:
     async def test_a_paused_one_gives_nothing_and_keeps_its_place(self, subs: Subscriptions) -> None:
         await subs.open("mail", start="beginning")
@@ -451,240 +284,6 @@ class TestPausingAndSeeking:
             await consumer.acknowledge(batch.through)
         found = (await (await subs.acquire("mail")).read()).events
         assert next(iter(positions(found)), None) == then
-
-
-@pytest.mark.usefixtures("five")
-class TestParking:
-    async def test_a_parked_event_is_passed_seen_and_retried(self, subs: Subscriptions, five: Any) -> None:
-        await subs.open("mail", start="beginning")
-        consumer = await subs.acquire("mail")
-        await consumer.read()
-        await consumer.acknowledge(1)
-        await consumer.park(2, "no\0 way \ud800", attempts=3)
-
-        (parked,) = await subs.parked("mail")
-        standing = await subs.get("mail")
-
-        assert (parked.stored, parked.state, parked.attempts) == (five[1], "parked", 3)
-        assert parked.error == "no\N{REPLACEMENT CHARACTER} way ?"
-        assert (standing.parked, standing.cursor, standing.last_error) == (1, 2, parked.error)
-        assert positions((await consumer.read()).events) == [3, 4, 5]
-        assert await consumer.read_retries() == []
-
-        assert await subs.retry_parked("mail", 2) == 1
-        (again,) = await consumer.read_retries()
-        assert again.stored == five[1]
-        await consumer.park(2, "still no", attempts=4)
-        (parked,) = await subs.parked("mail")
-        assert (parked.state, parked.attempts, parked.error) == ("parked", 4, "still no")
-        assert (await subs.get("mail")).cursor == 2
-
-        await subs.retry_parked("mail")
-        await consumer.read_retries()
-        await consumer.settle_retry(2)
-        assert await subs.parked("mail") == []
-
-    async def test_large_events_are_retried_a_few_at_once(self, subs: Subscriptions, store: Store, script: Any) -> None:
-        run = script()
-        await store.append([run.started(), *(run.message("x" * 100_000) for _ in range(3))])
-        await subs.open("mail", start=6)
-        consumer = await subs.acquire("mail")
-        for stored in (await consumer.read()).events:
-            await consumer.park(stored.position, "no")
-        await subs.retry_parked("mail")
-
-        found = await consumer.read_retries(max_bytes=150_000)
-
-        assert [parked.stored.position for parked in found] == [7, 8]
-
-    async def test_what_was_settled_while_one_looked_for_retries_is_not_retried_again(
-        self, subs: Subscriptions, store: Store
-    ) -> None:
-        await subs.open("mail", start="beginning")
-        consumer = await subs.acquire("mail")
-        await consumer.read()
-        await consumer.park(1, "no")
-        await consumer.park(2, "no")
-        await subs.retry_parked("mail")
-        await consumer.read_retries()
-        looked, go_on = asyncio.Event(), asyncio.Event()
-        run = store._readers.run
-
-        async def slowly[T](read: Callable[[Connection], T]) -> T:
-            found = await run(read)
-            looked.set()
-            await go_on.wait()
-            return found
-
-        store._readers.run = slowly  # type: ignore[method-assign]
-        looking = asyncio.create_task(consumer.read_retries())
-        await looked.wait()
-        store._readers.run = run  # type: ignore[method-assign]
-        await consumer.settle_retry(1)
-        await consumer.park(2, "still no", attempts=2)
-        go_on.set()
-
-        assert await looking == []
-        await subs.retry_parked("mail", 2)
-        assert [again.stored.position for again in await consumer.read_retries()] == [2]
-
-    async def test_only_what_was_read_can_be_parked(self, subs: Subscriptions) -> None:
-        await subs.open("mail", start="beginning")
-        consumer = await subs.acquire("mail")
-        await consumer.read(3)
-
-        await consumer.acknowledge(1)
-        for position in (1, 4, 0):
-            with pytest.raises(
-                InvalidSubscriptionError, match="only an event that was read and not acknowledged can be"
-            ):
-                await consumer.park(position, "no")
-        with pytest.raises(InvalidSubscriptionError, match="it is not being retried"):
-            await consumer.settle_retry(1)
-
-        assert await subs.parked("mail") == []
-
-    async def test_an_event_is_parked_ahead_of_others_and_stays_when_they_are_passed(self, subs: Subscriptions) -> None:
-        await subs.open("mail", start="beginning")
-        async with await subs.acquire("mail") as consumer:
-            await consumer.read(2)
-            assert positions((await consumer.read(2, ahead=True)).events) == [3, 4]
-            await consumer.park(2, "no")
-            await consumer.park(4, "no")
-            before = await subs.get("mail")
-            await subs.retry_parked("mail", 2)
-            assert await consumer.read_retries() == []  # what is before it comes first
-
-            await consumer.acknowledge(3)
-            assert [parked.stored.position for parked in await consumer.read_retries()] == [2]
-            assert positions((await consumer.read(ahead=True)).events) == [5]
-            await consumer.acknowledge(5)
-            assert not consumer._parked_ahead  # it keeps nothing that it has passed
-
-        assert (before.cursor, before.parked) == (0, 2)
-        assert [(parked.stored.position, parked.state) for parked in await subs.parked("mail")] == [
-            (2, "retry"),
-            (4, "parked"),
-        ]
-
-    async def test_what_was_parked_ahead_and_is_handled_when_it_is_read_again_is_not_parked_any_more(
-        self, subs: Subscriptions
-    ) -> None:
-        await subs.open("mail", start="beginning")
-        consumer = await subs.acquire("mail")
-        await consumer.read(3)
-        await consumer.park(2, "no")
-
-        await consumer.read(3)  # from the cursor, as after a failure of the store
-        await consumer.acknowledge(3)
-
-        assert await subs.parked("mail") == []
-
-    async def test_what_was_parked_ahead_comes_again_after_a_death_and_is_handled_or_parked_anew(
-        self, subs: Subscriptions, store: Store
-    ) -> None:
-        await subs.open("mail", start="beginning")
-        died = await subs.acquire("mail")
-        await died.read()
-        await died.park(2, "no")
-        await died.park(3, "no")
-        await end_leases(store)
-
-        async with await subs.acquire("mail") as consumer:
-            assert positions((await consumer.read()).events) == [1, 2, 3, 4, 5]
-            await consumer.park(3, "still no")
-            await consumer.acknowledge(5)
-
-        assert [(parked.stored.position, parked.error) for parked in await subs.parked("mail")] == [(3, "still no")]
-
-    async def test_an_event_that_is_handled_in_a_replay_is_not_parked_any_more(self, subs: Subscriptions) -> None:
-        await subs.open("mail", start="beginning")
-        async with await subs.acquire("mail") as consumer:
-            await consumer.read()
-            for position in (1, 2, 3):
-                await consumer.park(position, "no")
-        await subs.seek("mail", "beginning")
-        await subs.retry_parked("mail")
-        async with await subs.acquire("mail") as consumer:
-            assert await consumer.read_retries() == []  # they come anyway
-            await consumer.read()
-            await consumer.acknowledge(1)
-            await consumer.park(2, "no again")
-
-        parked = [(event.stored.position, event.error, event.state) for event in await subs.parked("mail")]
-
-        assert parked == [(2, "no again", "parked"), (3, "no", "retry")]
-
-    @pytest.mark.parametrize("wanted", [{"types": "run_completed"}, {"agent": "another"}], ids=["type", "agent"])
-    async def test_what_is_parked_and_not_wanted_any_more_stays_parked_in_a_replay(
-        self, subs: Subscriptions, wanted: Any
-    ) -> None:
-        await subs.open("mail", start="beginning")
-        async with await subs.acquire("mail") as consumer:
-            await consumer.read()
-            await consumer.park(1, "no")
-        await subs.update("mail", filter=SubscriptionFilter.of(**wanted))
-        await subs.seek("mail", "beginning")
-        async with await subs.acquire("mail") as consumer:
-            batch = await consumer.read()
-            await consumer.acknowledge(batch.through)
-
-        assert [event.stored.position for event in await subs.parked("mail")] == [1]
-        assert (await subs.get("mail")).cursor == 5
-
-    async def test_parked_events_are_dropped_one_or_all(self, subs: Subscriptions, store: Store) -> None:
-        await subs.open("mail", start="beginning")
-        consumer = await subs.acquire("mail")
-        await consumer.read()
-        for position in (1, 2, 3):
-            await consumer.park(position, "no")
-
-        assert await subs.drop_parked("mail", 2) == 1
-        for decide in (subs.drop_parked, subs.retry_parked):
-            with pytest.raises(NotParkedError, match="no event parked at position 2"):
-                await decide("mail", 2)
-        assert [parked.stored.position for parked in await subs.parked("mail", after=1)] == [3]
-        assert await subs.drop_parked("mail") == 2
-        assert await subs.drop_parked("mail") == 0
-        assert len(await store.events()) == 5
-
-    @pytest.mark.parametrize("drops", [True, False])
-    async def test_what_was_parked_since_somebody_has_looked_is_not_decided_on(
-        self, subs: Subscriptions, drops: bool
-    ) -> None:
-        await subs.open("mail", start="beginning")
-        consumer = await subs.acquire("mail")
-        await consumer.read()
-        for position in (1, 3):
-            await consumer.park(position, "no")
-        until = max(parked.parked_at for parked in await subs.parked("mail"))
-        assert (await subs.get("mail")).last_parked_at == until
-        await consumer.park(2, "the receiver is away")
-
-        decide = subs.drop_parked if drops else subs.retry_parked
-        assert await decide("mail", until=until.astimezone(timezone(timedelta(hours=2)))) == 2
-        left = {parked.stored.position: parked.state.value for parked in await subs.parked("mail")}
-        assert left == ({2: "parked"} if drops else {1: "retry", 2: "parked", 3: "retry"})
-        assert (await subs.get("mail")).to_retry == (0 if drops else 2)
-        assert await decide("mail") == len(left)
-        assert (await subs.get("mail")).last_parked_at == (None if drops else max(await self.times(subs)))
-
-    @staticmethod
-    async def times(subs: Subscriptions) -> list[datetime]:
-        return [parked.parked_at for parked in await subs.parked("mail")]
-
-    async def test_failures_are_shown_until_something_is_handled(self, subs: Subscriptions) -> None:
-        await subs.open("mail", start="beginning", on_failure="block")
-        consumer = await subs.acquire("mail")
-        await consumer.read()
-        await consumer.note_failure("x" * 10_000, attempts=7)
-
-        failing = await subs.get("mail")
-        await consumer.acknowledge(1)
-        handled = await subs.get("mail")
-
-        assert (failing.failures, len(failing.last_error or ""), failing.last_error_at is None) == (7, 2_000, False)
-        assert (handled.failures, handled.last_error) == (0, failing.last_error)
 
 
 @pytest.mark.usefixtures("five")
@@ -816,13 +415,3 @@ class TestBadInput:
         ):
             with pytest.raises(UnknownSubscriptionError):
                 await step
-
-
-async def test_a_lease_does_not_end_with_the_wall_clock(subs: Subscriptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    await subs.open("mail")
-    await subs.acquire("mail", consumer="first")
-
-    for day in (-86_400.0, 86_400.0):
-        monkeypatch.setattr("time.time", lambda day=day: 1_769_850_000.0 + day)
-        with pytest.raises(SubscriptionBusyError):
-            await subs.acquire("mail")

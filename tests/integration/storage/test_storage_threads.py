@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert
-from tests.integration.storage.test_storage_subscriptions import OnSession
+from tests.integration.storage.writer_works import OnSession
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store, StoredThread, containment
