@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 from raw_postgres import RawConnection
+from tests.integration.storage.managed_runs import managing
 from tests.property.queue_hands import Gate
 from trusting import trust_leases_at_once
 
 from trackside.app.storage import Store, StoredEvent
 from trackside.app.storage.containment import Wanted
 from trackside.app.storage.subscriptions import Subscriptions
+from trackside.harness import RunManager
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
@@ -137,6 +139,12 @@ def subs(store: Store) -> Subscriptions:
 async def five(store: Store, script: Any) -> Sequence[StoredEvent]:
     """One whole run: events 1 to 5; of them 4 is the end, 2 and 5 are about the thread."""
     return await store.append(script().whole())
+
+
+@pytest.fixture
+async def manager(store: Store) -> AsyncIterator[RunManager]:
+    async with managing(store) as manager:
+        yield manager
 
 
 @asynccontextmanager
