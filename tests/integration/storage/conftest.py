@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepared_databases import EmptiedDatabase
 from raw_postgres import RawConnection
+from tests.integration.storage.exported_logs import Another
 from tests.integration.storage.managed_runs import managing
 from tests.property.queue_hands import Gate
 from trusting import trust_leases_at_once
@@ -145,6 +147,33 @@ async def five(store: Store, script: Any) -> Sequence[StoredEvent]:
 async def manager(store: Store) -> AsyncIterator[RunManager]:
     async with managing(store) as manager:
         yield manager
+
+
+@pytest.fixture
+def another(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Another:
+    """Opens one more empty store, in a database of the same kind."""
+    made = 0
+
+    @asynccontextmanager
+    async def open_another() -> AsyncIterator[Store]:
+        nonlocal made
+        made += 1
+        if dialect == "sqlite":
+            path = tmp_path / f"another-{made}.db"
+            await asyncio.to_thread(shutil.copy, request.getfixturevalue("sqlite_with_tables"), path)
+            async with Store.open(f"sqlite:///{path}") as store:
+                yield store
+            return
+        database = await asyncio.to_thread(databases, made)
+        try:
+            async with Store.open(database.url) as store:
+                yield store
+        finally:
+            await asyncio.to_thread(database.empty)
+
+    if dialect == "postgres":
+        databases: Callable[[int], EmptiedDatabase] = request.getfixturevalue("emptied_databases")
+    return open_another
 
 
 @asynccontextmanager
