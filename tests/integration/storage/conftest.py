@@ -16,6 +16,7 @@ import pytest
 from prepared_databases import EmptiedDatabase
 from raw_postgres import RawConnection
 from tests.integration.storage.exported_logs import Another
+from tests.integration.storage.following import NO_LOOKING
 from tests.integration.storage.managed_runs import managing
 from tests.property.queue_hands import Gate
 from trusting import trust_leases_at_once
@@ -174,6 +175,13 @@ def another(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Ano
     if dialect == "postgres":
         databases: Callable[[int], EmptiedDatabase] = request.getfixturevalue("emptied_databases")
     return open_another
+
+
+@pytest.fixture
+async def pushed(url: str, store: Store) -> AsyncIterator[Store]:
+    """A store that is only told of its own commits."""
+    async with Store.open(url, follow=NO_LOOKING) as store:
+        yield store
 
 
 @asynccontextmanager

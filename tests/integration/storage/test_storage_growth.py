@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.integration.storage.test_storage_follow import count_reads, fail_to_read
+from tests.integration.storage.following import count_reads, fail_to_read
 
 from trackside.app.storage import Store
 from trackside.app.storage._databases.growth import log_end
