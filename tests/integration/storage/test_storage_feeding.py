@@ -1,74 +1,36 @@
-"""Feeding an observer from a subscription: in order, at least once, across failures of the observer and hand-overs."""
+"""Feeding an observer from a subscription: in order, at least once, across pauses, stops and hand-overs."""
 
 import asyncio
-import sqlite3
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import update
+from tests.integration.storage.fed_observers import (
+    Hopeless,
+    Watching,
+    WatchingBatches,
+    assert_balanced,
+    failing_on,
+    five,
+    other_store,
+    sequences,
+    until,
+    wake_ups_alone,
+)
 
-from trackside import RunManager, RunSpec
 from trackside.app.delivery import DeliveryError, Order
-from trackside.app.storage import Store, StoredEvent, feeding
-from trackside.app.storage._feeding import delivery
+from trackside.app.storage import Store, StoredEvent
 from trackside.app.storage._feeding.window import MOST_AHEAD
 from trackside.app.storage._rows.tables import subscriptions as table
 from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidSubscriptionError, UnknownSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
-from trackside.app.storage.subscriptions import Subscription, SubscriptionConsumer, Subscriptions
-from trackside.harness.errors import NotAnObserverError, ThreadBusyError, TracksideError
-from trackside.harness.observer import PartlyTaken, RunLifecycleEvent
+from trackside.app.storage.subscriptions import SubscriptionConsumer, Subscriptions
+from trackside.harness.errors import NotAnObserverError
+from trackside.harness.observer import RunLifecycleEvent
 
-AT_ONCE = FeedPolicy(first_pause=0, attempts=3)
-
-
-class Watching:
-    """An observer that remembers what it was given, and fails as it is told to."""
-
-    def __init__(
-        self, fail: Callable[[RunLifecycleEvent, int], BaseException | None] = lambda event, times: None
-    ) -> None:
-        self.given: list[RunLifecycleEvent] = []
-        self.taken: list[RunLifecycleEvent] = []
-        self._fail = fail
-        self._times: Counter[str] = Counter()
-        self._changed = asyncio.Condition()
-
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        await self._note(self.given, event)
-        self._times[event.event_id] += 1
-        if (failure := self._fail(event, self._times[event.event_id])) is not None:
-            raise failure
-        await self._note(self.taken, event)
-
-    async def _note(self, where: list[RunLifecycleEvent], event: RunLifecycleEvent) -> None:
-        async with self._changed:
-            where.append(event)
-            self._changed.notify_all()
-
-    async def has_taken(self, number: int) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self.taken) >= number)
-
-
-class WatchingBatches(Watching):
-    """As `Watching`, but takes batches, all or nothing."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.batches: list[int] = []
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        self.batches.append(len(events))
-        failures = [failure for event in events if (failure := self._fail(event, 1)) is not None]
-        if failures:
-            raise failures[0]
-        for event in events:
-            await self._note(self.taken, event)
+__all__ = ["five", "other_store", "wake_ups_alone"]
 
 
 class EndLeases(Work):
@@ -80,56 +42,6 @@ class EndLeases(Work):
 
     def apply(self, unit: UnitOfWork) -> None:
         unit.session.execute(update(table).values(lease_until=0.0))
-
-
-@pytest.fixture(autouse=True)
-def wake_ups_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A feed that has to look for itself, because it was not told, hangs its test."""
-    monkeypatch.setattr(feeding, "LOOK_EVERY", 3_600.0)
-    monkeypatch.setattr(delivery, "LOOK_EVERY", 3_600.0)
-
-
-@pytest.fixture
-def subs(store: Store) -> Subscriptions:
-    return store.subscriptions
-
-
-@pytest.fixture
-async def other_store(store: Store, url: str) -> AsyncIterator[Store]:
-    """Another store on the same database, as another process would have it."""
-    async with Store.open(url) as other:
-        yield other
-
-
-@pytest.fixture
-async def five(store: Store, script: Any) -> Sequence[StoredEvent]:
-    """One whole run, events 1 to 5, and a subscription to it."""
-    await store.subscriptions.open("mail", start="beginning")
-    return await store.append(script().whole())
-
-
-async def until(subs: Subscriptions, holds: Callable[[Subscription], bool]) -> Subscription:
-    """Wait until the subscription stands like this."""
-    while not holds(standing := await subs.get("mail")):
-        await asyncio.sleep(0.005)
-    return standing
-
-
-def failing_on(*sequences: int, error: Callable[[], BaseException] = lambda: LookupError("no such address")) -> Any:
-    return lambda event, times: error() if event.sequence in sequences else None
-
-
-def sequences(events: Sequence[RunLifecycleEvent]) -> list[int]:
-    return [event.sequence for event in events]
-
-
-async def assert_balanced(feed: SubscriptionFeed, subs: Subscriptions, **counts: int) -> None:
-    await feed.aclose()
-    found = feed.counts
-    assert {name: getattr(found, name) for name in counts} == counts
-    assert found.read == found.handled + found.parked + found.returned
-    assert found.pending == 0
-    assert (await subs.get("mail")).consumer is None
 
 
 class TestDelivery:
@@ -185,232 +97,6 @@ class TestDelivery:
             await observer.has_taken(1)
         assert sequences(observer.taken) == [4]
         assert (await subs.get("ends")).cursor == 5
-
-
-class Hopeless(TracksideError):
-    """It will never work."""
-
-    fault = "observer"
-
-
-class TestFailures:
-    @pytest.mark.parametrize("kind", [Watching, WatchingBatches])
-    async def test_an_event_that_keeps_failing_is_parked_and_the_others_are_handled(
-        self, subs: Subscriptions, five: Any, kind: type[Watching]
-    ) -> None:
-        observer = kind(failing_on(3))
-        async with SubscriptionFeed(subs, "mail", observer, policy=AT_ONCE) as feed:
-            standing = await until(subs, lambda standing: standing.cursor == 5)
-            (parked,) = await subs.parked("mail")
-
-            assert sequences(observer.taken) == [1, 2, 4, 5]
-            assert (parked.stored, parked.attempts) == (five[2], 3)
-            assert parked.error == "no such address"
-            assert (standing.parked, standing.failures, standing.last_error) == (1, 0, "no such address")
-            await assert_balanced(feed, subs, read=5, handled=4, parked=1)
-
-    async def test_one_that_says_that_it_will_never_work_is_parked_at_once(
-        self, subs: Subscriptions, five: Any
-    ) -> None:
-        observer = Watching(failing_on(1, 5, error=Hopeless))
-        async with SubscriptionFeed(subs, "mail", observer, policy=FeedPolicy(first_pause=3_600)):
-            await until(subs, lambda standing: standing.cursor == 5)
-        assert sequences(observer.given) == [1, 2, 3, 4, 5]
-        assert [parked.attempts for parked in await subs.parked("mail")] == [1, 1]
-
-    async def test_one_that_could_not_start_a_run_as_the_thread_was_busy_is_given_the_event_again(
-        self, subs: Subscriptions, five: Any
-    ) -> None:
-        ending, summarised = asyncio.Event(), []
-
-        async def holding(input: Any) -> None:
-            await ending.wait()
-
-        async def summarise(input: Any) -> None:
-            summarised.append(input)
-
-        async with RunManager({"holding": holding, "summarise": summarise}) as manager:
-            held = await manager.start(RunSpec("holding", thread_id="t"))
-
-            async def follow_up(event: RunLifecycleEvent) -> None:
-                spec = RunSpec("summarise", event.sequence, thread_id="t", multitask="reject")
-                try:
-                    await (await manager.start(spec)).result()
-                except ThreadBusyError:
-                    ending.set()
-                    await held.result()
-                    raise
-
-            async with SubscriptionFeed(subs, "mail", follow_up, policy=AT_ONCE):
-                await until(subs, lambda standing: standing.cursor == 5)
-        assert summarised == [1, 2, 3, 4, 5]
-        assert await subs.parked("mail") == []
-
-    async def test_one_that_could_not_start_a_run_as_it_may_never_be_one_has_the_event_parked_at_once(
-        self, subs: Subscriptions, five: Any
-    ) -> None:
-        async def summarise(input: Any) -> None:
-            pass
-
-        async with RunManager({"summarise": summarise}) as manager:
-
-            async def follow_up(event: RunLifecycleEvent) -> None:
-                await manager.start(RunSpec("summarise", timeout=-event.sequence))
-
-            async with SubscriptionFeed(subs, "mail", follow_up, policy=FeedPolicy(first_pause=3_600)):
-                await until(subs, lambda standing: standing.cursor == 5)
-        assert [parked.attempts for parked in await subs.parked("mail")] == [1] * 5
-
-    async def test_a_blocking_one_tries_for_ever_and_shows_it(self, subs: Subscriptions, five: Any) -> None:
-        works = asyncio.Event()
-        await subs.update("mail", on_failure="block")
-        observer = Watching(lambda event, times: None if event.sequence < 3 or works.is_set() else Hopeless())
-        async with SubscriptionFeed(subs, "mail", observer, policy=AT_ONCE) as feed:
-            failing = await until(subs, lambda standing: standing.failures > 5)
-            assert (failing.cursor, failing.last_error, failing.parked) == (2, "It will never work.", 0)
-            works.set()
-            working = await until(subs, lambda standing: standing.cursor == 5)
-            assert (working.failures, sequences(observer.taken)) == (0, [1, 2, 3, 4, 5])
-            await assert_balanced(feed, subs, read=5, handled=5, parked=0)
-
-    @pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, RecursionError])
-    async def test_whatever_an_observer_raises_is_its_own_failure(
-        self, subs: Subscriptions, five: Any, error: type[BaseException]
-    ) -> None:
-        observer = Watching(lambda event, times: error() if times == 1 else None)
-        async with SubscriptionFeed(subs, "mail", observer, policy=AT_ONCE) as feed:
-            await observer.has_taken(5)
-            await assert_balanced(feed, subs, handled=5, failed_calls=5)
-
-    async def test_one_that_hangs_is_given_up_and_tried_again(self, subs: Subscriptions, five: Any) -> None:
-        calls: list[int] = []
-
-        async def hang_once(event: RunLifecycleEvent) -> None:
-            calls.append(event.sequence)
-            if len(calls) == 1:
-                await asyncio.Event().wait()
-
-        policy = FeedPolicy(first_pause=0, call_limit=0.02)
-        async with SubscriptionFeed(subs, "mail", hang_once, policy=policy):
-            await until(subs, lambda standing: standing.cursor == 5)
-        assert calls == [1, 1, 2, 3, 4, 5]
-
-    async def test_what_was_taken_of_a_batch_does_not_come_again(self, subs: Subscriptions, five: Any) -> None:
-        class Partly(WatchingBatches):
-            async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-                if len(events) == 5:
-                    for event in events[:2]:
-                        await self._note(self.taken, event)
-                    raise PartlyTaken(2, OSError("gone"))
-                await super().on_events(events)
-
-        observer = Partly()
-        async with SubscriptionFeed(subs, "mail", observer, policy=AT_ONCE):
-            await until(subs, lambda standing: standing.cursor == 5)
-        assert sequences(observer.taken) == [1, 2, 3, 4, 5]
-
-    @pytest.mark.parametrize(
-        "policy", [AT_ONCE, FeedPolicy(first_pause=0, attempts=1), FeedPolicy(first_pause=0, batch=4)]
-    )
-    async def test_of_a_batch_that_failed_only_the_event_that_fails_alone_is_parked(
-        self, subs: Subscriptions, five: Any, policy: FeedPolicy
-    ) -> None:
-        error = OSError if policy.attempts < 5 else Hopeless
-        observer = WatchingBatches(failing_on(3, error=error))
-        async with SubscriptionFeed(subs, "mail", observer, policy=policy) as feed:
-            await until(subs, lambda standing: standing.cursor == 5)
-            (parked,) = await subs.parked("mail")
-
-            assert (parked.stored, parked.attempts) == (five[2], policy.attempts if error is OSError else 1)
-            assert sequences(observer.taken) == [1, 2, 4, 5]
-            assert observer.batches == ([4, 1] if policy.batch == 4 else [5])
-            await assert_balanced(feed, subs, read=5, handled=4, parked=1)
-
-    async def test_a_batch_of_which_its_observer_says_that_it_took_all_is_handled(
-        self, subs: Subscriptions, five: Any
-    ) -> None:
-        class All(WatchingBatches):
-            async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-                await super().on_events(events)
-                raise PartlyTaken(len(events), Hopeless())
-
-        observer = All()
-        async with SubscriptionFeed(subs, "mail", observer, policy=AT_ONCE) as feed:
-            await until(subs, lambda standing: standing.cursor == 5)
-            assert sequences(observer.taken) == [1, 2, 3, 4, 5]
-            await assert_balanced(feed, subs, read=5, handled=5, parked=0, failed_calls=0)
-
-    async def test_an_event_given_alone_that_was_taken_in_part_has_failed(self, subs: Subscriptions, five: Any) -> None:
-        async def partly(event: RunLifecycleEvent) -> None:
-            if event.sequence == 3:
-                raise PartlyTaken(1, Hopeless())
-
-        async with SubscriptionFeed(subs, "mail", partly, policy=AT_ONCE) as feed:
-            await until(subs, lambda standing: standing.cursor == 5)
-            await assert_balanced(feed, subs, read=5, handled=4, parked=1, failed_calls=1)
-
-    async def test_a_batch_whose_receiver_asks_for_rest_is_left_alone_as_long(
-        self, subs: Subscriptions, five: Any
-    ) -> None:
-        busy = DeliveryError(receiver="the hook", what="events", why="429", retry_after=3_600)
-        observer = WatchingBatches(failing_on(3, error=lambda: busy))
-        async with SubscriptionFeed(subs, "mail", observer) as feed:
-            standing = await until(subs, lambda standing: standing.failures == 1)
-            assert (standing.cursor, observer.batches, observer.given) == (0, [5], [])
-            await assert_balanced(feed, subs, read=5, handled=0, returned=5)
-
-    async def test_parked_events_are_tried_again_when_somebody_says_so(
-        self, subs: Subscriptions, five: Any, other_store: Store
-    ) -> None:
-        works: set[int] = set()
-        observer = Watching(lambda event, times: None if event.sequence not in {2, 3} - works else OSError("down"))
-        async with SubscriptionFeed(subs, "mail", observer, policy=AT_ONCE) as feed:
-            await until(subs, lambda standing: standing.cursor == 5)
-
-            works.add(3)
-            assert await other_store.subscriptions.retry_parked("mail") == 2
-            await observer.has_taken(4)
-            await until(subs, lambda standing: standing.parked == 1)
-            while (parked := (await subs.parked("mail"))[0]).state == "retry":
-                await asyncio.sleep(0.005)
-
-            assert sequences(observer.taken) == [1, 4, 5, 3]
-            assert (parked.stored.position, parked.attempts, parked.error) == (2, 4, "down")
-            await assert_balanced(feed, subs, read=7, handled=4, parked=3)
-
-    @pytest.mark.usefixtures("path")
-    async def test_the_store_fails_and_comes_back(
-        self,
-        path: Path,
-        url: str,
-        database: sqlite3.Connection,
-        script: Any,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: Any,
-    ) -> None:
-        monkeypatch.setattr(feeding, "_STORE_PAUSE", 0.01)
-        taken: list[int] = []
-
-        async def take(event: RunLifecycleEvent) -> None:
-            if not taken:
-                await asyncio.to_thread(database.execute, "BEGIN IMMEDIATE")
-            taken.append(event.sequence)
-
-        async with Store.open(url, busy_timeout=0.02) as store:
-            subs = store.subscriptions
-            await subs.open("mail")
-            await store.append(script().whole())
-            async with SubscriptionFeed(subs, "mail", take) as feed:
-                while "could not be fed" not in caplog.text:
-                    await asyncio.sleep(0.005)
-                database.execute("ROLLBACK")
-                await until(subs, lambda standing: standing.cursor == 5)
-                await feed.aclose()
-        # Within the same lease: it does not lock itself out. What was handled is acknowledged, and does not come again.
-        assert "stayed locked" in caplog.text
-        assert "Traceback" not in caplog.text
-        assert caplog.text.count("could not be fed") == 1
-        assert taken == [1, 2, 3, 4, 5]
 
 
 def by_run(events: Sequence[RunLifecycleEvent]) -> dict[str, list[RunLifecycleEvent]]:
