@@ -17,3 +17,16 @@ class OnSession(Work):
 
     def apply(self, unit: UnitOfWork) -> Any:
         return self._do(unit.session)
+
+
+class Execute(Work):
+    """Statements that nobody but a test runs."""
+
+    size = 0
+
+    def __init__(self, *statements: Any) -> None:
+        self.statements = statements
+
+    def apply(self, unit: UnitOfWork) -> None:
+        for statement in self.statements:
+            unit.session.execute(statement)
