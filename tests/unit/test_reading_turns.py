@@ -12,13 +12,19 @@ from trackside.testing import run_virtual
 PATIENCE = 5.0
 
 
+async def fail(turns: Turns, seconds: float) -> None:
+    await turns.take()
+    await asyncio.sleep(seconds)
+    turns.give_back(succeeded=False)
+
+
 async def use(turns: Turns, seconds: float, begun: dict[int, float], number: int) -> None:
     await turns.take()
     begun[number] = asyncio.get_running_loop().time()
     try:
         await asyncio.sleep(seconds)
     finally:
-        turns.give_back()
+        turns.give_back(succeeded=True)
 
 
 def test_a_long_line_gets_its_turns_in_order_however_long_that_takes() -> None:
@@ -55,6 +61,19 @@ def test_who_waits_gives_up_when_no_place_becomes_free_and_not_before() -> None:
     run_virtual(check())
 
 
+def test_a_line_that_only_failures_move_is_given_up() -> None:
+    """As before a locked table: each read waits out its time, fails, and makes way for the next one, which will fail."""
+
+    async def check() -> None:
+        turns = Turns(4, PATIENCE)
+        ends = await asyncio.gather(*(fail(turns, 4.0) for _ in range(40)), return_exceptions=True)
+        assert ends[:8] == [None] * 8
+        assert {type(end) for end in ends[8:]} == {TimeoutError}
+        assert asyncio.get_running_loop().time() == 8.0
+
+    run_virtual(check())
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_place_is_lost_whoever_is_cancelled_and_whenever(seed: int) -> None:
     async def check() -> None:
@@ -69,7 +88,7 @@ def test_no_place_is_lost_whoever_is_cancelled_and_whenever(seed: int) -> None:
                 await asyncio.sleep(chance.choice((0, 0, 0.1, 1)))
             finally:
                 held -= 1
-                turns.give_back()
+                turns.give_back(succeeded=True)
 
         tasks = [asyncio.create_task(holds()) for _ in range(60)]
         for _ in range(80):
@@ -92,12 +111,14 @@ def test_who_waits_when_it_is_closed_is_told_and_who_has_a_place_keeps_it() -> N
         await asyncio.sleep(0)
         waits = [asyncio.create_task(turns.take()) for _ in range(3)]
         await asyncio.sleep(1)
-        turns.refuse_waiting(ClosedError(what="store"))
+        turns.close(lambda: ClosedError(what="store"))
         for wait in waits:
             with pytest.raises(ClosedError):
                 await wait
+        assert not has_one.done()
         await has_one
         assert begun == {0: 0}
-        await turns.take()
+        with pytest.raises(ClosedError):
+            await turns.take()
 
     run_virtual(check())

@@ -121,7 +121,7 @@ class Store(StoreReading, StoreCancelling):
                 "NORMAL" is `synchronous_commit = off`: what was committed in the last second before the server crashes may
                 be lost.
             busy_timeout: how many seconds a write, or opening the database, waits for others at the same place. On
-                PostgreSQL also how long what has lost its connection is repeated, and a read waits if no other ends.
+                PostgreSQL also how long what has lost its connection is repeated, and a read waits if none succeeds.
             limits: how much one transaction takes, and how much may wait.
             follow: what is kept in memory for followers of the log, and how soon they see what others write.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from trackside.app.storage._databases.postgres.connections import READERS, Postg
 from trackside.app.storage._databases.postgres.session import PostgresSession
 from trackside.app.storage._databases.postgres.signals import PostgresSignals
 from trackside.app.storage._databases.postgres.turns import Turns
-from trackside.app.storage.errors import ConnectionLostError, DatabaseBusyError, ServerUnreachableError
+from trackside.app.storage.errors import ConnectionLostError, DatabaseBusyError, ServerUnreachableError, StorageError
 from trackside.harness.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ _PARTING: Final = 2.0
 class PostgresReads:
     """Reads on a few connections that cannot write.
 
-    A read sees one moment. It waits in line until one of these connections is free, however many wait there before it. If
-    its connection is lost, it is called again on another one; a server that is away is waited for.
+    A read sees one moment. It waits in line until one of these connections is free, however many wait there before it, as
+    long as reads succeed. If its connection is lost, it is called again on another one; a server that is away is waited
+    for.
     """
 
     dialect: Dialect = "postgresql"
@@ -44,6 +46,8 @@ class PostgresReads:
         self._engine = database.reading(standby=standby)
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same connections
         self._turns = Turns(READERS, database.busy_timeout)
+        self._outage: ConnectionLostError | ServerUnreachableError | None = None
+        """How the server was away when it was last asked, if it was."""
         self._closed = False
         self._under_way = 0
         self._at_rest = asyncio.Event()
@@ -53,7 +57,7 @@ class PostgresReads:
         """What `read` finds.
 
         Raises:
-            ReadersBusyError: none of the connections became free for as long as one is waited for.
+            ReadersBusyError: no read on any of the connections succeeded for as long as one is waited for.
             ServerUnreachableError: the server did not come back in time.
             ClosedError: this was closed while it waited.
             StorageError: the database cannot be read.
@@ -80,20 +84,30 @@ class PostgresReads:
             try:
                 await self._turns.take()
             except TimeoutError:
-                raise self._database.readers_busy() from None
+                raise self._why_late() from None
             if until is None:  # not before: its wait in line is no outage
                 until = monotonic() + self._database.busy_timeout
+            succeeded = False
             try:
-                return await read()
-            except (ConnectionLostError, ServerUnreachableError):
+                found = await read()
+            except (ConnectionLostError, ServerUnreachableError) as exc:
+                self._outage = exc
                 if monotonic() + pause > until:
                     raise
+            else:
+                self._outage, succeeded = None, True
+                return found
             finally:
-                self._turns.give_back()
+                self._turns.give_back(succeeded=succeeded)
             await asyncio.sleep(pause)
             if self._closed:  # a connection that was made now would be left behind
                 raise ClosedError(what="store")
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _why_late(self) -> StorageError:
+        """Why a read has not had its turn: the server is away, or something keeps the connections busy."""
+        outage = self._outage
+        return self._database.readers_busy() if outage is None else type(outage)(**outage.details)
 
     async def aclose(self) -> None:
         """Let running reads end, and let go of the connections. May be called again."""
@@ -102,7 +116,7 @@ class PostgresReads:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PARTING):
                     await self._at_rest.wait()
-            self._turns.refuse_waiting(ClosedError(what="store"))
+        self._turns.close(partial(ClosedError, what="store"))
         await self._engine.dispose()
 
 

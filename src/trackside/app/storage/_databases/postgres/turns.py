@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from math import inf
 
 from trackside.harness.errors import TracksideError
@@ -12,25 +13,27 @@ from trackside.harness.errors import TracksideError
 class Turns:
     """Places at something that only `count` callers use at once; the others wait, first come first served.
 
-    A long line is no failure: as long as places become free, everybody gets one. But if none becomes free for `patience`
-    seconds, those who have waited that long give up: whatever holds the places does not come to an end.
+    A long line is no failure: as long as those who have places succeed, everybody gets one. But if nobody succeeds for
+    `patience` seconds, those who have waited that long give up: what holds the places leads to nothing.
     """
 
     def __init__(self, count: int, patience: float) -> None:
         self._free = count
         self._patience = patience
-        self._moved_at = -inf
-        """When a place last became free, by the event loop's clock."""
+        self._succeeded_at = -inf
+        """When somebody last succeeded, by the event loop's clock."""
         self._line: deque[asyncio.Future[None]] = deque()
         """Those who wait. Some may have given up. It is empty while a place is free."""
+        self._refusal: Callable[[], TracksideError] | None = None
 
     async def take(self) -> None:
         """Take a place; whoever does has to `give_back` it.
 
         Raises:
-            TimeoutError: no place became free for `patience` seconds.
-            TracksideError: what was said to `refuse_waiting`.
+            TimeoutError: nobody succeeded for `patience` seconds.
+            TracksideError: it is closed.
         """
+        self._check()
         if self._free:
             self._free -= 1
             return
@@ -38,25 +41,26 @@ class Turns:
         self._line.append(turn)
         try:
             await self._wait(turn)
+            self._check()  # it may have been closed when the place had just been given
         except BaseException:
-            if turn.done() and turn.exception() is None:
-                self.give_back()  # the place was given at the same moment
+            if turn.done() and not turn.cancelled():  # the place was given at the same moment
+                self.give_back(succeeded=False)
             turn.cancel()
             raise
-        turn.result()
 
     async def _wait(self, turn: asyncio.Future[None]) -> None:
         loop = asyncio.get_running_loop()
         since = loop.time()
         while not turn.done():
-            seconds = max(since, self._moved_at) + self._patience - loop.time()
+            seconds = max(since, self._succeeded_at) + self._patience - loop.time()
             if seconds <= 0:
                 raise TimeoutError
             await asyncio.wait((turn,), timeout=seconds)
 
-    def give_back(self) -> None:
+    def give_back(self, *, succeeded: bool) -> None:
         """Give a place back; the first in line gets it."""
-        self._moved_at = asyncio.get_running_loop().time()
+        if succeeded:
+            self._succeeded_at = asyncio.get_running_loop().time()
         while self._line:
             turn = self._line.popleft()
             if not turn.done():
@@ -64,9 +68,12 @@ class Turns:
                 return
         self._free += 1
 
-    def refuse_waiting(self, error: TracksideError) -> None:
-        """Tell all who wait that there will be no place for them."""
+    def close(self, refusal: Callable[[], TracksideError]) -> None:
+        """Let nobody have a place any more, not even those who wait: they are told this."""
+        self._refusal = refusal
         while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_exception(error)
+            self._line.popleft().cancel()
+
+    def _check(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
