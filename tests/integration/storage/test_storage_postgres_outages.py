@@ -165,6 +165,8 @@ async def test_a_server_that_stays_away_is_an_error_and_then_all_is_well_again(
         with pytest.raises(ServerUnreachableError) as away:
             await store.events()
         assert "written" not in str(away.value)
+        many = await asyncio.gather(*(store.events() for _ in range(200)), return_exceptions=True)
+        assert {type(read) for read in many} == {ServerUnreachableError}  # also of those that had no turn
         run.sequence -= 1
         await asyncio.to_thread(own_postgres_server.start)
 
