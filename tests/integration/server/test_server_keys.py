@@ -14,6 +14,7 @@ from speaking_agents import Held
 
 from trackside.app.server.auth.keys import KeyAuthenticator
 from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Principal
 from trackside.app.settings import AccessSettings, ServerSettings
 from trackside.app.storage import Store
 from trackside.app.storage.api_keys import ApiKey, ApiKeys, KeyPermission
@@ -188,6 +189,33 @@ async def test_whoever_guesses_costs_four_looks_a_second_and_no_memory(opened: S
         clock.now += 0.001
     assert keys.reads <= 5
     assert not known._good
+
+
+class SlowKeys(CountedKeys):
+    """Keys whose reads take longer than what they bring is believed."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        super().__init__(store)
+        self.clock = clock
+
+    async def good(self) -> list[ApiKey]:
+        self.clock.now += 1
+        good = await super().good()
+        self.clock.now += 3
+        return good
+
+
+async def test_clients_that_ask_at_once_share_a_look_however_slow_it_is(opened: Store) -> None:
+    clock = Clock()
+    keys = SlowKeys(opened, clock)
+    made = await keys.create("k", owner="ada")
+    known = KeyAuthenticator(keys, clock=clock)
+    unknown = (f"ts_{number:012x}_{number:064x}" for number in range(50))
+    asked = [known(scope_with(secret)) for secret in (made.secret, *unknown)]
+    first, *others = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(first, Principal)
+    assert {type(other) for other in others} == {HttpError}
+    assert keys.reads <= 2  # one that had begun when others asked, and one for these
 
 
 async def test_what_another_process_makes_and_revokes_is_known_in_seconds(opened: Store, database_url: str) -> None:

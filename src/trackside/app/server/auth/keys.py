@@ -55,11 +55,12 @@ class KeyAuthenticator:
 
     async def __call__(self, scope: Scope) -> Principal:
         secret, key_id = _key_in(scope)
-        if not self._is_fresh(self._fresh):
-            await self._read(self._fresh)
+        asked = self._clock()
+        if not self._is_fresh(self._fresh, asked):
+            await self._read(self._fresh, asked)
         found = self._good.get(key_id)
-        if found is None and not self._is_fresh(_AGAIN_SECONDS):
-            await self._read(_AGAIN_SECONDS)  # another process may have made it a moment ago
+        if found is None and not self._is_fresh(_AGAIN_SECONDS, asked):
+            await self._read(_AGAIN_SECONDS, asked)  # another process may have made it a moment ago
             found = self._good.get(key_id)
         # The id is no secret. The secret is compared in a time that does not tell how much of it is right.
         if found is None or not hmac.compare_digest(found[0].digest, digest_of(secret)):
@@ -69,12 +70,14 @@ class KeyAuthenticator:
             raise unknown("this API key is not known, or no longer valid")
         return principal
 
-    def _is_fresh(self, seconds: float) -> bool:
-        return self._clock() - self._read_at < seconds and self._version == self._keys.version
+    def _is_fresh(self, seconds: float, asked: float) -> bool:
+        """Whether the keys were read within so many seconds, or after a client asked, however long that took."""
+        is_new = self._clock() - self._read_at < seconds or self._read_at > asked
+        return is_new and self._version == self._keys.version
 
-    async def _read(self, fresh: float) -> None:
+    async def _read(self, fresh: float, asked: float) -> None:
         async with self._reading:
-            if self._is_fresh(fresh):  # somebody else has read them meanwhile
+            if self._is_fresh(fresh, asked):  # somebody else has read them meanwhile
                 return
             if self._failure is not None and self._clock() - self._failed_at < _AGAIN_SECONDS:
                 raise _cannot_be_found_out(self._failure)
