@@ -46,8 +46,8 @@ class PostgresReads:
         self._engine = database.reading(standby=standby)
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same connections
         self._turns = Turns(READERS, database.busy_timeout)
-        self._outage: ConnectionLostError | ServerUnreachableError | None = None
-        """How the server was away when it was last asked, if it was."""
+        self._outage: Callable[[], StorageError] | None = None
+        """Makes the error of the last read, if the server was away for it."""
         self._closed = False
         self._under_way = 0
         self._at_rest = asyncio.Event()
@@ -91,9 +91,12 @@ class PostgresReads:
             try:
                 found = await read()
             except (ConnectionLostError, ServerUnreachableError) as exc:
-                self._outage = exc
+                self._outage = partial(type(exc), **exc.details)
                 if monotonic() + pause > until:
                     raise
+            except StorageError:
+                self._outage = None
+                raise
             else:
                 self._outage, succeeded = None, True
                 return found
@@ -106,8 +109,7 @@ class PostgresReads:
 
     def _why_late(self) -> StorageError:
         """Why a read has not had its turn: the server is away, or something keeps the connections busy."""
-        outage = self._outage
-        return self._database.readers_busy() if outage is None else type(outage)(**outage.details)
+        return self._database.readers_busy() if self._outage is None else self._outage()
 
     async def aclose(self) -> None:
         """Let running reads end, and let go of the connections. May be called again."""
