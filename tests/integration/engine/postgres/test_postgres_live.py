@@ -11,6 +11,7 @@ from raw_postgres import RawConnection
 from tests.integration.engine.postgres.conftest import Fleet, end_sessions, until
 
 from trackside.app.engine.postgres import PostgresEngine, _hearing
+from trackside.app.engine.postgres._wire import GATHER
 from trackside.app.storage import live_parts
 from trackside.app.storage.live_parts import LiveRetention, token_of
 from trackside.app.streams.wire import Topic
@@ -241,6 +242,22 @@ async def test_what_comes_as_a_lost_connection_is_back_is_heard_behind_what_came
     await until(lambda: len(ear.numbers) == 3)
     assert is_late
     assert ear.numbers == [0, 1, 2]
+
+
+async def test_what_is_said_at_the_moment_in_which_the_connection_is_lost_is_sent_by_the_next(fleet: Fleet) -> None:
+    worker, server = await fleet.engine(), await fleet.engine()
+    ear = Ear(server)
+    await ear.caught_up()
+    await say(worker, [numbered(0)])
+    await until(lambda: ear.numbers == [0])
+    await asyncio.sleep(2 * GATHER)  # so that the next one is sent at once
+
+    assert worker.live.say(RUN, numbered(1))
+    connection = worker._bus._connection
+    assert connection is not None
+    connection.terminate()  # it is closed at once; the driver tells of it when the message has been tried
+
+    await until(lambda: ear.numbers == [0, 1])
 
 
 async def say_slowly(engine: PostgresEngine, count: int) -> None:

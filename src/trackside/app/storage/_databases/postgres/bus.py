@@ -177,6 +177,7 @@ class PostgresBus:
             if (connection := self._connection) is None or connection.is_closed():
                 if self._closed:
                     raise ClosedError(what="store")
+                self._note_ended(connection)  # the driver tells it a moment later: until then it would seem connected
                 why = self._cause or self._status.why or "the connection was lost"
                 raise ConnectionLostError(database=str(self._database), why=why)
             return await self._fetch(connection, statement, *values)
