@@ -357,13 +357,11 @@ class StoredCoordinator:
             await self._writer.write_to_the_end(work)
             # Not before: a cancel that could not be stored must not keep the run from being claimed.
             own.cancel_requested = own.cancel_requested or action
-            try:
-                return await self._known(run_id)
-            except StorageError as exc:  # it is recorded: whoever asks has to stop the run, as nobody else will
-                logger.warning("run %s is to be cancelled, and cannot be read: %s", run_id, exc)
+            if self._runs.get(run_id) is own and own.goes_on:  # not read: in a long line of reads it would run on
                 return own.asked_to_stop(running=own.claimed)
         finally:
             own.cancels -= 1
+        return await self._known(run_id)
 
     async def note_stuck(self, run_id: str, since: datetime) -> None:
         """Record since when a run of this worker has not stopped although it was cancelled."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from tests.integration.runs.stage import Agents, within_patience
 
-from trackside import RunStatus
+from trackside import RunRecord, RunStatus
 from trackside.app.storage.errors import ReadersBusyError
+from trackside.harness.ports import Release
+from trackside.harness.types import CancelAction, ThreadStatus
 
 
 def fail_next_read(worker: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -60,16 +63,40 @@ async def test_a_run_that_is_due_and_has_others_make_room_runs_though_one_of_the
     assert [result.status for result in results] == ["cancelled", "cancelled", "success"]
 
 
-async def test_a_running_run_is_stopped_by_a_cancel_that_cannot_be_read_back(
+async def test_a_running_run_is_stopped_by_a_cancel_without_anything_being_read(
     worker: Any, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await worker()
     running = await a.start("one", thread_id="t")
     await agents.until_running("one")
-    failed = fail_next_read(a, monkeypatch)
+    get, reads_again = a.coordinator.get, asyncio.Event()
 
-    record = await a.manager.cancel(running.run_id)
+    async def get_late(run_id: str) -> Any:
+        await reads_again.wait()  # as at the end of a long line of reads
+        return await get(run_id)
 
-    assert failed == [running.run_id]
-    assert record.run_id == running.run_id
+    monkeypatch.setattr(a.coordinator, "get", get_late)
+    cancelling = asyncio.create_task(a.manager.cancel(running.run_id))
+    try:
+        assert (await within_patience(running.result())).status is RunStatus.cancelled
+    finally:
+        reads_again.set()
+    assert agents.cancelled == ["one"]
+    assert (await within_patience(cancelling)).run_id == running.run_id
+
+
+async def test_a_cancel_says_how_a_run_ended_that_has_just_ended(worker: Any, agents: Agents) -> None:
+    a = await worker()
+    running = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+    released: list[RunRecord] = []
+    release = a.coordinator.release
+
+    async def cancel_and_release(run_id: str, announced: ThreadStatus) -> Release:
+        released.append(await a.coordinator.request_cancel(run_id, CancelAction.interrupt))
+        return await release(run_id, announced)
+
+    a.coordinator.release = cancel_and_release
+    await a.manager.cancel(running.run_id)
     assert (await within_patience(running.result())).status is RunStatus.cancelled
+    assert [record.status for record in released] == [RunStatus.cancelled]

@@ -43,6 +43,11 @@ class OwnRun:
         """Whether it waits for its thread, as far as is known here."""
         return not (self.claimed or self.withdrawn or self.over or self.timer or self.cancel_requested)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether its end is not in the log, as far as is known here."""
+        return not self.over and self.handover is None
+
     def asked_to_stop(self, *, running: bool) -> RunRecord:
         """What is known here about a run that somebody has asked to stop."""
         status = RunStatus.running if running else RunStatus.pending
