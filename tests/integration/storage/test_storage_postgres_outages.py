@@ -126,6 +126,21 @@ async def test_a_read_that_is_cut_off_in_the_middle_is_done_again(store: Store, 
     assert read == 2
 
 
+async def test_a_read_whose_loss_is_noticed_late_is_done_again(url: str) -> None:
+    read = 0
+
+    def read_and_be_cut_off(connection: Connection) -> int:
+        nonlocal read
+        read += 1
+        if read == 1:  # as a connection that goes silent: nobody knows until its patience is over
+            connection.execute(text("SELECT pg_sleep(0.5), pg_terminate_backend(pg_backend_pid())"))
+        return int(connection.scalar(text("SELECT 5")))
+
+    async with Store.open(url, busy_timeout=0.2) as store:
+        assert await store._readers.run(read_and_be_cut_off) == 5
+    assert read == 2
+
+
 async def test_a_read_that_is_always_cut_off_says_so_and_not_that_nothing_was_written(url: str) -> None:
     async with Store.open(url, busy_timeout=0.1) as store:
         with pytest.raises(ReadLostError, match="was lost in a read") as lost:

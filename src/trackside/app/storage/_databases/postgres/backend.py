@@ -85,13 +85,13 @@ class PostgresReads:
                 await self._turns.take()
             except TimeoutError:
                 raise self._why_late() from None
-            if until is None:  # not before: its wait in line is no outage
-                until = monotonic() + self._database.busy_timeout
             succeeded = False
             try:
                 found = await read()
             except (ConnectionLostError, ServerUnreachableError) as exc:
                 self._outage = partial(type(exc), **exc.details)
+                if until is None:  # not before: its wait in line is no outage, and a silent loss is noticed late
+                    until = monotonic() + self._database.busy_timeout
                 if monotonic() + pause > until:
                     raise
             except StorageError:
