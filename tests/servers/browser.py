@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from debian_programs import program
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright, expect
+from playwright.async_api import Error as PlaywrightError
 
 from javascript import PACKAGES, node
 
@@ -22,6 +23,11 @@ SCREENSHOTS: Final = ROOT / ".screenshots"
 
 PATIENCE: Final = 30_000
 """Milliseconds after which something that does not come counts as missing: browsers are slow where much else is done."""
+
+FETCHED: Final = """() => performance.getEntriesByType("resource").map((one) =>
+    `${Math.round(one.startTime)}-${Math.round(one.responseEnd)} ms: ${one.responseStatus} ${one.name}`)
+    .concat(`now: ${Math.round(performance.now())} ms`)"""
+"""What a page has fetched, with when it asked and when it had the answer, since it was opened."""
 
 _NAMES: Final = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _FLAGS: Final = (
@@ -106,6 +112,16 @@ class Visit:
         if before is not None:
             await self.page.set_viewport_size(before)
 
+    async def seen(self) -> str:
+        """What somebody sees on the page now, what it has fetched and what the browser said: for a test that failed."""
+        try:
+            async with asyncio.timeout(10):
+                text = await self.page.inner_text("body")
+                fetched = await self.page.evaluate(FETCHED)
+        except (PlaywrightError, TimeoutError) as exc:
+            text, fetched = f"(cannot be asked: {exc})", []
+        return "\n".join([f"{self.page.url} showed:", text[:4_000], *fetched[-20:], *self.complaints])
+
     def check(self) -> None:
         """Check that nothing was wrong.
 
@@ -131,7 +147,11 @@ async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator
     context.set_default_timeout(PATIENCE)
     try:
         visit = Visit(await context.new_page(), url)
-        yield visit
+        try:
+            yield visit
+        except AssertionError as exc:
+            exc.add_note(await visit.seen())
+            raise
         visit.check()
     finally:
         await context.close()
