@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from adverse_wire import AdverseWire, Adversity
+from tests.contract.ways_to_run import virtual
 from tests.unit.mirrored_fleet import QUICK, RUN, SPEC, THREAD, fleet, numbers_of, record, to_the_end
 from told_ends import ToldEnds
 
@@ -21,6 +22,7 @@ from trackside.harness.errors import ClosedError
 from trackside.harness.ports import StreamPart
 
 
+@virtual
 async def test_a_mirror_has_the_same_parts_with_the_same_ids_and_bytes() -> None:
     async with fleet() as made:
         server, mirrors = made.servers[0], made.mirrors[0]
@@ -39,6 +41,7 @@ async def test_a_mirror_has_the_same_parts_with_the_same_ids_and_bytes() -> None
         assert made.wire.ears == set(), "what is over is not listened to"
 
 
+@virtual
 async def test_many_parts_are_one_message_and_a_lone_one_goes_at_once() -> None:
     async with fleet() as made:
         made.begin()
@@ -51,6 +54,7 @@ async def test_many_parts_are_one_message_and_a_lone_one_goes_at_once() -> None:
         assert made.relay.stats.parts == 501
 
 
+@virtual
 async def test_who_comes_late_gets_what_is_kept_then_what_comes_without_a_gap() -> None:
     async with fleet(servers=2) as made:
         made.begin()
@@ -69,6 +73,7 @@ async def test_who_comes_late_gets_what_is_kept_then_what_comes_without_a_gap() 
         assert (numbers_of(got), end.end) == ([1, 2, 3, 4], {"status": "success"})
 
 
+@virtual
 async def test_who_has_had_more_elsewhere_than_has_come_here_goes_on_behind_that() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -90,6 +95,7 @@ async def test_who_has_had_more_elsewhere_than_has_come_here_goes_on_behind_that
 
 
 @pytest.mark.parametrize(("last_event_id", "waited_for"), [(None, []), ("-1", []), ("17-2", [2])])
+@virtual
 async def test_only_an_id_that_a_client_has_had_elsewhere_is_waited_for(
     last_event_id: str | None, waited_for: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +112,7 @@ async def test_only_an_id_that_a_client_has_had_elsewhere_is_waited_for(
     assert waits == waited_for
 
 
+@virtual
 async def test_who_has_had_more_of_a_run_than_has_come_before_the_log_told_its_end_gets_that_end() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -123,6 +130,7 @@ async def test_who_has_had_more_of_a_run_than_has_come_before_the_log_told_its_e
 
 
 @pytest.mark.parametrize("heard", [0, 1])
+@virtual
 async def test_who_goes_on_where_what_was_said_last_did_not_come_is_told_so(heard: int) -> None:
     """The reader had more elsewhere than arrived here, and the log has told the end: it may lack still more."""
     async with fleet() as made:
@@ -148,6 +156,7 @@ async def test_who_goes_on_where_what_was_said_last_did_not_come_is_told_so(hear
             assert await to_the_end(passing) == ([], end), "he wants only what comes"
 
 
+@virtual
 async def test_what_is_not_kept_any_more_is_a_gap() -> None:
     async with fleet(Adversity(kept=1)) as made:
         made.begin()
@@ -162,6 +171,7 @@ async def test_what_is_not_kept_any_more_is_a_gap() -> None:
         assert numbers_of(got) == [(1, 3), 4, 5]
 
 
+@virtual
 async def test_a_lost_tail_is_a_gap_before_the_end() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -180,6 +190,7 @@ async def test_a_lost_tail_is_a_gap_before_the_end() -> None:
 
 @pytest.mark.parametrize("begun", [True, False])
 @pytest.mark.parametrize("reason", ["worker_lost", "process_crashed", "memory_limit", "stuck"])
+@virtual
 async def test_the_log_tells_the_end_of_a_run_whose_process_is_gone(reason: str, begun: bool) -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -199,6 +210,7 @@ async def test_the_log_tells_the_end_of_a_run_whose_process_is_gone(reason: str,
         assert numbers_of(got) == ([1] if begun else [])
 
 
+@virtual
 async def test_an_end_in_the_log_waits_for_what_the_worker_has_said_before() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -214,6 +226,7 @@ async def test_an_end_in_the_log_waits_for_what_the_worker_has_said_before() -> 
         assert made.mirrors[0].stats.ends_logged == 0
 
 
+@virtual
 async def test_a_worker_that_loses_its_run_ends_nobodys_stream() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -231,6 +244,7 @@ async def test_a_worker_that_loses_its_run_ends_nobodys_stream() -> None:
         assert (numbers_of(got), end.end) == ([(2, 2)], {"status": "timeout"})  # it may have said more
 
 
+@virtual
 async def test_while_the_wire_is_away_the_ring_is_what_waits() -> None:
     async with fleet(limits=HubLimits(parts=10)) as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -250,6 +264,7 @@ async def test_while_the_wire_is_away_the_ring_is_what_waits() -> None:
         assert made.relay.stats.parts_missed == 20
 
 
+@virtual
 async def test_ended_runs_that_cannot_be_sent_are_bounded() -> None:
     wire, hub = AdverseWire(), StreamHub()
     wire.is_away = True
@@ -273,6 +288,7 @@ async def test_ended_runs_that_cannot_be_sent_are_bounded() -> None:
     await relay.aclose()
 
 
+@virtual
 async def test_a_run_that_comes_back_to_a_worker_says_all_that_it_says_from_then_on() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -291,6 +307,7 @@ async def test_a_run_that_comes_back_to_a_worker_says_all_that_it_says_from_then
         assert made.mirrors[0].stats.ends_said == 1
 
 
+@virtual
 async def test_what_cannot_be_sent_of_a_run_keeps_no_other_waiting() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN), made.mirrors[0].run(THREAD, "other"):
@@ -308,6 +325,7 @@ async def test_what_cannot_be_sent_of_a_run_keeps_no_other_waiting() -> None:
         assert made.mirrors[0].stats.ends_said == 2
 
 
+@virtual
 async def test_a_large_part_comes_in_pieces_and_one_that_is_too_large_is_a_gap_with_its_reason() -> None:
     async with fleet(limits=HubLimits(part_bytes=100 * 1_048_576)) as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -329,6 +347,7 @@ async def test_a_large_part_comes_in_pieces_and_one_that_is_too_large_is_a_gap_w
         assert max(map(len, made.wire.said)) < 512 * 1024
 
 
+@virtual
 async def test_messages_of_another_version_and_nonsense_are_passed_over_and_counted() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN) as mirror:
@@ -343,6 +362,7 @@ async def test_messages_of_another_version_and_nonsense_are_passed_over_and_coun
         assert end.end == {"status": "success"}
 
 
+@virtual
 async def test_mirrors_are_shared_and_linger_and_go() -> None:
     async with fleet() as made:
         mirrors, server = made.mirrors[0], made.servers[0]
@@ -366,6 +386,7 @@ async def test_mirrors_are_shared_and_linger_and_go() -> None:
             assert [frame.data for frame in server.read(RUN).take()] == [b"1"]
 
 
+@virtual
 async def test_a_part_is_encoded_once_for_all_readers_of_a_mirror() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -378,6 +399,7 @@ async def test_a_part_is_encoded_once_for_all_readers_of_a_mirror() -> None:
         assert made.mirrors[0].stats.messages == 1
 
 
+@virtual
 async def test_the_manager_of_a_server_streams_what_is_mirrored() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN):
@@ -393,6 +415,7 @@ async def test_the_manager_of_a_server_streams_what_is_mirrored() -> None:
 
 @pytest.mark.parametrize("follows_thread", [True, False])
 @pytest.mark.parametrize("fails", [True, False])
+@virtual
 async def test_where_the_log_cannot_tell_how_a_run_ends_nobody_waits_for_that(
     follows_thread: bool, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +438,7 @@ async def test_where_the_log_cannot_tell_how_a_run_ends_nobody_waits_for_that(
             assert (await to_the_end(server.read(RUN)))[1].end == {"status": "success"}
 
 
+@virtual
 async def test_values_of_which_newer_ones_may_be_missing_are_not_taken_for_the_newest() -> None:
     async with fleet() as made:
         server = made.servers[0]

@@ -12,6 +12,7 @@ from tests.unit.mirrored_fleet import RUN, THREAD, fleet, numbers_of, to_the_end
 
 from trackside.app.streams import EndedStream, FeedItem, FeedReader, HubLimits, Mirror
 from trackside.app.streams.live_messages import MOST_BYTES
+from trackside.testing import run_virtual
 
 STEPS = ["say", "say", "burst", "turn", "read", "thread", "leave", "large", "gone"]
 
@@ -33,7 +34,7 @@ STEPS = ["say", "say", "burst", "turn", "read", "thread", "leave", "large", "gon
 def test_every_reader_gets_all_in_order_or_a_gap_and_then_the_true_end(
     seed: int, adversity: Adversity, steps: list[str], how: str
 ) -> None:
-    asyncio.run(_every_reader(seed, adversity, steps, how))
+    run_virtual(_every_reader(seed, adversity, steps, how))
 
 
 async def on_thread(reader: FeedReader) -> list[FeedItem | None]:

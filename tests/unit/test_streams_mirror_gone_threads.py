@@ -9,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from adverse_wire import Adversity
+from tests.contract.ways_to_run import virtual
 from tests.unit.mirrored_fleet import QUICK, RUN, THREAD, fleet, heard, numbers_of, to_the_end, told
 
 from trackside.app.streams import EndedStream
 from trackside.app.streams.protocol import Wanted, read_events
 
 
+@virtual
 async def test_who_follows_a_thread_hears_nothing_of_one_that_had_its_id_before() -> None:
     async with fleet() as made:
         made.log.threads[THREAD] = datetime.now(UTC)
@@ -43,6 +45,7 @@ async def test_who_follows_a_thread_hears_nothing_of_one_that_had_its_id_before(
                 assert (told(reader), reader.is_over) == ([], False)
 
 
+@virtual
 async def test_a_thread_with_an_id_that_was_there_before_is_whole_though_what_is_kept_is_heard_twice_at_first() -> None:
     async with fleet() as made:
         made.log.threads[THREAD] = datetime.now(UTC)
@@ -69,6 +72,7 @@ async def test_a_thread_with_an_id_that_was_there_before_is_whole_though_what_is
 
 
 @pytest.mark.parametrize("another_is_there", [True, False])
+@virtual
 async def test_who_follows_a_thread_hears_that_it_is_gone_also_while_its_mirror_catches_up(
     another_is_there: bool,
 ) -> None:
@@ -84,6 +88,7 @@ async def test_who_follows_a_thread_hears_that_it_is_gone_also_while_its_mirror_
             assert reader.thread_is_gone
 
 
+@virtual
 async def test_who_follows_a_thread_hears_that_it_is_gone_also_if_the_word_of_that_is_lost() -> None:
     async with fleet(Adversity(lost=100), options=replace(QUICK, look_every=0.01)) as made:
         made_at = made.log.threads[THREAD] = datetime.now(UTC)
@@ -98,6 +103,7 @@ async def test_who_follows_a_thread_hears_that_it_is_gone_also_if_the_word_of_th
 
 
 @pytest.mark.parametrize("deleted", ["here", "elsewhere"])
+@virtual
 async def test_who_follows_a_thread_that_is_made_again_hears_it_though_the_word_that_the_first_is_gone_comes_later(
     deleted: str,
 ) -> None:
@@ -122,6 +128,7 @@ async def test_who_follows_a_thread_that_is_made_again_hears_it_though_the_word_
 
 
 @pytest.mark.parametrize("ended", [True, False])
+@virtual
 async def test_who_follows_a_thread_that_is_made_again_hears_nothing_of_the_first_once_the_word_that_it_is_gone_has_come(
     ended: bool,
 ) -> None:
@@ -161,6 +168,7 @@ async def test_who_follows_a_thread_that_is_made_again_hears_nothing_of_the_firs
 
 @pytest.mark.parametrize("heard_before", [True, False])
 @pytest.mark.parametrize("by", ["worker", "log"])
+@virtual
 async def test_who_follows_a_run_hears_its_end_also_if_its_thread_is_gone_before(by: str, heard_before: bool) -> None:
     async with fleet() as made:
         server, mirrors = made.servers[0], made.mirrors[0]
@@ -188,6 +196,7 @@ async def test_who_follows_a_run_hears_its_end_also_if_its_thread_is_gone_before
 
 
 @pytest.mark.parametrize("comes_late", [False, True])
+@virtual
 async def test_who_follows_a_run_has_all_of_it_where_its_thread_was_gone_before_its_mirror_had_caught_up(
     comes_late: bool,
 ) -> None:
@@ -211,6 +220,7 @@ async def test_who_follows_a_run_has_all_of_it_where_its_thread_was_gone_before_
         assert (numbers_of(got), end.end) == ([1, 2], {"status": "success"})
 
 
+@virtual
 async def test_only_runs_that_somebody_follows_outlive_their_thread() -> None:
     async with fleet() as made:
         server, mirrors = made.servers[0], made.mirrors[0]

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 from adverse_wire import Adversity
+from tests.contract.ways_to_run import virtual
 from tests.unit.mirrored_fleet import (
     QUICK,
     RUN,
@@ -33,6 +34,7 @@ from trackside.app.streams.protocol import Wanted, read_events
 from trackside.app.streams.relay import Relay
 
 
+@virtual
 async def test_a_thread_is_followed_over_all_its_runs_with_the_same_numbers_everywhere() -> None:
     async with fleet(servers=2) as made:
         feeds = [server.threads for server in made.servers]
@@ -64,6 +66,7 @@ async def test_a_thread_is_followed_over_all_its_runs_with_the_same_numbers_ever
                     assert told(from_active) == [("started", "3", None), ("part", "3", b"1")]
 
 
+@virtual
 async def test_a_run_that_is_mirrored_already_is_whole_on_its_thread() -> None:
     async with fleet(Adversity(kept=1)) as made:
         with made.mirrors[0].run(THREAD, RUN) as run:
@@ -80,6 +83,7 @@ async def test_a_run_that_is_mirrored_already_is_whole_on_its_thread() -> None:
                     assert [kind for kind, *_ in await heard(reader, 5)] == ["started", "part", "part", "part", "ended"]
 
 
+@virtual
 async def test_a_run_that_has_been_followed_to_its_end_is_whole_on_its_thread() -> None:
     async with fleet() as made:
         with made.mirrors[0].run(THREAD, RUN) as run:
@@ -96,6 +100,7 @@ async def test_a_run_that_has_been_followed_to_its_end_is_whole_on_its_thread() 
                 assert not reader.feed.active
 
 
+@virtual
 async def test_the_log_tells_a_thread_of_runs_that_never_said_anything() -> None:
     async with fleet() as made:
         with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:
@@ -107,6 +112,7 @@ async def test_the_log_tells_a_thread_of_runs_that_never_said_anything() -> None
             assert await heard(reader, 1) == [("ended", RUN, "success")]
 
 
+@virtual
 async def test_a_mirror_of_a_thread_has_caught_up_when_it_misses_no_end_that_only_the_log_tells(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -121,6 +127,7 @@ async def test_a_mirror_of_a_thread_has_caught_up_when_it_misses_no_end_that_onl
             assert await heard(reader, 1) == [("ended", "pending", "cancelled")]
 
 
+@virtual
 async def test_who_follows_a_thread_hears_the_end_of_a_run_that_was_followed_by_itself_before_anything_was_heard_of_it() -> (
     None
 ):
@@ -133,6 +140,7 @@ async def test_who_follows_a_thread_hears_the_end_of_a_run_that_was_followed_by_
                 assert not reader.feed.active
 
 
+@virtual
 async def test_a_run_of_a_thread_that_had_ended_before_does_not_stay_active() -> None:
     async with fleet() as made:
         made.begin()
@@ -155,6 +163,7 @@ async def executing_server() -> AsyncGenerator[Fleet]:
         yield made
 
 
+@virtual
 async def test_a_run_of_this_process_goes_on_for_its_followers_when_nobody_follows_its_thread_any_more() -> None:
     async with executing_server() as made:
         made.begin()
@@ -183,6 +192,7 @@ async def test_a_run_of_this_process_goes_on_for_its_followers_when_nobody_follo
 
 
 @pytest.mark.parametrize("begins_first", [True, False])
+@virtual
 async def test_a_run_of_this_process_is_told_once_to_who_follows_its_thread(*, begins_first: bool) -> None:
     async with executing_server() as made:
         if begins_first:
@@ -203,6 +213,7 @@ async def test_a_run_of_this_process_is_told_once_to_who_follows_its_thread(*, b
             assert told(follower) == [("part", RUN, b"2"), ("ended", RUN, "success")]
 
 
+@virtual
 async def test_a_run_of_this_process_ends_when_it_says_so_though_the_log_knows_it_before() -> None:
     async with executing_server() as made:
         with made.mirrors[1].thread(THREAD, active=RUN) as thread, made.hub.threads.read(THREAD) as follower:
@@ -222,6 +233,7 @@ async def test_a_run_of_this_process_ends_when_it_says_so_though_the_log_knows_i
         assert said == ["started", "part", "part", "ended"]
 
 
+@virtual
 async def test_who_follows_a_thread_is_told_that_nothing_has_come_of_a_run() -> None:
     async with fleet() as made:
         with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:
@@ -230,6 +242,7 @@ async def test_who_follows_a_thread_is_told_that_nothing_has_come_of_a_run() -> 
             assert await heard(reader, 2) == [("missed", RUN, None), ("ended", RUN, "success")]
 
 
+@virtual
 async def test_a_changed_state_and_the_end_of_a_thread_come_to_all_servers_once() -> None:
     async with fleet(Adversity(repeated=100), servers=2) as made:
         relays = [Relay(server, made.wire) for server in made.servers]
@@ -255,6 +268,7 @@ async def test_a_changed_state_and_the_end_of_a_thread_come_to_all_servers_once(
 
 
 @pytest.mark.parametrize("state", [b'{"values":1}', b"x" * (MOST_BYTES + 1)])
+@virtual
 async def test_a_changed_state_that_the_wire_takes_later_is_told_once_where_it_was_changed(state: bytes) -> None:
     async with fleet() as made:
         server = made.servers[0]
@@ -272,6 +286,7 @@ async def test_a_changed_state_that_the_wire_takes_later_is_told_once_where_it_w
 
 
 @pytest.mark.parametrize("begins_first", [False, True])
+@virtual
 async def test_a_run_whose_worker_was_lost_goes_on_under_its_name_whatever_comes_first(begins_first: bool) -> None:
     async with fleet(options=MirrorOptions(grace=60, patience=60)) as made:
         threads = made.servers[0].threads
@@ -295,6 +310,7 @@ async def test_a_run_whose_worker_was_lost_goes_on_under_its_name_whatever_comes
             assert (said.count(b"id: synth:run-1:"), said.count(b"id: synth:run-2:")) == (3, 0)
 
 
+@virtual
 async def test_a_feed_that_is_not_wanted_any_more_is_forgotten() -> None:
     async with fleet(limits=HubLimits(threads=FeedLimits(idle_threads=0))) as made:
         threads = made.servers[0].threads
