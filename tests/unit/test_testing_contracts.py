@@ -1,5 +1,6 @@
 """How the conformance kit meets pytest: fixtures, claims, loops, and what a failure says."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trackside.testing import ObserverContract
+from trackside.testing import ObserverContract, VirtualTimeLoop
+from trackside.testing.contracts._patience import Patience
 
 pytest_plugins = ["pytester"]
 
@@ -224,6 +226,25 @@ def test_what_is_late_is_told_so_with_the_place_also_if_its_cancel_becomes_somet
     said = report.longrepr.reprcrash.message.splitlines()[0]
     place = r"if it only needs longer, set `patience`\. Waiting were: .*(Broken\.on_event|__aexit__)"
     assert re.search(rf"\. Seen: {seen}; {place}.*\. Cancelled, it ended with .*the connection was lost", said)
+
+
+class HaltingLoop(VirtualTimeLoop):
+    """The loop of a machine that stands still again and again, so that no two looks at the clock are close together."""
+
+    def time(self) -> float:
+        self._virtual_time += 0.1
+        return super().time()
+
+
+def test_what_ends_when_it_is_cancelled_is_told_so_also_where_a_machine_stands_still() -> None:
+    patience = Patience(0.05)
+
+    async def is_late() -> None:
+        async with patience.limit("it did not end"):
+            await asyncio.Event().wait()
+
+    with pytest.raises(AssertionError, match=r"it did not end within 0\.05 s; if it only needs longer, "):
+        patience.run(is_late(), HaltingLoop)
 
 
 @pytest.mark.parametrize(

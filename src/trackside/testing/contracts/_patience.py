@@ -17,6 +17,9 @@ import pytest
 from trackside.testing.loop import DeadlockError, HorizonError, waiting_on
 
 _LONGEST_FAREWELL: Final = 5.0
+_LAST_TURNS: Final = 100
+"""Turns of the loop that a step has at least to end when it was cancelled: a machine may have stood still meanwhile."""
+
 _SWALLOWS: Final = "as if something swallowed CancelledError instead of ending with it"
 
 
@@ -74,11 +77,17 @@ class Patience:
         def is_late() -> None:
             nonlocal late
             late = f"{undone} within {self._seconds:g} s"
-            timers.append(loop.call_later(self._farewell, self._give_up, late, loop))
+            timers.append(loop.call_later(self._farewell, give_up_soon, late, _LAST_TURNS))
             late += f"; if it only needs longer, set `patience`. Waiting were: {waiting_on(loop)}"
             limit.reschedule(loop.time())
 
-        timers = [loop.call_later(self._seconds, is_late)]
+        def give_up_soon(said: str, turns: int) -> None:
+            if turns:
+                timers[:] = [loop.call_soon(give_up_soon, said, turns - 1)]
+            else:
+                self._give_up(said, loop)
+
+        timers: list[asyncio.Handle] = [loop.call_later(self._seconds, is_late)]
         try:
             async with limit:
                 yield
