@@ -247,6 +247,26 @@ def test_what_ends_when_it_is_cancelled_is_told_so_also_where_a_machine_stands_s
         patience.run(is_late(), HaltingLoop)
 
 
+def test_what_a_task_raises_when_all_is_over_is_logged_also_where_a_machine_stands_still(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def loses() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("the connection was lost")
+
+    async def leaves() -> None:
+        left.append(asyncio.create_task(loses()))
+        await asyncio.sleep(0)
+
+    Patience(0.05).run(leaves(), HaltingLoop)
+    assert left[0].done()
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["the connection was lost"]
+
+
 @pytest.mark.parametrize(
     ("then", "outcome", "is_logged"),
     [("pass", "passed", True), ("raise KeyError('status')", "failed", True), (GOES_ON, "failed", False)],

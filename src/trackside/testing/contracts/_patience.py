@@ -152,11 +152,10 @@ class Patience:
             async with asyncio.timeout(self._farewell):
                 while others := asyncio.all_tasks() - own:
                     for task in others - cancelled:
+                        task.add_done_callback(self._tell_of)
                         task.cancel()
                     cancelled |= others
-                    ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-                    for task in ended:
-                        self._tell_of(task)
+                    await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
 
     def _tell_of(self, task: asyncio.Task[Any]) -> None:
         """Have the loop report what a task raised that was cancelled when all was over, as `asyncio.run` does.
