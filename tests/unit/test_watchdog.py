@@ -244,7 +244,7 @@ async def test_an_idle_manager_wakes_nobody() -> None:
     await gone([mine])
 
 
-def test_a_loop_that_was_stopped_is_not_blocked(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_was_stopped_is_not_blocked(told: Told) -> None:
     loop, watchdog = Loop(), LoopWatchdog(1e-9)
     loop.running = False
     watchdog._loop = loop  # type: ignore[assignment]
@@ -255,7 +255,7 @@ def test_a_loop_that_was_stopped_is_not_blocked(caplog: pytest.LogCaptureFixture
     loop.asked[0]()
     thread.join()
     assert watchdog.blocks == 0
-    assert not caplog.records
+    assert told.records == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
