@@ -22,8 +22,14 @@ from trackside.app.storage.crons import Cron
 from trackside.harness.ids import assistant_id_of
 
 LONG_AGO = datetime(2026, 1, 1, 12, tzinfo=UTC)
-HOURLY = f"{(datetime.now(UTC).minute + 30) % 60} * * * *"
+HOURLY = ""
 """First due in half an hour, so that nothing becomes due by itself during a test."""
+
+
+@pytest.fixture(autouse=True)
+def half_an_hour_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set when that is as each test begins: this module may have been imported half an hour ago."""
+    monkeypatch.setitem(globals(), "HOURLY", f"{(datetime.now(UTC).minute + 30) % 60} * * * *")
 
 
 class Counting:
