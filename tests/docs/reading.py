@@ -71,6 +71,8 @@ class Reader:
     exported: dict[str, str] = field(default_factory=dict)
     ports: dict[str, str] = field(default_factory=dict)
     """The free port here for each port that the page names."""
+    kept: list[socket.socket] = field(default_factory=list)
+    """Sockets that are bound to these, so that no other program here gets one before the page's server listens."""
     started: list[int] = field(default_factory=list)
     """The process ids of what runs in the background, in the order of its start; 0 for what was killed."""
     pipes: list[int] = field(default_factory=list)
@@ -99,6 +101,8 @@ class Reader:
             self._kill(number, SIGKILL)
         for pipe in self.pipes:
             os.close(pipe)
+        for kept in self.kept:
+            kept.close()
 
     def _type(self, step: Step, text: str) -> None:
         words = shlex.split(text, comments=True)
@@ -181,9 +185,11 @@ class Reader:
 
     def _port(self, named: str) -> str:
         if named not in self.ports:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.ports[named] = str(free.getsockname()[1])
+            kept = socket.socket()
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: they may listen there as well
+            kept.bind(("127.0.0.1", 0))
+            self.kept.append(kept)
+            self.ports[named] = str(kept.getsockname()[1])
         return self.ports[named]
 
 
