@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from trusting import trust_leases_from_its_start
 
 from trackside.app.storage import Store
 from trackside.app.storage.coordinator import StoredCoordinator
@@ -12,7 +13,8 @@ from trackside.harness.memory import MemoryCoordinator
 from trackside.harness.ports import RunCoordinator
 from trackside.testing import CoordinatorContract, Coordinators, VirtualClock
 
-LEASE = 1.0  # seconds, so that a process that has gone is found out while a test waits for that
+LEASE = 60.0  # seconds: no machine stands still for so long that a process that is there loses its runs
+ROUNDS = 0.3  # seconds between two looks for processes that have gone, as often as with short leases
 
 
 class TestMemoryCoordinator(CoordinatorContract):
@@ -36,6 +38,8 @@ class StoredCoordinators(Coordinators):
     async def _open_store(self) -> AsyncGenerator[StoredCoordinator]:
         async with Store.open(self.url) as store:
             coordinator = store.coordinator(lease_seconds=LEASE)
+            coordinator._upkeep._period = ROUNDS
+            trust_leases_from_its_start(coordinator._enrolment)
             self.stores[coordinator] = store
             yield coordinator
 
@@ -44,10 +48,13 @@ class StoredCoordinators(Coordinators):
 
     async def kill(self, coordinator: RunCoordinator) -> None:
         assert isinstance(coordinator, StoredCoordinator)
-        assert coordinator._enrolment._heart is not None
-        coordinator._enrolment._heart.stop()
+        enrolment = coordinator._enrolment
+        assert enrolment._heart is not None
+        enrolment._heart.stop()
         coordinator._upkeep.stop()
-        coordinator._enrolment._heart = None  # so that it does not say goodbye when its store is closed
+        enrolment._lease = 0.0
+        await enrolment._writer.write(enrolment._registration())  # behind the signs of life that are on their way
+        enrolment._heart = None  # so that it does not say goodbye when its store is closed
 
     async def told(self, run_id: str) -> list[RunLifecycleEvent]:
         store = next(reversed(self.stores.values()))
