@@ -23,6 +23,8 @@ from tests.property.queue_steps import WORKERS, Databases, Play
 from trackside.app.storage._checks import contents
 from trackside.harness.types import RunStatus
 
+pytestmark = pytest.mark.timeout(280)  # thousands of commits take long on a busy machine
+
 SUBSCRIPTION = "mail"
 ENDS = [RunStatus.success, RunStatus.success, RunStatus.error, RunStatus.interrupted, RunStatus.cancelled]
 STRATEGIES = ["enqueue", "enqueue", "enqueue", "reject", "interrupt", "rollback"]
@@ -334,7 +336,7 @@ def play(databases: Databases, *, examples: int) -> None:
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Databases]:
     path = tmp_path / "runs.db"
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as look:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=60)) as look:
         look.execute("PRAGMA synchronous = OFF")
         with closing(Databases(f"sqlite:///{path}", look)) as databases:
             yield databases
