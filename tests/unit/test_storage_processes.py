@@ -45,7 +45,10 @@ def test_a_process_that_is_hidden_is_left_to_its_lease_and_one_that_is_gone_is_n
 def test_a_process_whose_name_is_cut_in_the_middle_of_a_letter_is_known_by_its_start(tmp_path: Path) -> None:
     name = "помощник отдела"
     (tmp_path / name).symlink_to("/bin/sh")
-    with subprocess.Popen([tmp_path / name, "-c", "read word"], stdin=subprocess.PIPE) as running:
+    command = [tmp_path / name, "-c", "echo it has its name; read word"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()  # a process that has only just been started may still be called as its parent
         assert Path(f"/proc/{running.pid}/comm").read_bytes() == name.encode()[:15] + b"\n"
         started = processes_module._start_of(running.pid)
         lives = f"{processes_module._place()}/{running.pid}/{started}"
