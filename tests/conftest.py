@@ -16,6 +16,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from forking import Forkery
 from httpx import create_ssl_context
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, RunningServer, running_at
 from prepared_databases import EmptiedDatabase, make_tables
@@ -141,6 +142,15 @@ def shared_authorities() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("httpx._transports.default.create_ssl_context", context)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_clients() -> Iterator[None]:
+    """Have clients that say nothing of it wait for a minute, not for httpx's five seconds, which a busy machine may take."""
+    with pytest.MonkeyPatch.context() as patch:
+        for of in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, of, 60.0)
         yield
 
 
