@@ -22,14 +22,8 @@ from trackside.app.storage.crons import Cron
 from trackside.harness.ids import assistant_id_of
 
 LONG_AGO = datetime(2026, 1, 1, 12, tzinfo=UTC)
-HOURLY = ""
-"""First due in half an hour, so that nothing becomes due by itself during a test."""
-
-
-@pytest.fixture(autouse=True)
-def half_an_hour_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set when that is as each test begins: this module may have been imported half an hour ago."""
-    monkeypatch.setitem(globals(), "HOURLY", f"{(datetime.now(UTC).minute + 30) % 60} * * * *")
+YEARLY = f"0 0 1 {(datetime.now(UTC).month + 5) % 12 + 1} *"
+"""First due in half a year, so that nothing becomes due by itself during a test, however late that begins."""
 
 
 class Counting:
@@ -134,7 +128,7 @@ async def test_a_cron_is_made_with_every_option(served: Any) -> None:
 async def test_a_cron_is_changed_in_part(served: Any) -> None:
     end = datetime.now(UTC) + timedelta(days=400)
     crons = served.client.crons
-    made = await crons.create("counting", schedule=HOURLY, input={"a": 1}, metadata={"a": 1, "b": 1}, end_time=end)
+    made = await crons.create("counting", schedule=YEARLY, input={"a": 1}, metadata={"a": 1, "b": 1}, end_time=end)
 
     changed = await crons.update(
         made["cron_id"], input={"b": 2}, metadata={"b": 2}, webhook="https://example.com", on_run_completed="keep"
@@ -162,9 +156,9 @@ async def test_a_cron_is_changed_in_part(served: Any) -> None:
 async def test_crons_are_found_counted_and_deleted(served: Any) -> None:
     crons = served.client.crons
     thread_id = await new_thread(served)
-    a = await crons.create("counting", schedule=HOURLY, metadata={"team": "red"}, enabled=False)
-    b = await crons.create(assistant_id_of("counting"), schedule=HOURLY, metadata={"team": "red", "n": 1})
-    c = await crons.create_for_thread(thread_id, "counting", schedule="* * * * *")
+    a = await crons.create("counting", schedule=YEARLY, metadata={"team": "red"}, enabled=False)
+    b = await crons.create(assistant_id_of("counting"), schedule=YEARLY, metadata={"team": "red", "n": 1})
+    c = await crons.create_for_thread(thread_id, "counting", schedule=YEARLY)
 
     assert [cron["cron_id"] for cron in await crons.search()] == [c["cron_id"], b["cron_id"], a["cron_id"]]
     assert await crons.search(assistant_id="counting", limit=1, offset=1) == [b]
@@ -197,8 +191,8 @@ async def test_the_client_that_waits_works_too(served: Any) -> None:
 
     def use() -> list[Any]:
         with get_sync_client(url=served.url, api_key=None) as client:
-            made: Any = client.crons.create("counting", schedule=HOURLY)
-            mine: Any = client.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+            made: Any = client.crons.create("counting", schedule=YEARLY)
+            mine: Any = client.crons.create_for_thread(thread_id, "counting", schedule=YEARLY)
             changed = client.crons.update(made["cron_id"], schedule="1 * * * *")
             found = client.crons.search(thread_id=thread_id)
             client.crons.delete(mine["cron_id"])
@@ -208,7 +202,7 @@ async def test_the_client_that_waits_works_too(served: Any) -> None:
 
 
 async def test_a_run_that_is_due_is_started_and_its_thread_removed(served: Any, counting: Counting) -> None:
-    cron = await served.client.crons.create("counting", schedule=HOURLY, input={"a": 1}, metadata={"team": "red"})
+    cron = await served.client.crons.create("counting", schedule=YEARLY, input={"a": 1}, metadata={"team": "red"})
     await become_due(served, cron["cron_id"])
     given, run = await counting.runs.get()
 
@@ -236,7 +230,7 @@ async def _whole(served: Any, run_id: str) -> dict[str, Any]:
 
 async def test_a_thread_is_kept_if_that_is_wanted(served: Any, counting: Counting) -> None:
     asked: dict[str, Any] = {"on_run_completed": "keep", "metadata": {"team": "red"}}
-    cron = await served.client.crons.create("counting", schedule=HOURLY, **asked)
+    cron = await served.client.crons.create("counting", schedule=YEARLY, **asked)
     await become_due(served, cron["cron_id"])
     _, run = await counting.runs.get()
     await _whole(served, run.run_id)
@@ -247,7 +241,7 @@ async def test_a_thread_is_kept_if_that_is_wanted(served: Any, counting: Countin
 
 async def test_a_cron_of_a_thread_runs_on_it(served: Any, counting: Counting) -> None:
     thread_id = await new_thread(served)
-    cron = await served.client.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+    cron = await served.client.crons.create_for_thread(thread_id, "counting", schedule=YEARLY)
     assert cron["payload"]["thread_id"] == cron["thread_id"] == thread_id
 
     await become_due(served, cron["cron_id"])
@@ -265,7 +259,7 @@ async def test_a_graph_finds_the_ids_of_its_crons_run_as_of_any_other(serve_agen
     graph = looking().builder.add_node("tell", tell).add_edge("look", "tell").compile()
     async with serve_agents({"look": graph}) as served:
         thread_id = await new_thread(served)
-        cron = await served.client.crons.create_for_thread(thread_id, "look", schedule=HOURLY, input={})
+        cron = await served.client.crons.create_for_thread(thread_id, "look", schedule=YEARLY, input={})
         await become_due(served, cron["cron_id"])
         found = await seen.get()
         (run,) = await served.client.runs.list(thread_id)
@@ -277,7 +271,7 @@ async def test_a_graph_finds_the_ids_of_its_crons_run_as_of_any_other(serve_agen
 
 async def test_a_cron_whose_thread_was_removed_is_disabled_and_says_why(served: Any, counting: Counting) -> None:
     thread_id = await new_thread(served)
-    cron = await served.client.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+    cron = await served.client.crons.create_for_thread(thread_id, "counting", schedule=YEARLY)
     await served.app.store.threads_of(None).remove(thread_id)
     await become_due(served, cron["cron_id"])
     await disabled(served, cron["cron_id"])
@@ -307,9 +301,9 @@ async def test_a_cron_whose_runs_would_be_refused_is_refused(serve_agents: Any) 
     async with serve_agents({"look": looking(), "plain": plain}) as served:
         crons = served.client.crons
         for agent, asked, why in REFUSED:
-            made = await crons.create(agent, schedule=HOURLY)
+            made = await crons.create(agent, schedule=YEARLY)
             with pytest.raises(UnprocessableEntityError, match=why):
-                await crons.create(agent, schedule=HOURLY, **asked)
+                await crons.create(agent, schedule=YEARLY, **asked)
             with pytest.raises(UnprocessableEntityError, match=why):
                 await crons.update(made["cron_id"], **asked)
         assert await crons.count() == len(REFUSED)
@@ -319,7 +313,7 @@ async def test_a_cron_whose_runs_would_be_refused_is_refused(serve_agents: Any) 
 async def test_a_cron_whose_runs_would_be_refused_by_now_is_disabled_and_says_why(serve_agents: Any) -> None:
     async with serve_agents({"look": looking(), "plain": plain}) as served:
         for agent, asked, why in REFUSED:
-            cron_id = (await served.client.crons.create(agent, schedule=HOURLY))["cron_id"]
+            cron_id = (await served.client.crons.create(agent, schedule=YEARLY))["cron_id"]
             # As if the agent had been different when the cron was made.
             await store_again(served, cron_id, payload=asked, next_run_at=LONG_AGO)
             async with asyncio.timeout(30):
@@ -342,7 +336,7 @@ async def test_a_cron_that_can_start_nothing_here_can_be_disabled(
 ) -> None:
     async with serve_agents({"look": looking()}) as served:
         crons = served.client.crons
-        cron_id = (await crons.create("look", schedule=HOURLY))["cron_id"]
+        cron_id = (await crons.create("look", schedule=YEARLY))["cron_id"]
         await store_again(served, cron_id, **changes)
         with pytest.raises(UnprocessableEntityError, match=why):
             await crons.update(cron_id, schedule="1 * * * *")
@@ -352,7 +346,7 @@ async def test_a_cron_that_can_start_nothing_here_can_be_disabled(
         (found,) = await crons.search()
 
     assert found == stopped
-    assert (found["enabled"], found["next_run_date"], found["schedule"]) == (False, None, HOURLY)
+    assert (found["enabled"], found["next_run_date"], found["schedule"]) == (False, None, YEARLY)
     assert found["metadata"] == {"stopped": True}
 
 
@@ -377,7 +371,7 @@ async def test_a_cron_that_can_start_nothing_here_can_be_disabled(
 )
 async def test_what_does_not_fit_is_named(served: Any, changes: dict[str, Any], named: str) -> None:
     async with httpx.AsyncClient(base_url=served.url) as http:
-        refused = await http.post("/runs/crons", json={"assistant_id": "counting", "schedule": HOURLY} | changes)
+        refused = await http.post("/runs/crons", json={"assistant_id": "counting", "schedule": YEARLY} | changes)
 
     assert refused.status_code == 422
     assert named in refused.json()["detail"]
@@ -387,7 +381,7 @@ async def test_what_does_not_fit_is_named(served: Any, changes: dict[str, Any], 
 async def test_crons_of_threads_that_are_not_there_are_refused(served: Any) -> None:
     thread_id = await new_thread(served)
     async with httpx.AsyncClient(base_url=served.url) as http:
-        body = {"assistant_id": "counting", "schedule": HOURLY}
+        body = {"assistant_id": "counting", "schedule": YEARLY}
         missing = await http.post(f"/threads/{uuid4()}/runs/crons", json=body)
         named = await http.post("/threads/mine/runs/crons", json=body)
         path = f"/threads/{thread_id}/runs/crons"
@@ -409,12 +403,12 @@ async def test_nobody_sees_the_crons_of_somebody_else(serve_agents: Any, countin
             get_client(url=served.url, api_key=eve) as eves,
             get_client(url=served.url, api_key=root) as roots,
         ):
-            cron: Any = await adas.crons.create("counting", schedule=HOURLY)
+            cron: Any = await adas.crons.create("counting", schedule=YEARLY)
             thread_id = await new_thread(served, "ada")
             attempts: list[Callable[[], Any]] = [
                 lambda: eves.crons.update(cron["cron_id"], enabled=False),
                 lambda: eves.crons.delete(cron["cron_id"]),
-                lambda: eves.crons.create_for_thread(thread_id, "counting", schedule=HOURLY),
+                lambda: eves.crons.create_for_thread(thread_id, "counting", schedule=YEARLY),
             ]
             for attempt in attempts:
                 with pytest.raises(httpx.HTTPStatusError) as refused:
@@ -422,7 +416,7 @@ async def test_nobody_sees_the_crons_of_somebody_else(serve_agents: Any, countin
                 assert refused.value.response.status_code == 404
             assert await eves.crons.search() == []
             assert await eves.crons.count() == 0
-            by_root: Any = await roots.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+            by_root: Any = await roots.crons.create_for_thread(thread_id, "counting", schedule=YEARLY)
             assert {by_root["user_id"], cron["user_id"]} == {"ada"}
             assert await roots.crons.count() == 2
             assert [one["cron_id"] for one in await adas.crons.search(limit=1)] == [by_root["cron_id"]]
@@ -438,7 +432,7 @@ async def test_an_admins_cron_runs_on_a_thread_that_is_nobodys(serve_agents: Any
         thread_id = await new_thread(served)
         root = (await served.app.store.api_keys.create("key", owner="root", permission="admin")).secret
         async with get_client(url=served.url, api_key=root) as roots:
-            cron = await roots.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+            cron = await roots.crons.create_for_thread(thread_id, "counting", schedule=YEARLY)
             assert cron["user_id"] == "root"
             await become_due(served, cron["cron_id"])
             went_on = await cron_once(served, cron["cron_id"], lambda cron: cron.next_run_at != LONG_AGO)
@@ -455,7 +449,7 @@ async def test_a_cron_starts_nothing_on_a_thread_that_somebody_else_has_made_und
         store = served.app.store
         ada, thread_id = (await store.api_keys.create("key", owner="ada")).secret, await new_thread(served, "ada")
         async with get_client(url=served.url, api_key=ada) as adas:
-            cron = await adas.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+            cron = await adas.crons.create_for_thread(thread_id, "counting", schedule=YEARLY)
             await adas.threads.delete(thread_id)
         await store.sweeper().sweep()
         eves = await store.threads_of("eve").create(thread_id, belongs_to="eve")
