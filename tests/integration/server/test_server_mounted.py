@@ -147,15 +147,22 @@ async def test_an_app_that_begins_again_is_answered_by_the_server_it_opens_then(
     assert answers == [{"given": 1}, {"given": 1}]
 
 
-async def test_a_client_that_is_cut_off_finds_its_run_where_the_server_is_mounted(app: App) -> None:
+async def test_a_client_that_is_cut_off_finds_its_run_where_the_server_is_mounted(database_url: str) -> None:
     """LangGraph's client appends a `Location` to the URL that it was given."""
-    cut = CutOnce(app.asgi)
-    async with (
-        serving(Starlette(routes=[Mount("/agents", cut)])) as url,
-        get_client(url=f"{url}/agents", api_key=None) as client,
-    ):
-        with pytest.warns(UserWarning, match="attempting reconnect"):
-            values = await client.runs.wait(None, "slow", input=1, on_completion="keep")
+    is_cut = asyncio.Event()
+
+    async def held(input: Any, run: RunContext) -> dict[str, Any]:
+        await is_cut.wait()
+        return {"given": input}
+
+    async with open_app(Settings(database_url=database_url), {"held": held}) as app:
+        cut = CutOnce(app.asgi, is_cut)
+        async with (
+            serving(Starlette(routes=[Mount("/agents", cut)])) as url,
+            get_client(url=f"{url}/agents", api_key=None) as client,
+        ):
+            with pytest.warns(UserWarning, match="attempting reconnect"):
+                values = await client.runs.wait(None, "held", input=1, on_completion="keep")
 
     assert values == {"given": 1}
     assert [path.partition("/runs")[0] for path in cut.paths] == ["/agents", f"/agents/threads/{cut.thread_id}"]
@@ -164,9 +171,10 @@ async def test_a_client_that_is_cut_off_finds_its_run_where_the_server_is_mounte
 class CutOnce:
     """Cuts off the first answer after its first byte, as a stopping proxy does."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, is_cut: asyncio.Event) -> None:
         self.paths: list[str] = []
         self._app = app
+        self._is_cut = is_cut
 
     @property
     def thread_id(self) -> str:
@@ -180,6 +188,7 @@ class CutOnce:
         async def cutting(message: Any) -> None:
             await send(message)
             if message["type"] == "http.response.body":
+                self._is_cut.set()
                 raise ConnectionResetError("the proxy is stopped")
 
         return cutting
