@@ -169,7 +169,7 @@ async def test_operators_of_a_fleet_see_who_is_there_what_waits_and_what_nobody_
         }
         runs = {run_id: (await http.get(f"/runs/{run_id}")).json() for run_id in (*taken, full, unserved, nowhere)}
         system = (await http.get("/system")).json()
-        numbers = await until_swept(app, works, pools=2)
+        numbers = await until_swept(app, works, ready={"default": 2, "gpu": 1})
         held.let_go.set()
         for run_id in (*taken, full):
             await http.get(f"/runs/{run_id}/join")
@@ -226,12 +226,12 @@ async def test_a_worker_that_is_to_leave_counts_for_nobody_who_waits(postgres_ur
     assert [(one["agent"], one["count"]) for one in queue["unserved"]] == [("held", 1)]
 
 
-async def until_swept(*apps: App, pools: int) -> QueueStats:
-    """What the app that sweeps has seen, as soon as it has seen so many pools."""
+async def until_swept(*apps: App, ready: dict[str, int]) -> QueueStats:
+    """What the app that sweeps has seen, as soon as it has seen so many runs ready in these pools."""
     async with asyncio.timeout(20):
         while True:
             for found in (app.vitals.queue() for app in apps):
-                if found is not None and len(found.pools) == pools:
+                if found is not None and {pool.pool: pool.ready for pool in found.pools} == ready:
                     return found
             await asyncio.sleep(0.02)
 
