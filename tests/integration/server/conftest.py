@@ -16,6 +16,7 @@ from running_server import serving
 from tests.integration.server.cron_stage import JumpingClock, Scene, Stage, TimelessCrons
 from tests.integration.server.handler_projects import Place, graph
 
+from trackside.app.server import health
 from trackside.app.settings import AccessSettings, Settings
 from trackside.app.storage import Store
 from trackside.app.wiring import App, open_app
@@ -84,6 +85,14 @@ def serve_auth(serve_agents: ServeAgents, tmp_path: Path) -> Callable[[str], Any
             yield Place(served)
 
     return of
+
+
+@pytest.fixture
+def any_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a server that is slow as its machine is be ready, in tests of whether it can do its work at all."""
+    monkeypatch.setattr(health, "_LAGS", 3_600.0)
+    monkeypatch.setattr(health, "_STALLED", 3_600.0)
+    monkeypatch.setattr(health, "_PATIENCE", 60.0)
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ async def full(serve_agents: Any, folder: Path, go_on: threading.Event) -> Async
             go_on.set()
 
 
+@pytest.mark.usefixtures("any_pace")
 async def test_who_asks_how_it_is_and_what_it_has_is_not_kept_waiting_by_plain_nodes(
     serve_agents: Any, tmp_path: Path, go_on: threading.Event
 ) -> None:

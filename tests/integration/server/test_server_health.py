@@ -20,6 +20,8 @@ from trackside.app.server import health
 from trackside.app.storage.errors import ServerUnreachableError
 from trackside.app.vitals import EngineStatus, EngineVitals
 
+pytestmark = pytest.mark.usefixtures("any_pace")
+
 
 async def echo(input: Any) -> Any:
     return input
@@ -66,8 +68,11 @@ async def test_a_server_that_begins_to_end_while_it_is_looked_at_is_not_ready(se
     assert answer.json()["reasons"] == [{"check": "closing", "why": "it stops"}]
 
 
-async def test_a_server_whose_engine_is_cut_off_is_ready_and_says_so(serve_agents: Any) -> None:
+async def test_a_server_whose_engine_is_cut_off_is_ready_and_says_so(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its neighbours have the same engine: a balancer that took them all out would have no server left."""
+    monkeypatch.setattr(health, "_FRESH", 3_600.0)
     since = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
     status = EngineStatus(connected=True)
     async with serve_agents({"echo": echo}) as served:

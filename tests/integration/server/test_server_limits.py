@@ -101,6 +101,7 @@ async def test_who_asks_too_often_is_told_when_to_ask_again(serve_agents: ServeA
         assert guesses == [401] * 5 + [429]
 
 
+@pytest.mark.usefixtures("any_pace")
 @pytest.mark.parametrize("auth", ["none", "keys"])
 async def test_whether_a_server_lives_is_told_however_often_others_have_asked(
     serve_agents: ServeAgents, auth: Any
