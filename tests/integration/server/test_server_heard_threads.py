@@ -46,7 +46,7 @@ async def test_who_has_the_head_of_a_threads_stream_misses_nothing_that_happens_
         answer = asyncio.create_task(events({}, asyncio.Event().wait, send))
         await asyncio.sleep(0)
         wire.adversity = Adversity()
-        await asyncio.wait_for(told.wait(), 5)
+        await asyncio.wait_for(told.wait(), 30)
         answer.cancel()
         await asyncio.wait((answer,))
         await mirrors.aclose()
