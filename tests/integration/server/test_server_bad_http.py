@@ -45,7 +45,7 @@ class Talk:
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return await reader.read()
         except ConnectionError:  # a broken pipe, if the server had closed its end before
             return b"reset"
@@ -153,7 +153,7 @@ async def test_a_head_that_trickles_has_its_time(talk: Talk, monkeypatch: pytest
             await asyncio.sleep(0.02)
 
     trickling = asyncio.create_task(trickle())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         answer = await reader.readuntil(b"\r\n")
     trickling.cancel()
     writer.close()
@@ -187,7 +187,7 @@ async def test_many_who_say_nothing_keep_nobody_from_being_answered_and_are_let_
         assert not any(reader.at_eof() for reader in silent[::3]), "they were there all the time"
         monkeypatch.setattr(guarded_protocol, "HEAD_SECONDS", 0.1)
         monkeypatch.setattr(guarded_protocol, "WHOLE_SECONDS", 0.3)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for reader in await begin():
                 with suppress(ConnectionError):
                     await reader.read()  # to the end of the connection
@@ -213,7 +213,7 @@ async def test_a_body_that_trickles_has_its_time(
 
     trickling = asyncio.create_task(trickle())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await reader.read()
     except ConnectionError:
         pass
