@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,33 +20,54 @@ from websockets.asyncio.client import connect
 from trackside.app.cli.serving.process import new_event_loop
 from trackside.app.server.http import HttpServer
 
+type Loop = Callable[[], asyncio.AbstractEventLoop]
+
+LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 TIMES = 50
 PATIENCE = 60.0  # seconds
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="this system cannot hold back the end of an answer")
-async def test_the_end_of_an_answer_that_had_begun_comes_with_the_end_of_its_connection() -> None:
-    begun, may_end = asyncio.Event(), asyncio.Event()
+@pytest.mark.parametrize("loop_factory", LOOPS)
+@pytest.mark.parametrize(("times", "stands_still"), [(TIMES, 0.0)], ids=["often"])
+def test_the_end_of_an_answer_that_had_begun_comes_with_the_end_of_its_connection(
+    loop_factory: Loop, times: int, stands_still: float
+) -> None:
+    async def stop() -> list[bytes | None]:
+        answer, follows = Begun(stands_still), list[bytes | None]()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            address = listening.getsockname()
+            async with HttpServer(answer, [listening]) as server:
+                for _ in range(times):
+                    asking = asyncio.create_task(asyncio.to_thread(answer_and_what_follows, address))
+                    await answer.begun.wait()
+                    server.close_after_answers()
+                    answer.may_end.set()
+                    follows.append(await asking)
+        return follows
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"so far", "more_body": True})
-        begun.set()
-        await may_end.wait()
-        await send({"type": "http.response.body", "body": b"to the end"})
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(stop()) == [b""] * times
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = listening.getsockname()
-        async with HttpServer(app, [listening]) as server:
-            for _ in range(TIMES):
-                begun.clear()
-                may_end.clear()
-                asking = asyncio.create_task(asyncio.to_thread(answer_and_what_follows, address))
-                await begun.wait()
+
+@pytest.mark.parametrize("loop_factory", LOOPS)
+def test_an_answer_that_had_begun_comes_to_its_end_at_a_unix_socket_too(loop_factory: Loop, tmp_path: Path) -> None:
+    async def stop() -> bytes:
+        answer = Begun()
+        with listening_at(tmp_path / "socket") as listening:
+            async with HttpServer(answer, [listening]) as server:
+                reader, writer = await asyncio.open_unix_connection(tmp_path / "socket")
+                writer.write(REQUEST)
+                await answer.begun.wait()
                 server.close_after_answers()
-                may_end.set()
-                assert await asking == b""
+                answer.may_end.set()
+                said = await reader.read()
+                writer.close()
+        return said
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(stop()).endswith(b"to the end\r\n0\r\n\r\n")
 
 
 async def test_a_websocket_is_closed_with_the_server_and_not_waited_for() -> None:
@@ -64,10 +86,8 @@ async def test_a_websocket_is_closed_with_the_server_and_not_waited_for() -> Non
     assert client.close_code == CloseCode.SERVICE_RESTART
 
 
-@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_all_who_wait_in_the_sockets_of_a_server_that_stops_are_answered(
-    loop_factory: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("loop_factory", LOOPS)
+def test_all_who_wait_in_the_sockets_of_a_server_that_stops_are_answered(loop_factory: Loop, tmp_path: Path) -> None:
     async def stop() -> set[bytes]:
         with contextlib.ExitStack() as stack:
             listening = [
@@ -122,6 +142,24 @@ async def test_who_waits_in_the_socket_of_a_server_that_begins_anew_is_left_to_t
         with client:
             async with HttpServer(says_well, [listening]):
                 assert await answers_to([client]) == {b"HTTP/1.1 200 OK"}
+
+
+class Begun:
+    """Answers in two parts, the second when it may; then its event loop may stand still for some seconds."""
+
+    def __init__(self, stands_still: float = 0.0) -> None:
+        self.begun, self.may_end = asyncio.Event(), asyncio.Event()
+        self._stands_still = stands_still
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"so far", "more_body": True})
+        self.begun.set()
+        await self.may_end.wait()
+        self.begun.clear()
+        self.may_end.clear()
+        await send({"type": "http.response.body", "body": b"to the end"})
+        time.sleep(self._stands_still)
 
 
 async def says_well(scope: Any, receive: Any, send: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import uvicorn
 
 from trackside.app.server.guarded_protocol import GuardedProtocol
+from trackside.app.server.whole_writes import WholeWrites
 
 _KEEP_ALIVE: Final = 75
 """Seconds that an idle connection stays open: longer than clients and proxies keep theirs, so that they close it. A
@@ -172,10 +173,11 @@ def _close_behind_the_last(listening: socket.socket) -> list[socket.socket]:
                 return taken
 
 
-def _end_in_one(transport: asyncio.BaseTransport) -> None:
-    """Have the ends of an answer and of its connection come in one packet, where the system can do that, as Linux can:
-    between the two, a client would send its next request into a connection that is being closed. What is sent until
-    then may come 0.2 s later.
+def _end_in_one(transport: WholeWrites) -> None:
+    """Have the ends of an answer and of its connection come in one packet, where the system can do that, as Linux can
+    with TCP: between the two, a client would send its next request into a connection that is being closed. What is sent
+    until then may come 0.2 s later.
     """
-    if hasattr(socket, "TCP_CORK"):
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    connection = transport.get_extra_info("socket")
+    if hasattr(socket, "TCP_CORK") and connection.family in {socket.AF_INET, socket.AF_INET6}:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
