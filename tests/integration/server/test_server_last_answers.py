@@ -30,7 +30,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="this system cannot hold back the end of an answer")
 @pytest.mark.parametrize("loop_factory", LOOPS)
-@pytest.mark.parametrize(("times", "stands_still"), [(TIMES, 0.0)], ids=["often"])
+@pytest.mark.parametrize(("times", "stands_still"), [(TIMES, 0.0), (1, 0.5)], ids=["often", "standing still"])
 def test_the_end_of_an_answer_that_had_begun_comes_with_the_end_of_its_connection(
     loop_factory: Loop, times: int, stands_still: float
 ) -> None:

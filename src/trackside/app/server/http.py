@@ -181,3 +181,4 @@ def _end_in_one(transport: WholeWrites) -> None:
     connection = transport.get_extra_info("socket")
     if hasattr(socket, "TCP_CORK") and connection.family in {socket.AF_INET, socket.AF_INET6}:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        transport.ends_at_once = True

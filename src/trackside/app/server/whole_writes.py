@@ -8,6 +8,9 @@ side stands still.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from contextlib import suppress
 from typing import Any, Final
 
 TAKES_NOTHING_SECONDS: Final = 20.0
@@ -17,7 +20,7 @@ TAKES_NOTHING_SECONDS: Final = 20.0
 class WholeWrites:
     """Passes everything on to a transport. A head waits for what is written next, but not beyond this turn of the loop."""
 
-    __slots__ = ("_call_later", "_call_soon", "_head", "_transport", "_write")
+    __slots__ = ("_call_later", "_call_soon", "_head", "_transport", "_write", "ends_at_once")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -25,6 +28,8 @@ class WholeWrites:
         self._call_soon = loop.call_soon
         self._call_later = loop.call_later
         self._head: bytes | None = None
+        self.ends_at_once = False
+        """Whether the other side learns of the end at once where all is written, not in a later turn of the loop."""
 
     def write(self, data: bytes) -> None:
         """Write this, behind the head that waits, if there is one. What looks like a head waits, too, and no longer."""
@@ -40,6 +45,8 @@ class WholeWrites:
     def close(self) -> None:
         """Close the connection when everything is written, or the other side takes no more of it."""
         self._flush()
+        if self.ends_at_once and not (self._transport.is_closing() or self._transport.get_write_buffer_size()):
+            _end(self._transport.get_extra_info("socket").fileno())
         self._transport.close()
         if (left := self._transport.get_write_buffer_size()) > 0:
             self._call_later(TAKES_NOTHING_SECONDS, self._look, left)
@@ -58,3 +65,9 @@ class WholeWrites:
         head, self._head = self._head, None
         if head is not None:
             self._write(head)
+
+
+def _end(connection: int) -> None:
+    """Tell the other side that nothing more comes: the transports of uvloop do that in a later turn of the loop, too."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection)) as same:  # the other side may have gone
+        same.shutdown(socket.SHUT_WR)
