@@ -10,13 +10,14 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeAliasType, TypedDict, get_args, get_origin
 from uuid import uuid4
 
 import httpx
 import msgspec
+import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph_sdk import get_client
 
@@ -24,6 +25,7 @@ from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import EVENT_STREAM, Endpoint, all_endpoints
 from trackside.app.server.wire.runs import BatchedRun
 from trackside.app.settings import AccessSettings, ServerSettings
+from trackside.app.storage import api_keys
 from trackside.harness import RunContext
 
 type ServeAgents = Callable[..., Any]
@@ -203,10 +205,10 @@ async def keys_of(made: Any) -> dict[str, str]:
 
 
 async def expired(made: Any) -> str:
-    end = datetime.now(UTC) + timedelta(milliseconds=30)
-    key = await made.create("k", owner="ada", permission="admin", expires_at=end)
-    while datetime.now(UTC) < end:
-        await asyncio.sleep(0.005)
+    """A key that has ended by the moment at which it is made, as no key that anybody asks for has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api_keys, "_is_future", lambda said, now: True)
+        key = await made.create("k", owner="ada", permission="admin", expires_at=datetime.now(UTC))
     return str(key.secret)
 
 

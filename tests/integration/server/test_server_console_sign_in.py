@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,6 +24,7 @@ from tests.integration.server.console_visits import (
     served_with_keys,
     things_of_ada,
 )
+from tests.integration.server.endpoint_walk import expired
 
 from trackside.app.server.principal import Permission
 from trackside.app.settings import AccessSettings
@@ -59,12 +58,9 @@ async def test_who_signs_in_with_what_is_good(serve_agents: ServeAgents) -> None
     async with served_with_keys(serve_agents) as (served, keys):
         made = served.app.store.api_keys
         revoked = await made.create("k", owner="ada")
-        end = datetime.now(UTC) + timedelta(milliseconds=50)
-        expired = await made.create("k", owner="ada", expires_at=end)
         await made.revoke(revoked.key.key_id)
-        while datetime.now(UTC) < end:
-            await asyncio.sleep(0.01)
-        bad = ["", "x", "ts_0", keys["ada"][:-1], revoked.secret, expired.secret, "a\r\nx-api-key: b", "\N{SNOWMAN}"]
+        ended = await expired(made)
+        bad = ["", "x", "ts_0", keys["ada"][:-1], revoked.secret, ended, "a\r\nx-api-key: b", "\N{SNOWMAN}"]
         async with browsing(served.url) as somebody:
             for key in bad:
                 answer = await somebody.sign_in(key)
