@@ -167,9 +167,9 @@ async def test_tokens_and_functions_of_ones_own_sign_in_as_well(
 )  # fmt: skip
 async def test_signing_in_leads_nowhere_else(serve_agents: ServeAgents, to: str) -> None:
     async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as somebody:
-        form = (await somebody.http.get("/ui/sign-in", params={"next": to})).text
-        found = re.search(r'name="next" value="([^"]*)"', form)
-        assert found is not None
+        form = await somebody.http.get("/ui/sign-in", params={"next": to})
+        found = re.search(r'name="next" value="([^"]*)"', form.text)
+        assert found is not None, (form.status_code, form.text)
         assert found[1].startswith("/ui")
         answer = await somebody.sign_in(keys["ada"], to=to)
         assert answer.headers.get_list("set-cookie")[0].startswith("trackside_session")
