@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
-from tests.integration.runs.stage import Agents
+from tests.integration.runs.stage import Agents, within_patience
+from tests.integration.storage.first_look import first_look
 from tests.property.queue_hands import ForgetfulSession, Hand
 from told_events import told
 
@@ -63,7 +64,7 @@ def agents() -> Agents:
 
 @pytest.fixture
 async def worker(url: str, agents: Agents) -> AsyncIterator[Any]:
-    """Makes workers; those that a test does not close are closed at the end."""
+    """Makes workers that have looked once; those that a test does not close are closed at the end."""
     async with AsyncExitStack() as stack:
 
         @asynccontextmanager
@@ -72,6 +73,7 @@ async def worker(url: str, agents: Agents) -> AsyncIterator[Any]:
         ) -> AsyncIterator[Worker]:
             async with Store.open(url) as store:
                 coordinator = store.coordinator(lease_seconds=lease_seconds)
+                has_looked = first_look(coordinator)
                 async with RunManager(
                     {"work": agents.work},
                     observers=bind(store),
@@ -79,6 +81,7 @@ async def worker(url: str, agents: Agents) -> AsyncIterator[Any]:
                     shutdown_grace=0.0,
                     **options,
                 ) as manager:
+                    await within_patience(has_looked.wait())
                     yield Worker(store, manager, coordinator)
 
         async def enter(**options: Any) -> Worker:

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from tests.integration.storage.coordinator.conftest import Worker, take_for_dead
 
 from trackside import RunContext, RunHandle, RunSpec, RunStatus
 from trackside.app.storage import Store
+from trackside.app.storage._coordination import upkeep
+from trackside.app.storage._coordination.recovery import Adopt, Reap
 from trackside.app.storage.errors import RunEndedError
 from trackside.harness.errors import NoResultHereError
 from trackside.harness.ports import ThreadState
@@ -82,21 +85,24 @@ async def test_a_question_is_open_and_its_thread_waits_where_the_worker_of_its_a
 
 @pytest.mark.parametrize("names_runs", [False, True])
 async def test_who_asks_again_for_runs_of_a_worker_that_is_gone_has_their_results(
-    worker: Any, agents: Agents, database: Any, names_runs: bool
+    worker: Any, agents: Agents, database: Any, names_runs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for work in (Reap, Adopt):  # more than one transaction takes over
+        monkeypatch.setattr(upkeep, work.__name__, partial(work, limit=8))
+
     def asks(one: Worker, key: str) -> Awaitable[RunHandle]:
         named = {"run_id": key} if names_runs else {}
         return one.start(key, thread_id="t", idempotency_key=key, **named)
 
     a, b = await worker(), await worker()
-    keys = ["one", *(f"quick {number}" for number in range(300))]  # more than one transaction takes over
+    keys = ["one", *(f"quick {number}" for number in range(20))]
     for key in keys:
         await asks(a, key)
     await agents.until_running("one")
     with pytest.raises(NoResultHereError):
         await (await asks(b, "quick 7")).result()
 
-    a.coordinator._upkeep.stop()  # it is dead, and takes over nothing itself
+    await asyncio.wait(a.coordinator._upkeep.stop())  # it is dead, and takes over nothing itself
     take_for_dead(database, a.coordinator.worker_id)
     asked = await asyncio.gather(*(asks(b, key) for key in keys))
     lost, *waited = [await within_patience(run.result()) for run in asked]
@@ -113,23 +119,24 @@ async def test_who_asks_again_while_another_looks_for_what_is_left_has_it_looked
     for gone, key in ((first, "one"), (second, "two")):
         await gone.start(key, idempotency_key=key)
         await agents.until_running(key)
-    upkeep = here.coordinator._upkeep
-    await asyncio.wait(upkeep.stop())  # only those who ask look
-    clear_up, has_looked, go_on = upkeep.clear_up, asyncio.Event(), asyncio.Event()
+    for each in (first, second, here):
+        await asyncio.wait(each.coordinator._upkeep.stop())  # only those who ask look
+    looks = here.coordinator._upkeep
+    clear_up, has_looked, go_on = looks.clear_up, asyncio.Event(), asyncio.Event()
 
     async def look_slowly() -> None:
         await clear_up()
         has_looked.set()
         await go_on.wait()
 
-    monkeypatch.setattr(upkeep, "clear_up", look_slowly)
+    monkeypatch.setattr(looks, "clear_up", look_slowly)
     take_for_dead(database, first.coordinator.worker_id)
     one = asyncio.create_task(here.start("one", idempotency_key="one"))
     async with asyncio.timeout(20):
         await has_looked.wait()
         take_for_dead(database, second.coordinator.worker_id)
         two = asyncio.create_task(here.start("two", idempotency_key="two"))
-        while upkeep._asked < 2:
+        while looks._asked < 2:
             await asyncio.sleep(0)
     go_on.set()
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from tests.integration.runs.stage import Agents
+from tests.integration.runs.stage import Agents, within_patience
+from tests.integration.storage.first_look import first_look
 from told_events import told
 
 from trackside import ObserverBinding, RunContext, RunHandle, RunManager, RunSpec
@@ -66,6 +67,12 @@ class Member:
             while not self.stops:
                 await asyncio.sleep(0.01)
 
+    async def until_announcing(self) -> None:
+        """Wait until this process has runs to tell others of, which it has a moment after the log has their cause."""
+        async with asyncio.timeout(20):
+            while not self.announced:
+                await asyncio.sleep(0.01)
+
     async def until_started(self, run_id: str) -> None:
         """Wait until the log says that a run has started."""
         async with asyncio.timeout(20):
@@ -88,7 +95,9 @@ def agents() -> Agents:
 
 @pytest.fixture
 async def member(url: str, agents: Agents) -> AsyncIterator[Any]:
-    """Makes processes of a fleet, or (with None as the kind) inline ones; the end closes them, the last one first."""
+    """Makes processes of a fleet, or (with None as the kind) inline ones, that have looked once; the end closes them, the
+    last one first.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -110,6 +119,7 @@ async def member(url: str, agents: Agents) -> AsyncIterator[Any]:
             if kind is not None:
                 fleet = FleetMember(kind=kind, pool_of=lambda agent: pool_of(agent) or "default", **said)
             coordinator = store.coordinator(lease_seconds=lease_seconds, fleet=fleet)
+            has_looked = first_look(coordinator)
             observers = [ObserverBinding(StorageObserver(store), required=True)]
             manager = RunManager(
                 {"work": agents.work, "gpu": agents.work, "starter": start_another, "knows": say_what_it_knows},
@@ -120,6 +130,7 @@ async def member(url: str, agents: Agents) -> AsyncIterator[Any]:
                 max_running=max_running,
             )
             await stack.enter_async_context(manager)
+            await within_patience(has_looked.wait())
             made = Member(store, manager, coordinator)
             store.fleet.on_news.append(made.news.append)
             return made
