@@ -44,7 +44,8 @@ class Worker:
         self.host = Host()
         fleet = FleetMember(kind="worker", pool_of=lambda _: "default", pools=("default",))
         self.coordinator = store.coordinator(lease_seconds=3_600, fleet=fleet)
-        self.coordinator.attach(self.host)  # type: ignore[arg-type]
+        # Attached, the coordinator would look after the queue whenever it likes.
+        self.coordinator._host = self.coordinator._upkeep._host = self.host  # type: ignore[assignment]
 
 
 async def admit(worker: Worker, run_id: str, thread_id: str | None = None, *, due_at: datetime | None = None) -> None:
@@ -231,7 +232,6 @@ async def test_what_a_worker_has_taken_without_ever_hearing_of_it_is_given_back(
     one, two, *_ = workers
     await admit(one, "r")
     await two.coordinator.take_any(0)
-    two.coordinator._upkeep.stop()  # it looks only when this test says so
     session: Any = ForgottenSession(two.store._writer._session)  # type: ignore[union-attr]
     two.store._writer._session = session  # type: ignore[union-attr]
     session.loses_in = 1
@@ -254,7 +254,6 @@ async def test_a_worker_that_gives_back_what_it_hears_of_meanwhile_says_that_it_
     one, two, *_ = workers
     await admit(one, "r")
     upkeep = two.coordinator._upkeep
-    upkeep.stop()
     lost: list[str] = []
     two.host.on_lost = lost.append  # type: ignore[attr-defined]
     assert await two.coordinator.take(["r"]) == {"r": Taking.taken}
