@@ -71,15 +71,16 @@ async def test_a_run_that_is_due_while_nothing_can_be_written_begins_when_someth
     worker: Any, agents: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     a = await worker(lease_seconds=3.0)
-    run = await a.start("quick", after_seconds=0.1)
+    run = await a.start("quick", after_seconds=3_600)
     session = a.store._writer._session
     a.store._writer._session = FailingSession(session)
-    async with asyncio.timeout(10):
+    a.coordinator._spawn(a.coordinator._runs.get(run.run_id))  # as its timer does
+    async with asyncio.timeout(30):
         while "is due, but could not take its place" not in caplog.text:
             await asyncio.sleep(0.01)
     a.store._writer._session = session
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert (await run.result()).status is RunStatus.success
 
 
