@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -21,17 +22,21 @@ async def test_whoever_looks_after_a_run_heeds_it(worker: Any, agents: Agents, i
     a, b = await worker(), await worker()
     store = a.store if is_own else b.store
     workers = store.worker_ids
-    running = await a.start("one", thread_id="t")
-    await agents.until_running("one")
+    running = await a.start("slow to stop", thread_id="t")  # otherwise it might be over before the record is read
+    await agents.until_running("slow to stop")
     waiting = await a.start("quick two", thread_id="t")
 
     ended = await store.request_cancel(waiting.run_id)
     asked = await store.request_cancel(running.run_id, CancelAction.rollback)
+    async with asyncio.timeout(20):
+        while not agents.cancelled:
+            await asyncio.sleep(0.01)
+    agents.let("slow to stop")
     results = [await within_patience(handle.result()) for handle in (running, waiting)]
 
     assert (ended.status, asked.cancel_requested) == (RunStatus.cancelled, CancelAction.rollback)
     assert [result.status for result in results] == ["cancelled", "cancelled"]
-    assert (agents.begun, agents.cancelled) == (["one"], ["one"])
+    assert (agents.begun, agents.cancelled) == (["slow to stop"], ["slow to stop"])
     assert store.worker_ids == workers
 
 

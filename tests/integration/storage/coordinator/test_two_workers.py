@@ -283,6 +283,7 @@ async def test_a_run_that_comes_back_while_it_is_being_given_up_is_executed(
     await a.start("one")
     await agents.until_running("one")
     waiting = await a.start("quick", thread_id="t")  # for a place, not for its thread
+    await asyncio.wait(a.coordinator._upkeep.stop())  # it looks only when this test says so
     database.execute(f"UPDATE active_runs SET owner = NULL WHERE run_id = '{waiting.run_id}'")
     get, asked, told = a.coordinator.get, asyncio.Event(), asyncio.Event()
 
