@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -55,12 +56,14 @@ async def test_a_third_attempt_waits_and_then_goes_before_those_that_came_meanwh
         second = await shut_down(store, coordinator, first)
         waiting = [await let_in(coordinator) for _ in range(2)]
         await start(store, coordinator, second)
+        before = datetime.now(UTC)
         third = await shut_down(store, coordinator, second, sequence=2)
+        after = datetime.now(UTC)
 
         known = await coordinator.get(third)
         assert (known.attempt, known.retry_of, known.status) == (3, second, "pending")
         assert known.due_at is not None
-        assert 1.9 < (known.due_at - known.created_at).total_seconds() < 2.1
+        assert before <= known.due_at - timedelta(seconds=2) <= after
         await start(store, coordinator, waiting[0])  # the pause keeps nobody waiting
         database.execute(f"UPDATE active_runs SET owner = '{coordinator.worker_id}' WHERE run_id = '{third}'")
         mine = coordinator._runs.take(known, ready=False, thread_status="busy")

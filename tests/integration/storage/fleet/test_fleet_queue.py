@@ -9,7 +9,7 @@ from raw_postgres import RawConnection
 from tests.integration.runs.stage import Agents
 from tests.integration.storage.fleet.running import TAKEN, end_lease, running
 
-from trackside.app.storage._coordination import fleet_reads
+from trackside.app.storage._coordination import fleet_reads, taking
 from trackside.app.storage._rows.encoding import time_text
 from trackside.app.storage._rows.leases import LeaseClock
 from trackside.app.storage.fleet import ReadyRun, Taking
@@ -186,10 +186,11 @@ async def test_a_worker_takes_no_more_runs_of_an_agent_than_it_executes_at_once(
 
 
 async def test_the_processes_of_a_worker_take_no_more_runs_of_an_agent_than_it_executes_at_once(
-    member: Any, agents: Agents, dialect: str
+    member: Any, agents: Agents, dialect: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if dialect != "postgres":
         pytest.skip("there are no fleets on SQLite, and so no two processes of one worker")
+    monkeypatch.setattr(taking, "_COUNTING_TRIES", 3_000)  # else one that waits for long takes nothing for now
     server, other = await member("server"), await member()
     parts = [await member(capacity=1, isolated_in="the worker", most={"work": 2}) for _ in range(4)]
     run_ids = {(await server.start(f"work {number}")).run_id for number in range(5)}
