@@ -33,23 +33,24 @@ asyncio.run(work(*sys.argv[1:]))
 
 @pytest.fixture
 async def server(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
-    return await open_engine(shared_nats.url, prefix=fleet, ack_wait=1)
-
-
-@pytest.fixture
-async def worker(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
-    return await open_engine(shared_nats.url, prefix=fleet, role="worker", ack_wait=1)
-
-
-@pytest.fixture
-async def patient_server(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
-    """For offers that must keep their worker; the first engine makes a pool's queue, so both have to be patient."""
+    """Offers keep their worker, however long it stands still; the first engine makes a pool's queue, so all are patient."""
     return await open_engine(shared_nats.url, prefix=fleet, ack_wait=3_600)
 
 
 @pytest.fixture
-async def patient_worker(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
+async def worker(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
     return await open_engine(shared_nats.url, prefix=fleet, role="worker", ack_wait=3_600)
+
+
+@pytest.fixture
+async def hasty_server(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
+    """For offers that lose a worker of which nothing is heard, though not one that stands still for a moment."""
+    return await open_engine(shared_nats.url, prefix=fleet, ack_wait=3)
+
+
+@pytest.fixture
+async def hasty_worker(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
+    return await open_engine(shared_nats.url, prefix=fleet, role="worker", ack_wait=3)
 
 
 @pytest.fixture
@@ -165,8 +166,8 @@ async def test_what_one_worker_declines_another_is_offered(
 async def test_an_offer_stays_the_workers_while_it_lives(
     shared_nats: NatsServer, fleet: str, open_engine: Open, client: Client, queue: Queue
 ) -> None:
-    server = await open_engine(shared_nats.url, prefix=fleet, ack_wait=2)
-    worker = await open_engine(shared_nats.url, prefix=fleet, ack_wait=2, role="worker")
+    server = await open_engine(shared_nats.url, prefix=fleet, ack_wait=6)
+    worker = await open_engine(shared_nats.url, prefix=fleet, ack_wait=6, role="worker")
     signs = 0
 
     async def count(_: object) -> None:
@@ -201,17 +202,17 @@ async def doomed_worker(url: str, fleet: str) -> AsyncIterator[asyncio.subproces
 
 
 async def test_what_a_killed_worker_had_another_is_offered(
-    server: NatsEngine, worker: NatsEngine, shared_nats: NatsServer, fleet: str
+    hasty_server: NatsEngine, hasty_worker: NatsEngine, shared_nats: NatsServer, fleet: str
 ) -> None:
-    server.announce([ReadyRun("orphan")])
+    hasty_server.announce([ReadyRun("orphan")])
     async with doomed_worker(shared_nats.url, fleet) as process:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"orphan\n"
         process.send_signal(signal.SIGKILL)
         await process.wait()
-    async with worker.join("heir", ["default"], on_stop=ignore) as offers:
+    async with hasty_worker.join("heir", ["default"], on_stop=ignore) as offers:
         assert (await soon(offers)).run_id == "orphan"
-    assert worker.stats().redelivered_total == 1
+    assert hasty_worker.stats().redelivered_total == 1
 
 
 async def test_cancelling_next_loses_no_offer(server: NatsEngine, worker: NatsEngine, queue: Queue) -> None:
@@ -241,49 +242,47 @@ async def test_cancelling_next_loses_no_offer(server: NatsEngine, worker: NatsEn
     assert sorted(map(str, got)) == sorted(wanted)
 
 
-async def test_who_leaves_gives_back_what_was_not_taken(
-    patient_server: NatsEngine, patient_worker: NatsEngine, queue: Queue
-) -> None:
-    async with patient_worker.join("leaves", ["default"], on_stop=ignore) as offers:
-        patient_server.announce([ReadyRun("taken")])
+async def test_who_leaves_gives_back_what_was_not_taken(server: NatsEngine, worker: NatsEngine, queue: Queue) -> None:
+    async with worker.join("leaves", ["default"], on_stop=ignore) as offers:
+        server.announce([ReadyRun("taken")])
         assert (await soon(offers)).run_id == "taken"
         offers.note_free(3)
-        patient_server.announce([ReadyRun(f"left {number}") for number in range(3)])
+        server.announce([ReadyRun(f"left {number}") for number in range(3)])
         async with asyncio.timeout(30):
             while (await queue.offered())[0] < 4:
                 pass
-    async with patient_worker.join("stays", ["default"], on_stop=ignore) as offers:
+    async with worker.join("stays", ["default"], on_stop=ignore) as offers:
         assert {(await soon(offers)).run_id for _ in range(3)} == {"left 0", "left 1", "left 2"}
 
 
 async def test_what_a_worker_declines_that_has_left_another_is_offered_at_once(
-    patient_server: NatsEngine, patient_worker: NatsEngine
+    server: NatsEngine, worker: NatsEngine
 ) -> None:
-    async with patient_worker.join("leaves", ["default"], on_stop=ignore) as offers:
-        patient_server.announce([ReadyRun("too late")])
+    async with worker.join("leaves", ["default"], on_stop=ignore) as offers:
+        server.announce([ReadyRun("too late")])
         offer = await soon(offers)
     offer.decline(after=0.0)
-    async with patient_worker.join("stays", ["default"], on_stop=ignore) as offers:
+    async with worker.join("stays", ["default"], on_stop=ignore) as offers:
         assert (await soon(offers)).run_id == "too late"
 
 
 async def test_what_a_worker_has_that_has_left_stays_its_own_until_that_is_done(
-    server: NatsEngine, worker: NatsEngine, client: Client, queue: Queue
+    hasty_server: NatsEngine, hasty_worker: NatsEngine, client: Client, queue: Queue
 ) -> None:
     said = await client.subscribe(f"$JS.ACK.{queue.stream}.>")
     await taken(client)
-    async with worker.join("leaves", ["default"], on_stop=ignore) as offers:
-        server.announce([ReadyRun("goes on")])
+    async with hasty_worker.join("leaves", ["default"], on_stop=ignore) as offers:
+        hasty_server.announce([ReadyRun("goes on")])
         offer = await soon(offers)
     assert (await said.next_msg(30)).data == b"+WPI"
-    worker.announce([ReadyRun("goes on")])
+    hasty_worker.announce([ReadyRun("goes on")])
     offer.done()
-    async with worker.join("stays", ["default"], on_stop=ignore) as offers:
+    async with hasty_worker.join("stays", ["default"], on_stop=ignore) as offers:
         again = await soon(offers)
         assert again.run_id == "goes on"
         again.done()
         await queue.until_kept(0)
-    await until(lambda: not worker._offers)
+    await until(lambda: not hasty_worker._offers)
 
 
 async def test_a_worker_without_a_free_place_is_passed_over(
@@ -379,23 +378,21 @@ async def test_a_pool_whose_name_can_be_no_subject_is_refused(
     assert server.stats().announce_failures_total == 6
 
 
-async def test_a_message_that_many_want_goes_to_one_and_a_burst_to_all(
-    patient_server: NatsEngine, patient_worker: NatsEngine
-) -> None:
+async def test_a_message_that_many_want_goes_to_one_and_a_burst_to_all(server: NatsEngine, worker: NatsEngine) -> None:
     got: list[str | None] = []
 
     async def work(number: int) -> None:
-        async with patient_worker.join(f"w{number}", ["default"], on_stop=ignore) as offers:
+        async with worker.join(f"w{number}", ["default"], on_stop=ignore) as offers:
             while True:
                 offer = await offers.next()
                 got.append(offer.run_id)
                 offer.done()
 
     workers = [asyncio.create_task(work(number)) for number in range(8)]
-    patient_server.announce([ReadyRun(f"run {number}") for number in range(2_000)])
+    server.announce([ReadyRun(f"run {number}") for number in range(2_000)])
     await until(lambda: len(got) >= 2_000)
     for each in workers:
         each.cancel()
     await asyncio.wait(workers)
     assert len(set(got)) == len(got) == 2_000
-    assert patient_worker.stats().redelivered_total == 0
+    assert worker.stats().redelivered_total == 0
