@@ -11,7 +11,7 @@ import pytest
 from raw_postgres import RawConnection
 
 from trackside.app.engine import Offer
-from trackside.app.engine.postgres import PostgresEngine, open_postgres
+from trackside.app.engine.postgres import PostgresEngine, _directory, open_postgres
 from trackside.app.engine.postgres._offers import PostgresOffers
 from trackside.app.storage import Store
 
@@ -155,7 +155,11 @@ def database(postgres_with_tables: str) -> Iterator[RawConnection]:
 
 
 @pytest.fixture
-async def fleet(postgres_with_tables: str, database: RawConnection) -> AsyncIterator[Fleet]:
+async def fleet(
+    postgres_with_tables: str, database: RawConnection, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Fleet]:
+    # The database has none of the workers, so only what they say counts, however long ago that was.
+    monkeypatch.setattr(_directory, "_FRESH", 3_600.0)
     async with AsyncExitStack() as stack:
         yield Fleet(postgres_with_tables, stack)
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("trackside-")]

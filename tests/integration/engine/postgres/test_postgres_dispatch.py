@@ -11,6 +11,7 @@ from postgres_server import PostgresServer
 from raw_postgres import RawConnection
 from tests.integration.engine.postgres.conftest import Fleet, end_sessions, until
 
+from trackside.app.engine.postgres import _directory, _dispatch, _offers
 from trackside.app.engine.postgres._notices import MAX_HOPS, WORKERS, Told, channel_of
 from trackside.app.storage.fleet import ReadyRun
 
@@ -122,7 +123,10 @@ async def test_a_worker_that_is_told_while_it_is_full_looks_when_it_has_room(fle
     assert worker.runs == []
 
 
-async def test_more_than_there_seems_to_be_room_for_has_workers_look(fleet: Fleet) -> None:
+async def test_more_than_there_seems_to_be_room_for_has_workers_look(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_directory, "_ON_ITS_WAY", 3_600.0)  # however long it takes to tell of the runs
     server, one = await fleet.engine(), await fleet.engine()
     worker = await fleet.worker(one, "only", places=4)
     await worker.until_idle()
@@ -137,7 +141,10 @@ async def test_more_than_there_seems_to_be_room_for_has_workers_look(fleet: Flee
     assert server.stats().announced_total == 4
 
 
-async def test_a_worker_that_gets_room_as_nobody_is_told_is_told_then(fleet: Fleet) -> None:
+async def test_a_worker_that_gets_room_as_nobody_is_told_is_told_then(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dispatch, "_UNTOLD", 3_600.0)  # however long it takes others to hear that it has room
     server, one = await fleet.engine(), await fleet.engine()
     worker = await fleet.worker(one, "only")
     await worker.until_idle()
@@ -152,12 +159,15 @@ async def test_a_worker_that_gets_room_as_nobody_is_told_is_told_then(fleet: Fle
     await until(lambda: worker.looks > looks + 1 or worker.runs)
 
 
-async def test_looks_that_take_all_places_for_a_moment_do_not_lead_to_looks(fleet: Fleet) -> None:
+async def test_looks_that_take_all_places_for_a_moment_do_not_lead_to_looks(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, one = await fleet.engine(), await fleet.engine()
     worker = await fleet.worker(one, "only", places=3)
     await worker.until_idle()
     await fleet.heard_by(server, one)
     looks, sent = worker.looks, one._bus.sent_total
+    monkeypatch.setattr(_offers, "_STEADY", 3_600.0)  # a moment, on a machine that may stand still for one as well
 
     for _ in range(50):
         worker.occupy(3)
@@ -197,6 +207,7 @@ async def test_a_worker_that_has_left_is_told_of_nothing_and_what_it_had_is_anot
     async with one.join("leaving", ["default"], on_stop=fleet.stops.append) as offers:
         offers.note_free(50)
         (await offers.next()).done()
+        await until(lambda: offers._said.has_room)
         await staying.until_idle()
         await fleet.heard_by(server, one, two)
         server.announce([ReadyRun(f"run {n}") for n in range(10)])
@@ -213,6 +224,7 @@ async def test_what_a_worker_declines_is_told_to_another(fleet: Fleet) -> None:
     async with one.join("picky", ["default"], on_stop=fleet.stops.append) as offers:
         offers.note_free(1)
         (await offers.next()).done()
+        await until(lambda: offers._said.has_room)
         await fleet.heard_by(server, one)
         server.announce([ReadyRun("run")])
         while (offer := await offers.next()).run_id is None:
