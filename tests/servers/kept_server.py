@@ -6,20 +6,22 @@ the process is gone, the shell kills the server and removes its files.
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
 type StopSignal = Literal["TERM", "KILL"]
 
 _START_TRIES: Final = 5  # somebody may take the port that was just free
-_START_SECONDS: Final = 10.0
+_START_SECONDS: Final = 30.0
+_PORT_TRIES: Final = 1_000
 
 _KEEP: Final = """
 folder=$1; shift
@@ -132,9 +134,24 @@ class KeptServer:
 
 
 def free_ports(count: int = 1) -> list[int]:
-    """As many ports as asked for that nobody uses now."""
-    with ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in sockets]
+    """As many ports as asked for that nobody uses now.
+
+    None of them is one that the system would give to the next connection or server that wants any port: a server that was
+    stopped has to find its own free when it is started again.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_ports_of_nobody(), _PORT_TRIES):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("no port is free")
+
+
+def _ports_of_nobody() -> range:
+    """Ports below those that the system gives to who wants any, if it leaves enough there."""
+    first_given = 32_768
+    with suppress(OSError):
+        first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return range(10_000, first_given if first_given >= 12_000 else 32_768)
