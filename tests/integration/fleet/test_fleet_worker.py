@@ -159,7 +159,8 @@ async def test_a_worker_that_gives_a_later_run_its_place_stops_what_that_displac
         client, thread_id = fleet.servers[0].client, str(uuid4())
         run = await client.runs.create(thread_id, "crowd", input={}, if_not_exists="create")
         await until(lambda: crowd.now == 1)
-        assert fleet.workers[0].fleet_part.duties.holds("scheduler")
+        await fleet.servers[0].app.retire()
+        await until(lambda: fleet.workers[0].fleet_part.duties.holds("scheduler"))
         await client.runs.create(thread_id, "crowd", input={}, multitask_strategy="interrupt", after_seconds=1)
         async with asyncio.timeout(30):
             await client.runs.join(thread_id, run["run_id"])
