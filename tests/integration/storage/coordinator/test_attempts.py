@@ -17,6 +17,7 @@ from told_events import told
 
 from trackside import AgentLimits, RunContext, RunManager, RunSpec
 from trackside.app.storage import Store
+from trackside.app.storage.coordinator import StoredCoordinator
 from trackside.harness.admission import another_attempt
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.types import RunStatus
@@ -24,32 +25,38 @@ from trackside.testing import assert_run_order
 
 
 async def test_a_run_that_is_shut_down_while_its_database_is_locked_goes_on_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def report(input: str, run: RunContext) -> int:
         if run.attempt == 1:
             await asyncio.Event().wait()
         return run.attempt
 
-    def manager_of(store: Store) -> RunManager:
-        coordinator = store.coordinator()
+    def manager_of(store: Store, coordinator: StoredCoordinator) -> RunManager:
         return RunManager({"report": report}, observers=required(store), coordinator=coordinator, shutdown_grace=0)
 
     async with Store.open(f"sqlite:///{tmp_path}/runs.db", busy_timeout=0.2) as store:
-        manager = manager_of(store)
+        coordinator = store.coordinator()
+        settle = coordinator.settle
+
+        async def settle_and_unlock(*asked: Any, **more: Any) -> Any:
+            try:
+                return await settle(*asked, **more)
+            finally:  # before the run's end is to be written
+                await asyncio.to_thread(lock.close)
+
+        manager = manager_of(store, coordinator)
         run = await manager.start(RunSpec("report", "?", max_attempts=2))
         async for _ in store.follow(run_id=run.run_id, types="run_started"):
             break
         lock = await asyncio.to_thread(sqlite3.connect, tmp_path / "runs.db", check_same_thread=False)
         await asyncio.to_thread(lock.execute, "BEGIN IMMEDIATE")
-        closes = asyncio.create_task(manager.aclose())
-        while "could not be settled" not in caplog.text:
-            await asyncio.sleep(0.01)
-        await asyncio.to_thread(lock.close)
-        await closes
+        monkeypatch.setattr(coordinator, "settle", settle_and_unlock)
+        await manager.aclose()
+    assert "could not be settled" in caplog.text
     async with Store.open(f"sqlite:///{tmp_path}/runs.db") as store:
         again = await retry_of(store, run.run_id)
-        async with manager_of(store):
+        async with manager_of(store, store.coordinator()):
             async for stored in store.follow(run_id=again, types="run_completed"):
                 assert stored.event.run_id == again
                 break
