@@ -179,8 +179,9 @@ async def test_the_last_waiting_run_is_cancelled_from_elsewhere_after_busy_was_a
     a, b = await worker(), await worker(max_running=1)
     blocker = await b.start("blocker")  # b has no place left
     await agents.until_running("blocker")
-    first = await a.start("quick one", thread_id="t")
+    first = await a.start("one", thread_id="t")
     waiting = await b.start("quick two", thread_id="t")
+    agents.let("one")
     await first.result()
 
     await a.manager.cancel(waiting.run_id)
