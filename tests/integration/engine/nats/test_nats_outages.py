@@ -10,7 +10,7 @@ import pytest
 from nats_engines import Open, ignore, soon, taken, until
 from nats_server import NatsServer
 
-from trackside.app.engine.nats import NatsOptions, open_nats
+from trackside.app.engine.nats import NatsOptions, _announcing, open_nats
 from trackside.app.engine.nats._engine import NatsEngine
 from trackside.app.engine.nats._link import Link
 from trackside.app.engine.nats._options import load_access
@@ -255,14 +255,16 @@ async def test_what_is_said_as_soon_as_nats_is_back_is_kept_for_who_comes_after(
 
 
 async def test_a_flood_while_nats_is_away_is_bounded_and_counted(
-    own_nats: NatsServer, server: NatsEngine, worker: NatsEngine
+    own_nats: NatsServer, server: NatsEngine, worker: NatsEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await asyncio.to_thread(own_nats.stop, "KILL")
     await until(lambda: not server.status().connected)
-    for number in range(50):
-        server.announce([ReadyRun(f"run {number}.{each}") for each in range(1_000)])
-        server.ask_to_stop("w", f"run {number}")
-        assert not server.live.say(RUN, b"x" * 100_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(_announcing, "_STALE_SECONDS", 3_600.0)  # however long the flood takes
+        for number in range(50):
+            server.announce([ReadyRun(f"run {number}.{each}") for each in range(1_000)])
+            server.ask_to_stop("w", f"run {number}")
+            assert not server.live.say(RUN, b"x" * 100_000)
     assert len(server._announcer._waiting) == 20_000
     assert server.stats().announce_failures_total == 30_000
     assert server.stats().messages_refused_total == 50
@@ -273,6 +275,24 @@ async def test_a_flood_while_nats_is_away_is_bounded_and_counted(
         await server._announcer.drained()
     stats = server.stats()
     assert stats.announced_total + stats.announce_failures_total == 50_000
+
+
+async def test_who_waits_until_all_was_told_waits_no_longer_when_the_rest_is_given_up(
+    own_nats: NatsServer, server: NatsEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(own_nats.stop, "KILL")
+    await until(lambda: not server.status().connected)
+    server.announce([ReadyRun("run")])
+    waiting = asyncio.create_task(server._announcer.drained())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    monkeypatch.setattr(_announcing, "_STALE_SECONDS", -1.0)
+    server._announcer._give_up_stale()
+
+    async with asyncio.timeout(20):
+        await waiting
+    assert server.stats().announce_failures_total == 1
 
 
 async def test_two_hundred_workers_connect_at_once_and_again(

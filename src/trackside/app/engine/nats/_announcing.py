@@ -111,6 +111,7 @@ class Announcer:
             self._link, self._has_lost_stream = None, True
             for token in [*self._under_way]:
                 self._settle(link, token, taken=False)
+            self._pump()
 
     async def _see_to_stream(self, link: Link) -> None:
         while True:
@@ -142,11 +143,11 @@ class Announcer:
 
     def _pump(self) -> None:
         link = self._link
-        if link is None:
-            return
-        while self._waiting and len(self._under_way) < _MOST_UNDER_WAY:
+        while link is not None and self._waiting and len(self._under_way) < _MOST_UNDER_WAY:
             waiting = self._waiting.popleft()
             self._publish(link, waiting)
+        if not self._waiting and not self._under_way:
+            self._idle.set()
 
     def _publish(self, link: Link, waiting: _Waiting) -> None:
         run = waiting.run
@@ -211,8 +212,6 @@ class Announcer:
         waiting, end = self._under_way.pop(token, (None, None))
         if end is not None:
             end()
-        if not self._waiting and not self._under_way:
-            self._idle.set()
         link.forget(token)
         return waiting
 
