@@ -230,7 +230,7 @@ async def test_an_agent_that_blocks_the_loop_is_not_taken_for_dead(
     worker: Any, blockbuster: Any, database: Any
 ) -> None:
     blockbuster.deactivate()
-    lease = 1.5
+    lease = 3.0  # a machine that stands still for a moment may do so between two signs of life
     a, b = await worker(lease_seconds=lease), await worker(lease_seconds=lease)
 
     def known_until() -> float:
