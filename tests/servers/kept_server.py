@@ -136,8 +136,8 @@ class KeptServer:
 def free_ports(count: int = 1) -> list[int]:
     """As many ports as asked for that nobody uses now.
 
-    None of them is one that the system would give to the next connection or server that wants any port: a server that was
-    stopped has to find its own free when it is started again.
+    None of them is one that the system would give to the next connection or server that wants any port: a server that
+    was stopped has to find its own free when it is started again.
     """
     found: list[int] = []
     for port in random.SystemRandom().sample(_ports_of_nobody(), _PORT_TRIES):

@@ -10,7 +10,7 @@ from trackside.app.storage.coordinator import StoredCoordinator
 def first_look(coordinator: StoredCoordinator) -> asyncio.Event:
     """An event that is set when this worker, to which no manager is attached yet, has looked for the first time.
 
-    One that has not may end the runs of a worker that a test takes for dead meanwhile, though another one should do that.
+    One that has not may end the runs of a worker that a test takes for dead meanwhile, though another should do that.
     """
     upkeep, has_looked = coordinator._upkeep, asyncio.Event()
     look = upkeep.look

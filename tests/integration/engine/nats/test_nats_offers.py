@@ -33,7 +33,7 @@ asyncio.run(work(*sys.argv[1:]))
 
 @pytest.fixture
 async def server(shared_nats: NatsServer, fleet: str, open_engine: Open) -> NatsEngine:
-    """Offers keep their worker, however long it stands still; the first engine makes a pool's queue, so all are patient."""
+    """Its offers keep their worker, however long that stands still; the first engine makes the queue: all wait."""
     return await open_engine(shared_nats.url, prefix=fleet, ack_wait=3_600)
 
 

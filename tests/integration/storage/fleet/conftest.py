@@ -95,8 +95,8 @@ def agents() -> Agents:
 
 @pytest.fixture
 async def member(url: str, agents: Agents) -> AsyncIterator[Any]:
-    """Makes processes of a fleet, or (with None as the kind) inline ones, that have looked once; the end closes them, the
-    last one first.
+    """Makes processes of a fleet, or (with None as the kind) inline ones, that have looked once; they are closed at the
+    end, the last one first.
     """
     async with AsyncExitStack() as stack:
 
