@@ -180,7 +180,10 @@ async def test_looks_that_take_all_places_for_a_moment_do_not_lead_to_looks(
     assert one._bus.sent_total <= sent + 4
 
 
-async def test_workers_that_nobody_has_heard_of_are_read_from_the_database(fleet: Fleet) -> None:
+async def test_workers_that_nobody_has_heard_of_are_read_from_the_database(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dispatch, "_READ_EVERY", 3_600.0)  # else they are read again where all this takes long
     one = await fleet.engine()
     worker = await fleet.worker(one, "silent", "gpu")
     await worker.until_idle()
