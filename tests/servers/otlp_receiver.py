@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-_PATIENCE = 10.0  # real seconds
+_PATIENCE = 60.0  # real seconds
 
 
 @dataclass(frozen=True)

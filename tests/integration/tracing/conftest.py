@@ -8,9 +8,18 @@ import pytest
 from otlp_receiver import OtlpReceiver, ReceivedSpan
 
 from trackside import RunManager
-from trackside.app.observers.tracing import TracingObserver
+from trackside.app.observers.tracing import TracingObserver, _export, _observer
 
 type Make = Callable[..., TracingObserver]
+
+PATIENCE = 60.0  # seconds
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a request and a close as much time as they may need on a busy machine."""
+    monkeypatch.setattr(_export, "_REQUEST_SECONDS", PATIENCE)
+    monkeypatch.setattr(_observer, "_CLOSE_SECONDS", PATIENCE)
 
 
 class Trace:
@@ -50,7 +59,7 @@ class Traced:
         try:
             async with RunManager(observers=[observer], **arguments) as manager:
                 yield manager
-                await manager.observers.flush(5)
+                await manager.observers.flush(PATIENCE)
         finally:
             await observer.aclose()
 

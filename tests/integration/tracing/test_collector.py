@@ -11,7 +11,7 @@ from endless_answers import endless_answers
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otlp_receiver import OtlpReceiver
-from tests.integration.tracing.conftest import Make
+from tests.integration.tracing.conftest import PATIENCE, Make
 
 from trackside import RunContext, RunManager, RunSpec, RunStatus
 from trackside.app.observers.tracing import TracingObserver, _export, _observer
@@ -27,7 +27,7 @@ async def play(observer: TracingObserver, runs: int = 1) -> None:
     async with RunManager(observers=[observer]) as manager:
         for _ in range(runs):
             assert (await (await manager.start(RunSpec(nothing, "go"))).result()).status is RunStatus.success
-        await manager.observers.flush(5)
+        await manager.observers.flush(PATIENCE)
 
 
 def accounts(observer: TracingObserver) -> tuple[int, int, int, int, int]:
@@ -38,13 +38,19 @@ def accounts(observer: TracingObserver) -> tuple[int, int, int, int, int]:
     return stats.ended, stats.exported, stats.failed, stats.dropped, stats.pending
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a request and a close little time, so that no test takes long."""
+@pytest.fixture
+def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a request little time where all of it passes, as nobody answers or the request is tried again."""
     monkeypatch.setattr(_export, "_REQUEST_SECONDS", 0.3)
-    monkeypatch.setattr(_observer, "_CLOSE_SECONDS", 0.3)
 
 
+def give_time(observer: TracingObserver) -> None:
+    """Give further requests of this observer their time."""
+    exporter: Any = observer._export
+    exporter._sender._exporter._client._timeout = PATIENCE
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_collector_that_is_down_costs_spans_and_no_run_and_is_said_once(
     make: Make, receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -52,7 +58,7 @@ async def test_a_collector_that_is_down_costs_spans_and_no_run_and_is_said_once(
     receiver.stop()
     for _ in range(3):
         await play(observer)
-        await observer.flush(5)
+        await observer.flush(PATIENCE)
     assert accounts(observer) == (3, 0, 3, 0, 0)
     (record,) = caplog.records
     assert record.name == "trackside.tracing"
@@ -61,8 +67,9 @@ async def test_a_collector_that_is_down_costs_spans_and_no_run_and_is_said_once(
     assert "The first failure: Failed to export spans batch" in record.getMessage()
 
     receiver.start()
+    give_time(observer)
     await play(observer)
-    await observer.flush(5)
+    await observer.flush(PATIENCE)
     assert accounts(observer) == (4, 1, 3, 0, 0)
     assert len(receiver.spans) == 1
     again = caplog.records[1].getMessage()
@@ -70,14 +77,16 @@ async def test_a_collector_that_is_down_costs_spans_and_no_run_and_is_said_once(
     assert len(caplog.records) == 2
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("status", [300, 302, 304, 400, 401, 404, 429, 500, 503])
 async def test_a_collector_that_refuses_costs_spans_and_no_run(make: Make, receiver: OtlpReceiver, status: int) -> None:
     observer = make(endpoint=receiver.url)
     receiver.always = status
     await play(observer)
-    await observer.flush(5)
+    await observer.flush(PATIENCE)
     assert accounts(observer) == (1, 0, 1, 0, 0)
     receiver.always = None
+    give_time(observer)
     await play(observer)
     await observer.aclose()
     assert accounts(observer) == (2, 1, 1, 0, 0)
@@ -86,7 +95,6 @@ async def test_a_collector_that_refuses_costs_spans_and_no_run(make: Make, recei
 async def test_what_has_no_room_while_a_collector_is_slow_is_dropped_and_counted(
     make: Make, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_export, "_REQUEST_SECONDS", 10.0)
     monkeypatch.setattr(_export, "MAX_WAITING", 10)
     monkeypatch.setattr(_export, "_BATCH", 5)
     observer = make(endpoint=receiver.url)
@@ -102,7 +110,7 @@ async def test_what_has_no_room_while_a_collector_is_slow_is_dropped_and_counted
 async def test_a_collector_that_never_answers_holds_up_no_close(
     make: Make, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_export, "_REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(_observer, "_CLOSE_SECONDS", 0.3)
     observer = make(endpoint=receiver.url)
     receiver.holds()
     await play(observer, runs=3)
@@ -118,27 +126,23 @@ async def test_a_collector_that_never_answers_holds_up_no_close(
     receiver.lets_go()
 
 
-async def test_of_an_answer_that_never_ends_its_status_counts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_export, "_REQUEST_SECONDS", 60.0)
-    monkeypatch.setattr(_observer, "_CLOSE_SECONDS", 60.0)
+async def test_of_an_answer_that_never_ends_its_status_counts(make: Make) -> None:
     async with endless_answers("body") as url:
         observer = make(endpoint=url)
         for ended in (1, 2, 3):
             await play(observer)
-            await observer.flush(60)
+            await observer.flush(PATIENCE)
             assert accounts(observer) == (ended, ended, 0, 0, 0)
         await observer.aclose()
 
 
-async def test_an_answer_whose_head_never_ends_costs_its_spans_and_holds_up_none_after_them(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_observer, "_CLOSE_SECONDS", 60.0)
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_whose_head_never_ends_costs_its_spans_and_holds_up_none_after_them(make: Make) -> None:
     async with endless_answers("head") as url:
         observer = make(endpoint=url)
         for ended in (1, 2):
             await play(observer)
-            await observer.flush(60)
+            await observer.flush(PATIENCE)
             assert accounts(observer) == (ended, 0, ended, 0, 0)
         await observer.aclose()
 
@@ -147,7 +151,7 @@ async def test_spans_reach_a_collector_without_waiting_for_a_close(make: Make, r
     observer = make(endpoint=f"{receiver.url}/otlp/traces")
     await play(observer)
     await asyncio.to_thread(receiver.wait_for_tries, 1)
-    await observer.flush(5)
+    await observer.flush(PATIENCE)
     assert [request.path for request in receiver.requests] == ["/otlp/traces"]
 
 

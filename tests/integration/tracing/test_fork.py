@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 
 PROGRAM = """
 import asyncio, dataclasses, json, os, sys
-from trackside.app.observers.tracing import TracingObserver
+from trackside.app.observers.tracing import TracingObserver, _observer
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import make_event
 
@@ -23,7 +23,7 @@ async def tell(kind, run_id, sequence=1, **says):
 async def before():
     await tell("run_started", "sent")
     await tell("run_completed", "sent", 2)
-    await observer.flush(5)
+    await observer.flush(60)
     await tell("run_started", "goes-on")
     await tell("run_started", "waits")
     await tell("run_completed", "waits", 2)
@@ -39,6 +39,7 @@ async def parent():
     await observer.aclose()
     print(json.dumps(dataclasses.asdict(observer.stats())), flush=True)
 
+_observer._CLOSE_SECONDS = 60.0
 observer = TracingObserver(endpoint=sys.argv[1])
 asyncio.run(before())
 if not (pid := os.fork()):
@@ -51,7 +52,7 @@ asyncio.run(parent())
 
 def test_a_childs_spans_are_its_own(receiver: OtlpReceiver) -> None:
     command = [sys.executable, "-c", PROGRAM, receiver.url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     child, parent = (json.loads(line) for line in done.stdout.splitlines())
     assert child == {"ended": 1, "exported": 1, "failed": 0, "dropped": 0, "pending": 0}

@@ -119,7 +119,7 @@ async def test_a_run_belongs_below_the_span_in_which_it_was_started(make: Make) 
         with provider.get_tracer("app").start_as_current_span("request") as request:
             handle = await manager.start(RunSpec(works, "go"))
         await handle.result()
-        await manager.observers.flush(5)
+        await manager.observers.flush(60)
     spans = {span.name: span for span in kept.get_finished_spans()}
     parent = spans["invoke_agent works"].parent
     assert parent is not None

@@ -271,7 +271,7 @@ async def test_without_a_provider_of_any_kind_nothing_happens(make: Make) -> Non
     observer = make()
     async with RunManager(observers=[observer]) as manager:
         assert (await (await manager.start(RunSpec(works, "go"))).result()).status is RunStatus.success
-        await manager.observers.flush(5)
+        await manager.observers.flush(60)
     assert (await observer.flush()).in_time
 
 
