@@ -219,7 +219,7 @@ async def test_of_a_receiver_that_is_mute_or_down_the_latter_is_away(caplog: pyt
     url = f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}"
     event = make_event(LifecycleEventType.RUN_STARTED)
     for is_down in (False, True):
-        observer = OpenLineageObserver(url=url, api_key="hunter2", timeout=0.1)
+        observer = OpenLineageObserver(url=url, api_key="hunter2", timeout=25 if is_down else 0.1)
         with pytest.raises(DeliveryError) as raised:
             await observer.on_event(event)
         assert (raised.value.retryable, raised.value.away) == (True, is_down)
