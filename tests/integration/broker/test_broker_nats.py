@@ -312,6 +312,6 @@ async def test_what_a_server_was_told_is_in_no_message_also_if_it_says_it_again(
     async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"-ERR 'what is " + (await reader.readline()).strip() + b"'\r\n")
 
-    failure = await failure_with(repeat, scheme="nats", timeout=5, **login)
+    failure = await failure_with(repeat, scheme="nats", timeout=25, **login)
     assert "what is" in str(failure)
     assert told not in str(failure)

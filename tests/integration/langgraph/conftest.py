@@ -75,7 +75,7 @@ class Stage:
     async def outcome(self, handle: RunHandle) -> Outcome:
         parts = [part async for part in handle.stream() if isinstance(part, StreamPart)]
         result = await handle.result()
-        await self.manager.observers.flush(5)
+        await self.manager.observers.flush(60)
         events = [event for event in self.recorder.events if event.run_id == handle.run_id]
         assert_run_order(events)
         return Outcome(result, events, parts)

@@ -73,8 +73,8 @@ async def test_an_app_shows_its_runs_its_storage_its_observers_and_its_subscript
         before = await asyncio.to_thread(shown, metrics)
         for _ in range(3):
             await (await app.manager.start(RunSpec("agent"))).result()
-        await app.manager.observers.flush(10.0)
-        await app.dispatcher.drain(10.0)
+        await app.manager.observers.flush(60.0)
+        await app.dispatcher.drain(60.0)
         values = await asyncio.to_thread(shown, metrics)
 
     assert {before["trackside_runs_total"]["agent", status] for status in ("success", "error")} == {0}

@@ -28,7 +28,7 @@ async def scrape(port: int | None, accept: str = "text/plain") -> tuple[str, str
     request = Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
 
     def get() -> tuple[str, str]:
-        with build_opener(ProxyHandler({})).open(request, timeout=10) as answer:
+        with build_opener(ProxyHandler({})).open(request, timeout=60) as answer:
             return answer.headers["Content-Type"], answer.read().decode()
 
     return await asyncio.to_thread(get)
@@ -121,7 +121,7 @@ async def test_a_manager_with_an_observer_that_has_a_port_can_be_scraped_from_it
 
     async with RunManager({"agent": agent}, observers=[metrics]) as manager:
         await (await manager.start(RunSpec("agent"))).result()
-        await manager.observers.flush(10.0)
+        await manager.observers.flush(60.0)
         _, text = await scrape(metrics.port)
 
     assert 'trackside_runs_total{agent="agent",status="success"} 1.0' in text

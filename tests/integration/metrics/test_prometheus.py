@@ -12,7 +12,7 @@ from tests.integration.metrics.test_dashboard import ALERTS, expressions
 
 from trackside.harness import RunManager, RunSpec
 
-PATIENCE = 15.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 class Scrapes:

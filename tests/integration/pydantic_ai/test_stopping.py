@@ -269,7 +269,7 @@ async def test_a_run_does_not_wait_for_the_thread_of_a_run_that_a_tool_has_start
 
     def reach() -> str:
         loop.call_soon_threadsafe(reached.set)
-        return "in time" if may_end.wait(10) else "too late"
+        return "in time" if may_end.wait(60) else "too late"
 
     async def plain(input: Any) -> Any:
         heard: list[Any] = []

@@ -28,7 +28,7 @@ from trackside.harness.types import LifecycleEventType
 from trackside.testing import RecordingObserver, assert_run_order
 
 BACKENDS = ["memory", "sqlite", "postgres"]
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which something that still waits is taken to wait for ever."""
 
 shared = pytest.mark.parametrize("backend", ["sqlite", "postgres"], indirect=True)

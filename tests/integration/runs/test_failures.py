@@ -211,7 +211,7 @@ async def test_an_optional_observer_that_fails_on_everything_costs_no_run_anythi
         results = [await stage.run("work", "quick", thread_id="t") for _ in range(5)]
         assert {result.status for result in results} == {RunStatus.success}
         hangs.release()
-        reports = await stage.manager.observers.flush(5)
+        reports = await stage.manager.observers.flush(60)
         assert len(reports) == 3
         for seen in (hangs, behind):
             assert [e.event_id for e in seen.events] == [e.event_id for e in stage.events]
@@ -226,5 +226,5 @@ async def test_nobody_behind_the_log_sees_what_is_not_in_it(backend: Backend, ag
         result = await stage.run("work", "quick")
         assert result.status is RunStatus.error
         assert "a required observer did not take that: full" in str(result.error)
-        await stage.manager.observers.flush(5)
+        await stage.manager.observers.flush(60)
     assert (agents.begun, late.events) == ([], [])

@@ -169,7 +169,7 @@ async def test_what_a_start_says_is_in_its_record_its_events_and_its_row(backend
 async def test_a_run_that_a_run_starts_names_its_parent(backend: Backend, agents: Agents) -> None:
     async def parent(input: Any, run: Any) -> Any:
         assert stage is not None
-        result = await (await stage.manager.start(RunSpec("work", "quick child", timeout=10))).result()
+        result = await (await stage.manager.start(RunSpec("work", "quick child", timeout=60))).result()
         return {"child": result.run_id}
 
     async with backend.open({"parent": parent, "work": agents.work}, max_running=1) as stage:

@@ -37,7 +37,7 @@ class Work:
 
     def __call__(self) -> str:
         self.begun.set()
-        assert self.stopped.wait(10)
+        assert self.stopped.wait(60)
         time.sleep(LONG)
         self.returned = True
         return "done"
@@ -316,7 +316,7 @@ async def test_a_function_in_a_thread_sees_that_its_run_shall_stop() -> None:
     graph = StateGraph(MessagesState).add_node(node).add_edge(START, "node").compile()
     async with RunManager({"agent": graph}) as manager:
         run = await manager.start(RunSpec("agent", {"messages": []}))
-        assert await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 60)
         await manager.cancel(run.run_id, wait=False)
         assert ((await run.result()).status, returned) == (RunStatus.cancelled, [True])
 

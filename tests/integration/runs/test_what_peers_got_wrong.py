@@ -217,7 +217,7 @@ async def test_line_16_a_run_that_has_ended_leaves_the_process(backend: Backend)
         for n in range(40):
             result = await stage.run("agent", Big(n=n), thread_id=f"t{n % 7}")
             assert is_final(result.status)
-        await stage.manager.observers.flush(5)
+        await stage.manager.observers.flush(60)
         await turns(10)
         gc.collect()
         kept = Counter(type(each).__name__ for each in alive)
