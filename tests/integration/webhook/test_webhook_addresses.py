@@ -196,7 +196,7 @@ from trackside.testing.events import make_event
 
 
 async def main():
-    observer = WebhookObserver(url="https://hook.example/", secret="SECRET", timeout=0.1)
+    observer = WebhookObserver(url="https://hook.example/", secret="SECRET", timeout=4)
     try:
         await observer.on_event(make_event())
     except Exception as exc:
@@ -212,7 +212,7 @@ asyncio.run(main())
 def test_a_process_that_ends_does_not_wait_for_a_lookup_that_hangs() -> None:
     program = [sys.executable, "-c", POSTING.replace("SECRET", NEW)]
     ended = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60)
-    assert "no connection within 0.05 s" in ended.stdout
+    assert "no connection within 2 s" in ended.stdout
 
 
 async def test_the_resolver_of_the_machine_is_what_is_asked_otherwise(receiver: WebhookReceiver, make: Make) -> None:
