@@ -44,6 +44,16 @@ async def within_patience[T](what: Awaitable[T]) -> T:
         return await what
 
 
+def time_is_up(manager: RunManager, run_id: str) -> None:
+    """Have the time of a run be over at this moment, if any of it still passes; its timeout is one of hours."""
+    execution: Any = manager._runs.get(run_id)
+    timer: Any = execution.worker._deadline._timer
+    if timer is not None:
+        callback, args = timer._callback, timer._args
+        timer.cancel()
+        callback(*args)
+
+
 async def turns(count: int) -> None:
     """Let the event loop turn so many times."""
     for _ in range(count):

@@ -19,7 +19,7 @@ from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
-from tests.integration.runs.stage import turns
+from tests.integration.runs.stage import time_is_up, turns
 
 from trackside import RunManager, RunSpec, RunStatus, StopPolicy, current_run
 from trackside.harness.threads import LoopThreads
@@ -121,9 +121,11 @@ async def test_a_thread_is_given_on_when_a_cancelled_run_has_left_it() -> None:
 
 async def test_a_run_times_out_when_what_it_began_in_a_thread_has_returned() -> None:
     work = Work()
-    work.stopped.set()
     async with RunManager({"agent": a_node(work)}) as manager:
-        run = await manager.start(RunSpec("agent", {"messages": []}, timeout=LONG / 10))
+        run = await manager.start(RunSpec("agent", {"messages": []}, timeout=3_600))
+        await work.until_begun()
+        time_is_up(manager, run.run_id)
+        work.stopped.set()
         assert ((await run.result()).status, work.returned) == (RunStatus.timeout, True)
 
 
@@ -186,10 +188,15 @@ async def test_what_others_wait_for_goes_on_and_is_not_waited_for() -> None:
 async def test_a_reader_that_goes_on_for_all_runs_keeps_none_that_fails() -> None:
     news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     readers: list[asyncio.Task[Any]] = []
+    loop, reads = asyncio.get_running_loop(), asyncio.Event()
+
+    def read() -> str | None:
+        loop.call_soon_threadsafe(reads.set)
+        return news.get()
 
     async def agent(value: Any) -> None:
-        readers.append(asyncio.create_task(asyncio.to_thread(news.get)))
-        await asyncio.sleep(0.01)
+        readers.append(asyncio.create_task(asyncio.to_thread(read)))
+        await reads.wait()
         raise ValueError("no")
 
     async with RunManager({"agent": agent}) as manager:
@@ -212,8 +219,10 @@ async def test_a_run_that_has_failed_ends_as_that_though_it_is_stopped_while_a_t
         raise ValueError("the reason")
 
     manager = RunManager({"agent": agent})
-    run = await manager.start(RunSpec("agent", timeout=0.2 if how == "timeout" else None))
+    run = await manager.start(RunSpec("agent", timeout=3_600 if how == "timeout" else None))
     await failed.wait()
+    if how == "timeout":
+        time_is_up(manager, run.run_id)
     if how == "cancel":
         await manager.cancel(run.run_id, wait=False)
     closing = asyncio.create_task(manager.aclose(grace=0)) if how == "closing" else None

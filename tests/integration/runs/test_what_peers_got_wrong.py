@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.integration.runs.stage import Agents, Backend, Stage, shared, turns, within_patience
+from tests.integration.runs.stage import Agents, Backend, Stage, shared, time_is_up, turns, within_patience
 
 from trackside import RunContext, RunHandle, RunSpec, RunStatus, StreamPart
 from trackside.harness.errors import NoStreamHereError
@@ -173,14 +173,16 @@ async def test_line_15_tokens_of_every_run_are_in_its_end_its_row_and_the_totals
             "fail": {},
             "ask": {},
             "spend": {"max_tool_calls": 1},
-            "late": {"timeout": 0.5},
+            "late": {"timeout": 3_600},
             "cancel": {},
             "shutdown": {},
         }.items():
             running = asyncio.Event()
             runs.append(run := await stage.start("agent", what, **asked))
-            if what in {"cancel", "shutdown"}:
+            if what in {"late", "cancel", "shutdown"}:
                 await within_patience(running.wait())
+            if what == "late":
+                time_is_up(stage.manager, run.run_id)
             if what == "cancel":
                 await within_patience(run.cancel(wait=True))
             elif what != "shutdown":
