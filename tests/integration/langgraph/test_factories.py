@@ -16,13 +16,16 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import interrupt
 from langgraph_sdk.runtime import ServerRuntime
+from tests.contract.ways_to_run import virtual
+from tests.integration.langgraph.conftest import Stage
 from tests.integration.langgraph.saying_graphs import Said, builder, nothing, saying
 
-from trackside import NotAnAgentError, RunStatus, as_agent
+from trackside import NotAnAgentError, RunManager, RunStatus, as_agent
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.adapters.langgraph import GraphFactory
 from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.states import Caller, Describes, KeepsThreads, ThreadPlace
+from trackside.testing import RecordingObserver
 
 
 @dataclass
@@ -287,26 +290,38 @@ class Slow:
         return saying("", node=self.ask).compile(checkpointer=self._saver)
 
 
-async def test_an_answer_to_a_graph_whose_making_hangs_is_a_run_that_times_out(open_stage: Any) -> None:
-    slow, stage = Slow(), await open_stage(policy=DispatchPolicy(call_limit=0.1), default_timeout=5.0)
-    await stage.play(slow.make, {}, thread_id="t")
-    slow.hangs = True
-    async with asyncio.timeout(60):
-        answer = await stage.play(slow.make, thread_id="t", command={"resume": "yes"}, timeout=0.1)
+@asynccontextmanager
+async def stage_of(**options: Any) -> AsyncIterator[Stage]:
+    """A stage on the loop of a test whose time is virtual."""
+    recorder = RecordingObserver()
+    async with RunManager(observers=[recorder], **options) as manager:
+        yield Stage(manager, recorder)
+
+
+@virtual
+async def test_an_answer_to_a_graph_whose_making_hangs_is_a_run_that_times_out() -> None:
+    slow = Slow()
+    async with stage_of(policy=DispatchPolicy(call_limit=0.1), default_timeout=5.0) as stage:
+        await stage.play(slow.make, {}, thread_id="t")
+        slow.hangs = True
+        async with asyncio.timeout(60):
+            answer = await stage.play(slow.make, thread_id="t", command={"resume": "yes"}, timeout=0.1)
     assert answer.status is RunStatus.timeout
 
 
-async def test_an_answer_whose_question_nobody_could_find_is_none_to_the_next_one(open_stage: Any) -> None:
-    slow, stage = Slow(), await open_stage(policy=DispatchPolicy(call_limit=0.1))
-    await stage.play(slow.make, {}, thread_id="t")
-    first = await stage.start(slow.make, thread_id="t", command={"resume": "yes"})
-    await slow.busy.wait()
-    slow.hangs = True
-    again = await stage.start(slow.make, thread_id="t", command={"resume": "yes"})
-    slow.hangs = False
-    slow.go_on.set()
-    assert [each["value"] for each in (await stage.outcome(first)).interrupts] == ["Refund 8?"]
-    assert (await stage.outcome(again)).end["error_type"] == "UnknownQuestionError"
+@virtual
+async def test_an_answer_whose_question_nobody_could_find_is_none_to_the_next_one() -> None:
+    slow = Slow()
+    async with stage_of(policy=DispatchPolicy(call_limit=0.1)) as stage:
+        await stage.play(slow.make, {}, thread_id="t")
+        first = await stage.start(slow.make, thread_id="t", command={"resume": "yes"})
+        await slow.busy.wait()
+        slow.hangs = True
+        again = await stage.start(slow.make, thread_id="t", command={"resume": "yes"})
+        slow.hangs = False
+        slow.go_on.set()
+        assert [each["value"] for each in (await stage.outcome(first)).interrupts] == ["Refund 8?"]
+        assert (await stage.outcome(again)).end["error_type"] == "UnknownQuestionError"
 
 
 async def test_a_context_that_does_not_fit_is_the_callers_fault(stage: Any) -> None:

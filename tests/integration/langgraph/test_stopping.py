@@ -147,7 +147,8 @@ async def test_a_cancel_waits_for_a_node_with_a_timeout(stage: Any) -> None:
 
 
 @pytest.mark.parametrize("tried_again", [False, True])
-async def test_a_run_waits_for_a_node_that_took_too_long(stage: Any, tried_again: bool) -> None:
+@virtual
+async def test_a_run_waits_for_a_node_that_took_too_long(tried_again: bool) -> None:
     cleaning = Cleaning()
 
     async def node(state: State) -> State:
@@ -155,11 +156,14 @@ async def test_a_run_waits_for_a_node_that_took_too_long(stage: Any, tried_again
 
     policy = RetryPolicy(initial_interval=0.01, jitter=False, retry_on=NodeTimeoutError)
     graph = timed(node, 0.1, retry_policy=policy if tried_again else None)
-    handle = await stage.start(graph, {"notes": []})
-    await cleaning.cleaning.wait()
-    assert await goes_on(handle)
-    cleaning.may_end.set()
-    assert (await stage.outcome(handle)).status is (RunStatus.success if tried_again else RunStatus.error)
+    recorder = RecordingObserver()
+    async with RunManager(observers=[recorder]) as manager:
+        stage = Stage(manager, recorder)
+        handle = await stage.start(graph, {"notes": []})
+        await cleaning.cleaning.wait()
+        assert await goes_on(handle)
+        cleaning.may_end.set()
+        assert (await stage.outcome(handle)).status is (RunStatus.success if tried_again else RunStatus.error)
     assert cleaning.ended
 
 
