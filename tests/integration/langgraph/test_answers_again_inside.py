@@ -83,15 +83,17 @@ async def test_a_later_answer_to_a_graph_inside_that_was_changed_takes_the_place
 
 def shipping_and_paying() -> Any:
     """A graph of two nodes that ask side by side; once, one fails after its answer, when the other has finished."""
-    failures = [ConnectionError("the bank is away")]
+    failures, shipped = [ConnectionError("the bank is away")], asyncio.Event()
 
     async def ship(state: State) -> State:
-        return {"notes": [f"ship: {interrupt('ship?')}"]}
+        answer = interrupt("ship?")
+        shipped.set()
+        return {"notes": [f"ship: {answer}"]}
 
     async def pay(state: State) -> State:
         answer = interrupt("pay?")
         if failures:
-            await asyncio.sleep(0.1)  # until the other node has finished
+            await shipped.wait()
             raise failures.pop()
         return {"notes": [f"pay: {answer}"]}
 
