@@ -124,13 +124,15 @@ async def test_threads_go_on_at_the_new_primary_after_the_address_has_led_to_a_s
         async with (
             open_checkpoints(f"postgresql://me:mine@127.0.0.1:{primary.port}/runs"),
             LeadingAddress(own_postgres_server.port) as address,
-            open_checkpoints(f"postgresql://me:mine@127.0.0.1:{address.port}/runs?connect_timeout=1") as saver,
+            open_checkpoints(f"postgresql://me:mine@127.0.0.1:{address.port}/runs") as saver,
         ):
             config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
             await asyncio.to_thread(own_postgres_server.become_standby)
+            saver.conn.timeout = 1.0
             with pytest.raises(PoolTimeout):
                 await saver.aget(config)
 
+            saver.conn.timeout = 60.0
             address.leads_to = primary.port
             await saver.aput(config, empty_checkpoint(), {}, {})
             assert await saver.aget(config) is not None
