@@ -11,6 +11,7 @@ from nats_server import NatsServer
 from redis.asyncio import Redis
 from valkey_server import ValkeyServer
 
+from trackside.app.delivery import LONGEST_TRY
 from trackside.app.observers.broker import BrokerObserver
 
 _ATTRIBUTES = ("event_type", "run_id", "thread_id", "sequence")
@@ -37,8 +38,9 @@ class BrokerStage:
         self._observers: list[BrokerObserver] = []
 
     def observer(self, **options: Any) -> BrokerObserver:
-        """An observer that is closed with the stage."""
-        here = {"url": self.server.url, "topic": self.topic.replace("NAME", self.name)} | self.place()
+        """An observer that is closed with the stage, and has the longest time for what it publishes."""
+        here = {"url": self.server.url, "topic": self.topic.replace("NAME", self.name), "timeout": LONGEST_TRY}
+        here |= self.place()
         self._observers.append(BrokerObserver(**here | options))
         return self._observers[-1]
 
@@ -69,8 +71,8 @@ class NatsStage(BrokerStage):
         return {"stream": self.name}
 
     async def kept(self) -> list[Kept]:
-        async with await nats.connect(self.server.url) as client:
-            stream = client.jetstream()
+        async with await nats.connect(self.server.url, connect_timeout=60) as client:
+            stream = client.jetstream(timeout=60)
             state = (await stream.stream_info(self.name)).state
             messages = [
                 await stream.get_msg(self.name, number) for number in range(state.first_seq, state.last_seq + 1)

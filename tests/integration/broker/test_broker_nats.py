@@ -30,9 +30,9 @@ async def stage(servers: dict[str, Any], names: Iterator[str]) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def stream_of(server: NatsServer) -> AsyncIterator[JetStreamContext]:
-    async with await nats.connect(server.url) as client:
-        yield client.jetstream()
+async def stream_of(server: NatsServer, *, timeout: float = 60.0) -> AsyncIterator[JetStreamContext]:
+    async with await nats.connect(server.url, connect_timeout=60) as client:
+        yield client.jetstream(timeout=timeout)
 
 
 async def failure_of(observer: BrokerObserver) -> DeliveryError:
@@ -127,7 +127,7 @@ async def replicated() -> AsyncIterator[NatsStage]:
     """A stream with three replicas."""
     with nats_cluster() as servers:
         made = NatsStage(servers[0], "place")
-        async with stream_of(made.server) as stream:
+        async with stream_of(made.server, timeout=5) as stream:
             while True:  # until the cluster has a leader
                 with suppress(nats.errors.Error):
                     await stream.add_stream(

@@ -76,7 +76,15 @@ async def test_a_batch_is_kept_in_its_order(stage: BrokerStage) -> None:
     events = [event for run in runs for event in run]
     observer = stage.observer(topic=f"{stage.name}.all")
     await observer.on_events([])
-    await observer.on_events(events)
+    left = events
+    while left:
+        try:
+            await observer.on_events(left)
+            break
+        except PartlyTaken as exc:
+            if "did not answer within" not in str(exc.cause):  # a busy machine may take longer for so many
+                raise
+            left = left[exc.taken :]
     assert [message.event_id for message in await stage.kept()] == [event.event_id for event in events]
 
 
