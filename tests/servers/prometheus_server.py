@@ -53,14 +53,14 @@ def promtool(*arguments: object, given: str = "") -> subprocess.CompletedProcess
 
 
 class PrometheusServer(KeptServer):
-    """A server that scrapes these targets, addresses by the names of their jobs, every fifth of a second."""
+    """A server that scrapes these targets, addresses by the names of their jobs, every second, each for up to a second."""
 
     ready = "Server is ready to receive web requests"
 
     def __init__(self, targets: Mapping[str, str], *, rules: Sequence[Path] = ()) -> None:
         self._program = program("prometheus")
         self._settings = {
-            "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "200ms"},
             "rule_files": [str(path) for path in rules],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in targets.items()
