@@ -93,7 +93,7 @@ class RedisStage(BrokerStage):
 
     async def kept(self) -> list[Kept]:
         kept: list[tuple[Any, Kept]] = []
-        async with Redis.from_url(self.server.url, protocol=2, driver_info=None) as client:
+        async with Redis.from_url(self.server.url, protocol=2, driver_info=None, socket_timeout=60) as client:
             async for key in client.scan_iter(f"{self.name}*", _type="stream"):
                 for number, fields in await client.xrange(key):
                     said = {name: fields[name.encode()].decode() for name in _ATTRIBUTES}

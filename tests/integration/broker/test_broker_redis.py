@@ -33,7 +33,7 @@ async def stage(make_server: Make) -> RedisStage:
 
 @pytest.fixture
 async def client(stage: RedisStage) -> AsyncIterator[Redis]:
-    async with Redis.from_url(stage.server.url, protocol=2) as connected:
+    async with Redis.from_url(stage.server.url, protocol=2, socket_timeout=60) as connected:
         yield connected
 
 
@@ -129,7 +129,7 @@ async def test_after_a_failover_events_go_to_the_server_to_which_the_address_lea
     async with LeadingAddress(one.server.port) as address:
         observer = one.observer(url=f"redis://127.0.0.1:{address.port}")
         await observer.on_event(make_event())
-        async with Redis.from_url(one.server.url, protocol=2) as client:
+        async with Redis.from_url(one.server.url, protocol=2, socket_timeout=60) as client:
             await _replica(client)
         address.leads_to = other.server.port
         failure = await failure_of(observer)
