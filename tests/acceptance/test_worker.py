@@ -44,6 +44,10 @@ type = "metrics"
 """
 
 
+A_SIGN_SOON = "5s"
+"""A lease with frequent signs of life: with each of them a worker says what it does, and hears what is asked of it."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write(tmp_path, "before")
@@ -61,13 +65,20 @@ def server(folder: Path, postgres_with_tables: str, forkery: Forkery) -> Iterato
         yield one
 
 
-def working(folder: Path, database: str, *options: str) -> TracksideProcess:
-    return TracksideProcess(folder, ["worker", "--json", "--database", database, *options], name="worker")
+def working(folder: Path, database: str, *options: str, lease: str = "1m") -> TracksideProcess:
+    arguments = ["worker", "--json", "--database", database, *options]
+    return TracksideProcess(folder, arguments, name="worker", env={"TRACKSIDE_ENGINE_LEASE": lease})
 
 
 @pytest.fixture
-def worker(server: TracksideServer, postgres_with_tables: str) -> Iterator[TracksideProcess]:
-    with working(server.folder, postgres_with_tables, "--port", "0", "--drain", "1h") as one:
+def lease() -> str:
+    """How long the worker may be silent before its runs count as lost: longer than a busy machine stops anybody."""
+    return "1m"
+
+
+@pytest.fixture
+def worker(server: TracksideServer, postgres_with_tables: str, lease: str) -> Iterator[TracksideProcess]:
+    with working(server.folder, postgres_with_tables, "--port", "0", "--drain", "1h", lease=lease) as one:
         yield one
 
 
@@ -79,7 +90,7 @@ def test_a_worker_executes_what_a_server_lets_in_and_says_how_it_is(
     assert answer == {"said": "before", "pid": worker.pid}
     assert worker.ready["pid"] == worker.pid
     assert (worker.ready["engine"], worker.ready["pools"], worker.ready["concurrency"]) == ("postgres", ["default"], 16)
-    with httpx.Client(base_url=worker.ready["url"]) as health:
+    with httpx.Client(base_url=worker.ready["url"], timeout=PATIENCE) as health:
         assert health.get("/live").json() == {"status": "live"}
         ready = health.get("/ready")
         assert (ready.status_code, ready.json()["reasons"]) == (200, [])
@@ -103,7 +114,7 @@ def test_the_first_signal_lets_runs_end_and_takes_no_more(
 ) -> None:
     run_id = begin(server, "first")
 
-    with httpx.Client(base_url=worker.ready["url"]) as health:
+    with httpx.Client(base_url=worker.ready["url"], timeout=PATIENCE) as health:
         assert health.get("/ready").status_code == 200
         worker.signal(signal.SIGTERM)
         wait_until(lambda: health.get("/ready").status_code == 503, "it says that it leaves")
@@ -135,6 +146,7 @@ def test_the_second_signal_does_not_wait_for_runs(server: TracksideServer, worke
     assert status_of(server, run_id) == "cancelled"
 
 
+@pytest.mark.parametrize("lease", [A_SIGN_SOON])
 def test_the_third_signal_leaves_at_once_and_others_end_what_it_had(
     server: TracksideServer, worker: TracksideProcess
 ) -> None:
@@ -152,6 +164,7 @@ def test_the_third_signal_leaves_at_once_and_others_end_what_it_had(
     wait_until(lambda: status_of(server, run_id) in {"cancelled", "error"}, "somebody ends it")
 
 
+@pytest.mark.parametrize("lease", [A_SIGN_SOON])
 def test_a_worker_that_is_drained_by_command_ends_as_by_the_signal(
     here: Run, piped: Any, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
@@ -195,7 +208,7 @@ def test_a_worker_begins_anew_with_what_its_agents_are_by_then(
 
     assert (before["said"], ask(server, "echo")) == ("before", {"said": "after", "pid": pid})
     assert worker.ready["url"] == url
-    assert httpx.get(f"{url}/ready").status_code == 200
+    assert httpx.get(f"{url}/ready", timeout=PATIENCE).status_code == 200
 
 
 def test_a_worker_that_begins_anew_lets_its_runs_end_however_long_that_takes(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,7 @@ def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
 ) -> None:
     with working(server.folder, postgres_with_tables) as worker:  # not forked: it has only what it starts with itself
         has = ask(server, "tells")
-        ours = [one for one in Path(f"/proc/{worker.pid}/fd").iterdir() if int(one.name) > 2]  # not standard error
-        shared = {str(one.readlink()) for one in ours} & set(has["opened"])
+        shared = opened_by(worker) & set(has["opened"])
 
     assert has["pid"] not in {worker.pid, os.getpid()}
     assert has["session"] == has["pid"]
@@ -139,6 +139,16 @@ def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
     assert not {one for one in shared if one.startswith(("socket:", "pipe:"))}
     assert (int(has["ignored"], 16) & ~(1 << signal.SIGPIPE - 1) & ~(1 << 24), int(has["blocked"], 16)) == (0, 0)
     assert not {"_TRACKSIDE_ISOLATED", "NOTIFY_SOCKET"} & {*has["environ"]}
+
+
+def opened_by(worker: TracksideProcess) -> set[str]:
+    """What a process has open besides its standard streams."""
+    found = set()
+    for descriptor in Path(f"/proc/{worker.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it may be closed by now
+            if int(descriptor.name) > 2:
+                found.add(str(descriptor.readlink()))
+    return found
 
 
 def test_its_processes_execute_no_more_runs_of_an_agent_than_one_worker_may(
@@ -177,7 +187,7 @@ def test_places_are_counted_once_and_the_worker_answers_for_all(
     assert (supervisor["capacity"], supervisor["address"]) == (2, worker.ready["url"])
     assert (pool["workers"], pool["places"]) == (1, 2)
     assert httpx.get(f"{server.url}/queue", timeout=PATIENCE).json()["unserved"] == []
-    with httpx.Client(base_url=worker.ready["url"]) as health:
+    with httpx.Client(base_url=worker.ready["url"], timeout=PATIENCE) as health:
         assert health.get("/live").json() == {"status": "live"}
         assert health.get("/ready").status_code == 200
     assert worker.ready["url"] not in {
@@ -269,7 +279,7 @@ def status_file(pid: int) -> str:
     return Path(f"/proc/{pid}/status").read_text("ascii")
 
 
-@pytest.mark.parametrize("lease", ["2s"])
+@pytest.mark.parametrize("lease", [A_SIGN_SOON])
 def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideServer, worker: TracksideProcess) -> None:
     run_id = begin(server, "third", "blocks")
     for says in ("waiting for 1 run", "stopping quickly"):
