@@ -30,11 +30,18 @@ import asyncio
 import threading
 
 async def leaves(input):
-    try:
-        async with asyncio.timeout(0.01):
-            await asyncio.to_thread(threading.Event().wait)
-    except TimeoutError:
-        return {{"said": "{word}"}}
+    has_begun = threading.Event()
+
+    def go_on():
+        has_begun.set()
+        threading.Event().wait()
+
+    left = asyncio.create_task(asyncio.to_thread(go_on))
+    while not has_begun.is_set():
+        await asyncio.sleep(0.01)
+    left.cancel()
+    await asyncio.wait([left])
+    return {{"said": "{word}"}}
 """
 """An agent that abandons a function, which goes on in a thread of the event loop's and never ends."""
 CLIENTS = 4
@@ -134,7 +141,8 @@ def test_what_cannot_be_loaded_is_said_and_the_server_goes_on_as_before(server: 
 
     server.signal(signal.SIGHUP)
     server.wait_until_said("does not restart, and goes on as before")
-    answer = httpx.post(f"{server.url}/runs/wait", json={"assistant_id": "said", "input": {}})
+    asked = {"assistant_id": "said", "input": {}}
+    answer = httpx.post(f"{server.url}/runs/wait", json=asked, timeout=PATIENCE)
 
     assert answer.json() == {"said": "before"}
     assert "No module named 'nowhere'" in server.log

@@ -34,11 +34,18 @@ async def until_told(input, run):
     return {"done": True}
 
 async def leaves(input):
-    try:
-        async with asyncio.timeout(0.01):
-            await asyncio.to_thread(threading.Event().wait)
-    except TimeoutError:
-        return {"left": True}
+    has_begun = threading.Event()
+
+    def go_on():
+        has_begun.set()
+        threading.Event().wait()
+
+    left = asyncio.create_task(asyncio.to_thread(go_on))
+    while not has_begun.is_set():
+        await asyncio.sleep(0.01)
+    left.cancel()
+    await asyncio.wait([left])
+    return {"left": True}
 """
 SETTINGS = '[runs]\nshutdown_grace = "{grace}"\nmax_running = 2\n'
 
@@ -93,12 +100,12 @@ def server(folder: Path, request: pytest.FixtureRequest) -> Iterator[TracksideSe
 @pytest.mark.parametrize("server", [("30s", "until_told")], indirect=True)
 def test_a_run_that_ends_in_time_is_streamed_to_its_end(server: TracksideServer) -> None:
     stream = Stream(server, "until_told")
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         assert client.get("/health/ready").status_code == 200
         server.signal(signal.SIGTERM)
         unready = unready_answer(client)
     with pytest.raises(httpx.ConnectError):  # a server that ends leaves nobody waiting
-        httpx.get(f"{server.url}/ok")
+        httpx.get(f"{server.url}/ok", timeout=PATIENCE)
     (server.folder / "go").touch()
 
     assert server.wait() == 0
