@@ -55,7 +55,8 @@ async def stubborn_after_asking(input, run):
 
 async def blocking(input):
     print("about to block", flush=True)
-    time.sleep(3600)
+    while True:  # a signal that came just before one long sleep would be seen only when that ends
+        time.sleep(0.01)
 
 def thread(input):
     print("in a thread", flush=True)
@@ -223,7 +224,6 @@ def test_a_second_ctrl_c_breaks_into_an_agent_that_blocks_the_event_loop(
 ) -> None:
     shown = terminal("run", "agents.py:blocking", "hello")
     shown.wait_for("about to block")
-    shown.wait_for_more(3)  # a signal that comes just before `time.sleep` begins is seen only when the sleep ends
     shown.press(b"\x03")
     shown.wait_for("the agent blocks; once more to break it off")
     shown.press(b"\x03")
@@ -264,7 +264,10 @@ def test_a_run_whose_terminal_is_closed_is_cancelled_and_recorded(terminal: Open
 def test_while_the_agent_is_imported_a_signal_ends_the_command_without_noise(
     terminal: OpenTerminal, tmp_path: Path, number: signal.Signals
 ) -> None:
-    (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(3600)\n")
+    # A signal that came just before one long sleep would be seen only when that ends.
+    (tmp_path / "slow.py").write_text(
+        "import time\nprint('importing', flush=True)\nwhile True:\n    time.sleep(0.01)\n"
+    )
     shown = terminal("run", "slow.py:agent", "hello")
     shown.wait_for("importing")
     shown.signal(number)
