@@ -18,6 +18,7 @@ from trackside.app.cli.top.screen import SHOWN, Said, TopApp
 from trackside.app.cli.top.watching import Watched
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
+from trackside.app.storage.errors import DatabaseIOError
 from trackside.harness import ObserverBinding, RunManager, RunSpec
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
@@ -357,13 +358,27 @@ async def test_ten_thousand_runs_at_once_do_not_hold_up_a_key(store: Store, url:
         await until(pilot, lambda: row_keys(app) == ["chat-09999"])
 
 
+class Away(StoredRecords):
+    """Records that cannot be counted for a while."""
+
+    is_away = False
+
+    async def now(self) -> Any:
+        if self.is_away:
+            raise DatabaseIOError(database="trackside.db", why="disk I/O error")
+        return await super().now()
+
+
 async def test_an_outage_is_said_and_over_when_it_is(store: Store, url: str) -> None:
     await store.append([started(1, "chat")])
-    app = TopApp(StoredRecords(store, Home(url)))
+    records = Away(store, Home(url))
+    app = TopApp(records)
     async with app.run_test(size=(120, 30)) as pilot:
         await until(pilot, lambda: row_keys(app))
+        records.is_away = True
         app._away["events"] = "The database is away."
         await until(pilot, lambda: app.query_one("#banner").has_class("shown"))
+        records.is_away = False
         await until(pilot, lambda: not app.query_one("#banner").has_class("shown"))
 
 
