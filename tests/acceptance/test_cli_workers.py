@@ -35,7 +35,7 @@ async def member(url: str, kind: Any = "worker", **more: Any) -> AsyncGenerator[
     agents = {"chat": chat, "draw": chat}
     async with Store.open(url) as store:
         fleet = FleetMember(kind=kind, pool_of=lambda agent: POOLS.get(agent, "default"), agents=tuple(agents), **more)
-        coordinator = store.coordinator(lease_seconds=5.0, fleet=fleet)
+        coordinator = store.coordinator(lease_seconds=60.0, fleet=fleet)
         observers = [ObserverBinding(StorageObserver(store), required=True)]
         async with RunManager(agents, observers=observers, coordinator=coordinator, log=store.run_log()) as manager:
             yield manager
@@ -189,6 +189,7 @@ async def test_a_server_is_asked_as_a_database_is(
     server = TracksideServer(tmp_path, "agents.py:chat", database=postgres_with_tables, forkery=forkery)
     await asyncio.to_thread(server.start)
     try:
+        await until_listed(1, trackside, "--url", server.url)
         async with member(postgres_with_tables, pools=("default",), capacity=2):
             here, there = [
                 await until_listed(2, trackside, *where)
