@@ -15,6 +15,7 @@ import httpx
 import pytest
 from forking import Forkery
 from served_records import Served, objects, serving
+from trackside_server import PATIENCE
 
 from trackside.app.cli.actions import remote_running
 from trackside.app.cli.records.lookup import find_paused_run
@@ -122,7 +123,7 @@ def test_what_goes_on_past_a_stop_stops_where_it_was_asked_to(served: Served, he
         "if_not_exists": "create",
     }
     key = {"x-api-key": served.keys["run"]}
-    httpx.post(f"{served.url}/threads/{thread}/runs/wait", json=body, headers=key).raise_for_status()
+    httpx.post(f"{served.url}/threads/{thread}/runs/wait", json=body, headers=key, timeout=PATIENCE).raise_for_status()
     shown = here("threads", thread, *at).stdout
     if place == "database":
         at += ["--agent", f"{Path(served.database.removeprefix('sqlite:///')).parent / 'agents.py'}:walk"]

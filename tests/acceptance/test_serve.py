@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from langgraph_sdk import get_sync_client
-from trackside_server import TracksideServer
+from trackside_server import PATIENCE, TracksideServer
 
 from trackside.harness.ids import is_uuid
 
@@ -119,8 +119,8 @@ def test_requests_are_logged_without_what_may_be_secret(folder: Path) -> None:
         get_sync_client(url=server.url, api_key="the-secret-key") as client,
     ):
         client.runs.wait(None, "echo", input={"password": "hunter2"}, on_completion="keep")
-        httpx.get(f"{server.url}/events?after=0&token=sesame")
-        httpx.get(f"{server.url}/runs/00000000-0000-4000-8000-000000000000")
+        httpx.get(f"{server.url}/events?after=0&token=sesame", timeout=PATIENCE)
+        httpx.get(f"{server.url}/runs/00000000-0000-4000-8000-000000000000", timeout=PATIENCE)
         assert server.terminate() == 0
 
     said = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
@@ -138,7 +138,7 @@ def test_requests_are_logged_without_what_may_be_secret(folder: Path) -> None:
 
 def test_requests_are_not_logged_where_nobody_wants_it(folder: Path) -> None:
     with TracksideServer(folder, "agents.py:echo", settings="[server]\nlog = false\n") as server:
-        httpx.get(f"{server.url}/ok")
+        httpx.get(f"{server.url}/ok", timeout=PATIENCE)
         assert server.terminate() == 0
 
     assert [json.loads(line)["event"] for line in server.log.splitlines()] == ["ready", "stopping", "stopped"]
@@ -157,7 +157,8 @@ def test_a_graph_that_forgets_is_warned_of_as_the_server_starts(folder: Path) ->
 def test_a_run_that_fails_leaves_a_line_that_says_where(folder: Path) -> None:
     (folder / "bad.py").write_text('async def bad(input):\n    raise RuntimeError("no luck")\n', encoding="utf-8")
     with TracksideServer(folder, "bad.py:bad") as server:
-        failed = httpx.post(f"{server.url}/runs/wait", json={"assistant_id": "bad", "input": 1}).json()
+        asked = {"assistant_id": "bad", "input": 1}
+        failed = httpx.post(f"{server.url}/runs/wait", json=asked, timeout=PATIENCE).json()
         assert server.terminate() == 0
     lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     (said,) = [line for line in lines if "failed" in line["event"]]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from trackside_server import TracksideServer
+from trackside_server import PATIENCE, TracksideServer
 
 type Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -223,9 +223,10 @@ def test_two_servers_share_an_sqlite_file(tmp_path: Path) -> None:
         TracksideServer(tmp_path, "agents.py:echo", database=database) as one,
         TracksideServer(other, "agents.py:echo", database=database) as two,
     ):
-        answer = httpx.post(f"{one.url}/runs", json={"assistant_id": "echo", "input": 1, "on_completion": "keep"})
-        found = httpx.get(f"{two.url}/runs/{answer.json()['run_id']}")
-        ready = httpx.get(f"{two.url}/health/ready")
+        asked = {"assistant_id": "echo", "input": 1, "on_completion": "keep"}
+        answer = httpx.post(f"{one.url}/runs", json=asked, timeout=PATIENCE)
+        found = httpx.get(f"{two.url}/runs/{answer.json()['run_id']}", timeout=PATIENCE)
+        ready = httpx.get(f"{two.url}/health/ready", timeout=PATIENCE)
 
     assert found.json()["agent"] == "echo"
     assert ready.json()["status"] == "ready"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from asked_server import ask
 from forking import Forkery
-from trackside_server import TracksideServer
+from trackside_server import PATIENCE, TracksideServer
 from websockets import CloseCode, ConnectionClosed
 from websockets.sync.client import connect
 
@@ -89,7 +89,8 @@ def test_a_guest_gets_what_is_not_ours_and_lives_as_long(tmp_path: Path, forkery
     with TracksideServer(
         tmp_path, "agents.py:echo", settings='[server]\napp = "guest.py:app"\n', forkery=forkery
     ) as server:
-        mine, ours, nowhere = (httpx.get(f"{server.url}{path}") for path in ("/mine", "/ok", "/nowhere"))
+        paths = ("/mine", "/ok", "/nowhere")
+        mine, ours, nowhere = (httpx.get(f"{server.url}{path}", timeout=PATIENCE) for path in paths)
 
         assert server.terminate() == 0
 
@@ -127,7 +128,8 @@ def test_an_open_websocket_of_a_guest_keeps_a_server_neither_from_beginning_anew
 def test_nobody_gets_to_a_guest_who_is_not_known(tmp_path: Path, forkery: Forkery) -> None:
     settings = '[server]\napp = "guest.py:app"\nauth = "keys"\n'
     with TracksideServer(tmp_path, "agents.py:echo", settings=settings, forkery=forkery) as server:
-        answers = [httpx.get(f"{server.url}{path}").status_code for path in ("/mine", "/", "/nowhere")]
+        paths = ("/mine", "/", "/nowhere")
+        answers = [httpx.get(f"{server.url}{path}", timeout=PATIENCE).status_code for path in paths]
 
     assert answers == [401, 401, 401]
 

@@ -128,7 +128,7 @@ async def test_no_part_of_a_path_changes_a_statement(served: Served) -> None:
 
 async def test_a_wildcard_stands_for_itself(served: Served) -> None:
     """Otherwise a client that may search could find with it what it cannot name."""
-    async with httpx.AsyncClient(base_url=served.url) as http:
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
         for wildcard in WILDCARDS:
             for path, body in (
                 ("/threads/search", {"metadata": {"name": wildcard}}),

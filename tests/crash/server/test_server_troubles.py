@@ -79,7 +79,10 @@ async def test_a_disk_that_is_full_for_a_while(lives: Lives, tmp_path: Path) -> 
         for _ in range(1):
             await until_more(load)
             size = (tmp_path / "runs.db-wal").stat().st_size
-            async with limited(server, resource.RLIMIT_FSIZE, size), httpx.AsyncClient(base_url=server.url) as client:
+            async with (
+                limited(server, resource.RLIMIT_FSIZE, size),
+                httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client,
+            ):
                 says = await until_ready(server, 503)
                 refused = await client.post("/threads", json={})
                 read = await client.post("/threads/search", json={})
