@@ -6,11 +6,13 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from demo.stranger.failing import StrangerError
 from demo.stranger.readme import Section
+from demo.stranger.shell import Shell
 
 ROOT = Path(__file__).parents[2]
 MINUTE = 60  # seconds
@@ -55,7 +57,14 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def processes_in(folder: Path) -> list[int]:
-    """The processes that have something of this folder in their command lines."""
+    """The processes that have something of this folder in their command lines, once those that are dying are dead."""
+    until = time.monotonic() + MINUTE
+    while (found := processes_now_in(folder)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
+
+
+def processes_now_in(folder: Path) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -95,6 +104,16 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (process.returncode, complaints) == (130, "demo: stopped\n")
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == []
+
+
+def test_nothing_that_was_started_in_the_shell_is_there_when_it_is_closed(tmp_path: Path) -> None:
+    """It would go on writing into a folder that is about to be removed."""
+    shell = Shell(tmp_path, os.environ)
+    pids = shell.run("for _ in 1 2 3 4 5 6 7 8 9; do sleep 1000 & echo $!; done").split()
+    shell.close()
+
+    assert len(pids) == 9
+    assert [pid for pid in pids if Path("/proc", pid).exists()] == []
 
 
 def test_a_readme_that_leaves_out_a_step_or_has_another_one_is_refused(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
 from demo.stranger.failing import StrangerError
 
 _DONE: Final = "--- the shell is done:"
 _SHOWN: Final = 2_000  # characters of an output that go into a message
+_DYING: Final = 10.0  # seconds in which those who were killed are gone, if somebody takes note of their deaths
 
 
 class Shell:
@@ -42,7 +43,8 @@ class Shell:
             start_new_session=True,  # one group with its jobs: Ctrl-C goes to the demo alone, which ends them all
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name="demo: shell", daemon=True).start()
+        self._reading = threading.Thread(target=self._read, name="demo: shell", daemon=True)
+        self._reading.start()
         # However the demo ends, the shell's input is then closed, and that ends whatever the shell has started.
         self._write("trap 'kill 0' EXIT")
 
@@ -77,10 +79,19 @@ class Shell:
         return log
 
     def close(self) -> None:
-        """End the shell, and everything still running that it started."""
+        """End the shell, and everything still running that it started; returns when that writes no more."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        until = monotonic() + _DYING
+        with suppress(ProcessLookupError):
+            while monotonic() < until:
+                os.killpg(self._process.pid, 0)
+                sleep(0.01)
+        self._reading.join(_DYING)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -92,8 +103,9 @@ class Shell:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
+        with self._process.stdout as output:
+            for line in output:
+                self._lines.put(line)
         self._lines.put("")
 
 
