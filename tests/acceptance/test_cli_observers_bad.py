@@ -19,6 +19,7 @@ from typing import Any, override
 
 import pytest
 
+from trackside.app.wiring.delivering import Deliveries
 from trackside.app.wiring.observer_types import BUILT_IN
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -224,9 +225,9 @@ def test_ctrl_c_while_a_live_observer_hangs_does_not_hide_how_the_run_ended(
 ) -> None:
     configure(folder, bad("Hanging"))
     settings = folder / "trackside.toml"
-    settings.write_text(f"[runs]\nshutdown_grace = 2\n{settings.read_text(encoding='utf-8')}", encoding="utf-8")
+    settings.write_text(f"[runs]\nshutdown_grace = 5\n{settings.read_text(encoding='utf-8')}", encoding="utf-8")
     screen = terminal("run", "agents.py:echo", "hi")
-    screen.wait_for("observers have 2 s")
+    screen.wait_for("observers have 5 s")
     screen.press(b"\x03")
 
     assert screen.wait() == 0
@@ -347,6 +348,14 @@ def test_secrets_of_observers_are_in_no_output_however_their_receivers_fail(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    drain = Deliveries.drain
+
+    async def drain_when_some_have_failed(self: Deliveries, seconds: float) -> None:
+        while not any(one.last_error for one in await self._store.subscriptions.all()):
+            pass
+        await drain(self, seconds)
+
+    monkeypatch.setattr(Deliveries, "drain", drain_when_some_have_failed)
     monkeypatch.setattr("trackside.app.cli.actions.running.DELIVERY_SECONDS", 1.0)
     host = f"127.0.0.1:{ports[failure]}"
     hook = 'secret = "env:HOOK"\nheaders = { Authorization = "env:HEADER" }\nallow_private_addresses = true'
