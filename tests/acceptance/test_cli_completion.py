@@ -20,6 +20,12 @@ from trackside.app.storage import Store
 from trackside.testing import make_run
 
 TRIES = 20
+PATIENT = """
+from trackside.app.cli.commands import completing
+
+completing.PATIENCE = 60.0
+"""
+"""A `sitecustomize` for shells, where a key is pressed once: on a busy machine it may take longer than a person waits."""
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -91,9 +97,12 @@ def shell_of(name: str) -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
+    (folder / "site").mkdir(exist_ok=True)
+    (folder / "site" / "sitecustomize.py").write_text(PATIENT, encoding="utf-8")
     own = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKSIDE_", "PS1"))}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**own, "PATH": path, "PS1": "ready> ", "TERM": "dumb", "HOME": str(folder)}
+    of_shells = {"PATH": path, "PS1": "ready> ", "TERM": "dumb", "HOME": str(folder)}
+    return {**own, **of_shells, "PYTHONPATH": str(folder / "site")}
 
 
 @pytest.fixture
