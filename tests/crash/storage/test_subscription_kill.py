@@ -154,15 +154,18 @@ def test_killed_between_from_now_and_the_first_read(consumer: Consumer, url: str
 
 COMPETE = """
 import asyncio, os, signal, sys
-from trackside.app.storage import Store
+from trackside.app.storage import Store, feeding
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
+
+feeding.LOOK_EVERY = 0.05
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nothing is left of who is killed
 
 async def main(url):
     async def handle(event):
         os.write(1, f"{event.sequence}\\n".encode())
 
     async with Store.open(url) as store:
-        policy = FeedPolicy(lease_seconds=1, batch=5)
+        policy = FeedPolicy(lease_seconds=600, batch=5)
         async with SubscriptionFeed(store.subscriptions, "mail", handle, policy=policy, consumer=str(os.getpid())):
             await asyncio.Event().wait()
 
@@ -173,7 +176,15 @@ for place in places:
         asyncio.run(main(url))
 signal.pause()
 """
-LOOKS_EVERY = 0.05  # seconds; the lease of the killed process takes one to end
+LOOKS_EVERY = 0.05  # seconds
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_of_three_processes_one_consumes_and_when_it_dies_another_does(url: str, tmp_path: Path) -> None:
@@ -190,6 +201,9 @@ def test_of_three_processes_one_consumes_and_when_it_dies_another_does(url: str,
                 await asyncio.sleep(LOOKS_EVERY)
             killed.append(int(standing.consumer))
             os.kill(killed[-1], signal.SIGKILL)
+            while is_there(killed[-1]):
+                await asyncio.sleep(LOOKS_EVERY)
+            await store._writer.write(EndLeases())
         while (await subs.get("mail")).behind:
             await asyncio.sleep(LOOKS_EVERY)
         return killed
