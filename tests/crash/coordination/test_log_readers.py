@@ -17,6 +17,8 @@ def write_and_read(url: str, children: Children, seconds: float) -> int:
         assert child.wait_for("ready")
     writers[0].wait_for("dead", patience=seconds)  # none of them ends by itself
     for writer in writers:
+        assert writer.wait_for("event", 20)
+    for writer in writers:
         writer.finish()
     for reader in readers:
         reader.finish()
