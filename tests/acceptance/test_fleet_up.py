@@ -239,7 +239,8 @@ def test_the_screen_shows_each_process_and_ctrl_c_ends_all(terminal: OpenTermina
     shown.wait_for("Ctrl-C lets runs end")
     assert "client.runs.wait(None, 'chat', input={…})" in shown.text
     for name in ("postgres", "nats", "server-1", "worker-1"):
-        assert re.search(rf"{name} +\S+ (up|starting) ", shown.text), name
+        while not re.search(rf"{name} +\S+ (up|starting) ", shown.text):
+            shown.wait_for_more(1)
     while not (up := re.findall(r"worker-1 +▸ up +(\d+)", shown.text)):
         shown.wait_for_more(1)
     pid = up[-1]
