@@ -33,11 +33,19 @@ def die_at_random(child: Child, moments: random.Random, *, after: Sequence[int] 
 def die_at(point: tuple[str, str], url: str, children: Children, moments: random.Random) -> None:
     """Let processes work until one has reached the point so many times, or else once, and died there."""
     number = 1 if point[1] in {"Leave", "Register", *RECOVERIES} else moments.choice([1, 2, 5])
-    died = comes_to(point, number, url, children, moments) or comes_to(point, 1, url, children, moments)
+    died = comes_to(point, number, url, children, moments) or comes_to(point, 1, url, children, moments, patience=60)
     assert died, f"nobody came to the point {point}"
 
 
-def comes_to(point: tuple[str, str], number: int, url: str, children: Children, moments: random.Random) -> bool:
+def comes_to(
+    point: tuple[str, str],
+    number: int,
+    url: str,
+    children: Children,
+    moments: random.Random,
+    *,
+    patience: float = 20,
+) -> bool:
     """Let a process work that dies when it has reached the point this many times; returns whether it did."""
     step, work = point
     if work in RECOVERIES:  # needs a dead process that had something to do
@@ -46,7 +54,7 @@ def comes_to(point: tuple[str, str], number: int, url: str, children: Children, 
     if work == "Leave":
         child.wait_for("event", 50)
         child.signal(signal.SIGINT)
-    died = child.wait_for("dead", patience=20)  # by itself, as it never ends otherwise
+    died = child.wait_for("dead", patience=patience)  # by itself, as it never ends otherwise
     assert child.kill(), f"who should die at {point} came to {child.exit_code}"
     return died
 

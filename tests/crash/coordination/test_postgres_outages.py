@@ -56,7 +56,7 @@ def managers(url: str, children: Children, tmp_path: Path) -> list[Child]:
 def go_on(url: str, managers: list[Child], events: int = 30) -> None:
     """Wait until each of them has stored this many more events."""
     for child in managers:
-        has_gone_on = child.wait_for("event", child.said["event"] + events, patience=30) and child.exit_code is None
+        has_gone_on = child.wait_for("event", child.said["event"] + events, patience=60) and child.exit_code is None
         assert has_gone_on, "\n".join(map(str, [*child.last.items(), *queue_in(url)]))
 
 
