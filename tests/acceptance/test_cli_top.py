@@ -14,6 +14,7 @@ from textual.widgets import DataTable, Input, RichLog, Static
 
 from trackside.app.cli.records.protocol import Home
 from trackside.app.cli.records.stored import StoredRecords
+from trackside.app.cli.top import screen
 from trackside.app.cli.top.screen import SHOWN, Said, TopApp
 from trackside.app.cli.top.watching import Watched
 from trackside.app.observers.storage import StorageObserver
@@ -347,6 +348,7 @@ async def test_a_run_that_has_started_does_not_wait_again_for_a_list_that_was_on
     assert watched.runs[run.run_id].status is RunStatus.running
 
 
+@pytest.mark.timeout(280)
 async def test_ten_thousand_runs_at_once_do_not_hold_up_a_key(store: Store, url: str) -> None:
     for first in range(0, 10_000, 1_000):
         await store.append([started(number, "chat") for number in range(first, first + 1_000)])
@@ -380,6 +382,23 @@ async def test_an_outage_is_said_and_over_when_it_is(store: Store, url: str) -> 
         await until(pilot, lambda: app.query_one("#banner").has_class("shown"))
         records.is_away = False
         await until(pilot, lambda: not app.query_one("#banner").has_class("shown"))
+
+
+class Slow(StoredRecords):
+    """Records that take longer to be counted than it is until they are to be counted again."""
+
+    async def now(self) -> Any:
+        await asyncio.sleep(0.2)
+        return await super().now()
+
+
+async def test_what_is_counted_slowly_is_shown_all_the_same(
+    store: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "COUNTED_EVERY", 0.02)
+    app = TopApp(Slow(store, Home(url)))
+    async with app.run_test(size=(120, 30)) as pilot, asyncio.timeout(60):
+        await until(pilot, lambda: "0 running" in shown(app, "#numbers"))
 
 
 async def test_it_may_be_left_while_the_events_of_a_run_are_looked_for(

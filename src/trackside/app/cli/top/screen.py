@@ -171,7 +171,6 @@ class TopApp(App[None]):
         self._watch()
         self.set_interval(REDRAWN_EVERY, self._redraw)
         self._count()
-        self.set_interval(COUNTED_EVERY, self._count)
 
     def on_resize(self, event: Resize) -> None:
         """Make the table fit."""
@@ -228,13 +227,15 @@ class TopApp(App[None]):
 
     @work(name="trackside-top-numbers", exclusive=True, group="numbers")
     async def _count(self) -> None:
-        try:
-            self._now = await self._records.now()
-            self.watched.begin(await self._records.runs(status=[RunStatus.pending], limit=SHOWN))
-        except TracksideError as exc:
-            self._away["numbers"] = one_line(str(exc))
-        else:
-            self._away = dict.fromkeys(self._away, "")
+        while True:
+            try:
+                self._now = await self._records.now()
+                self.watched.begin(await self._records.runs(status=[RunStatus.pending], limit=SHOWN))
+            except TracksideError as exc:
+                self._away["numbers"] = one_line(str(exc))
+            else:
+                self._away = dict.fromkeys(self._away, "")
+            await asyncio.sleep(COUNTED_EVERY)  # only when there was an answer, however long that took
 
     def _redraw(self) -> None:
         if not self.query("#banner"):  # the screen is being taken down
