@@ -21,6 +21,8 @@ from trackside.app.storage import Store
 from trackside.harness import RunLifecycleEvent
 
 ATTEMPTS = 3
+LEASE = 2.0
+"""Seconds. Who is not heard of by the database for half of that, as on a slow machine, takes nobody for dead."""
 
 
 async def haunt(
@@ -107,7 +109,7 @@ async def managing(voice: Voice, store: Store, agents: Mapping[str, Any]) -> Asy
             ObserverBinding(StorageObserver(store), required=True),
             ObserverBinding(Told(acknowledge), required=True),
         ],
-        coordinator=store.coordinator(lease_seconds=0.5),
+        coordinator=store.coordinator(lease_seconds=LEASE),
         states=store.thread_states(),
         checkpointer=store.checkpointer(),
     ) as manager:

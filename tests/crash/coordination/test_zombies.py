@@ -2,10 +2,12 @@
 
 import json
 import signal
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
-from crash_children import Child, Children
+from crash_children import PATIENCE, Child, Children
 from log_check import assert_whole, look_into
 
 STOPS = [
@@ -23,9 +25,18 @@ CASES = [
 ]
 
 
+def stands_still(zombie: Child) -> None:
+    """Wait until it does: else it would be told to go on before that."""
+    until = monotonic() + PATIENCE
+    while Path(f"/proc/{zombie.pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "T":
+        assert monotonic() < until
+        zombie.wait_for("dead", patience=0.01)
+
+
 def outlive(zombie: Child, children: Children, kind: str, url: str, **options: Any) -> Child:
     """Let another process finish what it does, and only then the first one go on, to its end."""
     assert zombie.wait_for("begun")
+    stands_still(zombie)
     other = children.make(kind, url, **options)
     assert other.wait() == 0
     zombie.signal(signal.SIGCONT)
