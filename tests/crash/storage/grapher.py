@@ -54,7 +54,7 @@ async def run_for_ever(url: str) -> None:
         RunManager(
             {"graph": counting()},
             observers=[ObserverBinding(StorageObserver(store), required=True)],
-            coordinator=store.coordinator(lease_seconds=0.5),
+            coordinator=store.coordinator(lease_seconds=1.5),
             checkpointer=store.checkpointer(),
         ) as manager,
         asyncio.TaskGroup() as tasks,

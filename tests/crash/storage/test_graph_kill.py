@@ -45,7 +45,9 @@ async def assert_whole(url: str, acknowledged: dict[str, str]) -> None:
         assert (notes[-3], notes[-2], notes[-1]) == ("n", len(notes) - 2, len(notes) - 1)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(4, marks=pytest.mark.timeout(280)), pytest.param(40, marks=pytest.mark.long)]
+)
 async def test_killed_again_and_again(grapher: Grapher, url: str, blockbuster: Any, kills: int) -> None:
     blockbuster.deactivate()  # the test waits for the other process
     seed = random.randrange(2**32)
