@@ -57,7 +57,7 @@ async def test_the_end_of_a_run_is_kept_as_its_worker_leaves_in_a_hurry_without_
 
 async def test_a_worker_that_stood_still_stops_its_agents_and_works_on(engine: str, open_fleet: OpenFleet) -> None:
     """Its runs were executed elsewhere meanwhile: it notices, even if they say nothing, and has their places again."""
-    fleet, words = await open_fleet(engine=engine, workers=1, lease=1.0, concurrency=1), Words()
+    fleet, words = await open_fleet(engine=engine, workers=1, concurrency=1), Words()
     asked = await started(fleet, "tries", words, parts=2, gate="never")
     worker = await fleet.executor_of(asked.run_id)
     other = await fleet.add_worker()

@@ -105,7 +105,7 @@ async def test_nats_may_be_away_and_come_back_with_an_empty_disk(open_fleet: Ope
 async def test_a_worker_that_stood_still_past_its_lease_changes_nothing_any_more(
     engine: str, open_fleet: OpenFleet
 ) -> None:
-    fleet, words = await open_fleet(engine=engine, lease=1.0), Words()
+    fleet, words = await open_fleet(engine=engine), Words()
     asked = await started(fleet, "tries", words, parts=10, gate="go")
     worker = await fleet.executor_of(asked.run_id)
     worker.stop()

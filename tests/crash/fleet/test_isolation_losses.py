@@ -165,12 +165,11 @@ async def test_a_run_that_ended_in_its_time_keeps_its_process_while_its_end_wait
 ) -> None:
     env = {**ENV, "TRACKSIDE_LIMITS_TALKS_TIMEOUT": "6s"}
     fleet, words = await isolated(open_fleet, engine="postgres", concurrency=1, env=env), Words()
-    asked = await started(fleet, "talks", words, parts=1, gate="go")
-    entry = await fleet.until_entered(asked.run_id)
     with closing(fleet.postgres.connect(fleet.database.rpartition("/")[2].partition("?")[0])) as other:
         other.execute("BEGIN")
-        other.execute("LOCK TABLE thread_states IN SHARE MODE")
-        fleet.open("go")
+        other.execute("LOCK TABLE thread_states IN SHARE MODE")  # what a run comes to, and nothing before that
+        asked = await started(fleet, "talks", words, parts=1)
+        entry = await fleet.until_entered(asked.run_id)
         passed = f"SELECT now() > started_at::timestamptz + interval '9 s' FROM runs WHERE run_id = '{asked.run_id}'"
         await fleet.until(lambda: fleet.ask(passed)[0][0], "it would have been ended by now")
         other.execute("COMMIT")

@@ -28,7 +28,7 @@ SURE: Final[Sequence[Point]] = (
 """Between offer and take; taken and not started; while it streams; between the end's commit and its acknowledgement."""
 AT_ONCE: Final = 5  # workers that die in one fleet
 RUNS: Final = 6  # runs that are under way at a time
-PATIENCE: Final = 60.0  # seconds
+PATIENCE: Final = 120.0  # seconds
 
 
 async def feed(fleet: Fleet, words: Words, doomed: Sequence[FleetProcess]) -> None:
