@@ -29,6 +29,7 @@ sys.argv = [program, "--version"]
 runpy.run_path(program, run_name="__main__")
 """
 """A program in which Ctrl-C comes at an import, and nothing handles it."""
+UNHURRIED = pytest.mark.timeout(280)
 AGENTS = "async def echo(input):\n    return {'answer': input}\n"
 
 
@@ -45,7 +46,7 @@ def interrupted(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        timeout=PATIENCE * (1 + steps // 10),
+        timeout=PATIENCE * (4 + steps // 10),
         check=True,
     )
     return [tuple(json.loads(line)) for line in said.stdout.splitlines()]
@@ -62,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("steps", [6, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("steps", [pytest.param(6, marks=UNHURRIED), pytest.param(1_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("command", [("runs",), ("run", "agents.py:echo", "hello")], ids=" ".join)
 def test_ctrl_c_ends_a_command_without_a_word_whenever_it_comes(
     folder: Path, command: tuple[str, ...], steps: int
@@ -94,13 +95,13 @@ def test_who_waits_for_an_upgrade_is_told_so_and_leaves_with_ctrl_c(folder: Path
                 assert waiting.stderr is not None
                 assert any("trackside.db locked" in line for line in waiting.stderr)
                 waiting.send_signal(signal.SIGINT)
-                _, rest = waiting.communicate(timeout=10)
+                _, rest = waiting.communicate(timeout=PATIENCE)
             finally:
                 waiting.kill()
     assert (waiting.returncode, NOISE.search(rest)) == (INTERRUPTED, None)
 
 
-@pytest.mark.parametrize("steps", [5, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("steps", [pytest.param(5, marks=UNHURRIED), pytest.param(200, marks=pytest.mark.long)])
 def test_ctrl_c_ends_a_program_without_a_word_while_it_imports(folder: Path, steps: int) -> None:
     (_, by_itself, whole), *others = interrupted(folder, EXECUTABLE, "runs", steps=steps, by="interrupted_importing.py")
 
