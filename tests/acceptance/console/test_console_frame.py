@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Route, expect
+from playwright.async_api import Page, Route, expect
 
 from trackside.app import dashboard
 from trackside.app.server.routing import EVENT_STREAM, all_endpoints
@@ -274,6 +274,41 @@ async def test_what_changes_while_a_page_fetches_itself_is_not_missed(serve: Any
         assert re.fullmatch(r"page;dur=[0-9]+\.[0-9]", took)
 
 
+OPENS_AT_ONCE = """() => {
+  window.EventSource = class extends EventTarget {
+    constructor() {
+      super();
+      queueMicrotask(() => this.dispatchEvent(new Event("open")));
+      setInterval(() => this.dispatchEvent(new Event("beat")), 1_000);
+    }
+    close() {}
+  };
+  const soon = window.setTimeout;
+  const late = []; // a browser that is busy comes to what is to be done soon when all has been loaded
+  window.setTimeout = (does, wait = 0) => (wait ? soon(does, wait) : late.push(does));
+  addEventListener("load", () => {
+    window.setTimeout = soon;
+    for (const does of late) soon(does);
+  });
+}"""
+
+
+async def test_what_changes_before_a_stream_opens_is_not_missed_however_soon_that_is(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with visit(server.url) as seen, httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+
+        async def be_late(route: Route) -> None:
+            """Have a run end between the moment that the page shows and its arrival."""
+            answer = await route.fetch()
+            await http.post("/runs/wait", json={"assistant_id": "talks", "input": "Hello", "on_completion": "keep"})
+            await route.fulfill(response=answer)
+
+        await seen.page.add_init_script(f"({OPENS_AT_ONCE})()")
+        await seen.page.route("**/ui/runs", be_late, times=1)
+        page = await seen.go("/ui/runs")
+        await expect(page.locator("#runs tbody tr")).to_have_count(1)
+
+
 async def test_what_is_deleted_while_it_is_looked_at_is_said_to_be_gone(serve: Any, visit: Any) -> None:
     server = await serve()
     named = await run_some(server.url)
@@ -286,6 +321,13 @@ async def test_what_is_deleted_while_it_is_looked_at_is_said_to_be_gone(serve: A
         await expect(page.get_by_role("heading", level=1)).to_have_text("mail")
         assert await seen.violations() == []
         seen.complaints.clear()
+
+
+async def until_it_asks(page: Page, asked: asyncio.Event) -> None:
+    """Have a page fetch itself, until it has asked: it does nothing of the kind while it does so already."""
+    while not asked.is_set():
+        await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
+        await asyncio.wait([asyncio.ensure_future(asked.wait())], timeout=0.5)
 
 
 async def test_a_page_that_could_not_be_looked_up_looks_again_though_nothing_happens(serve: Any, visit: Any) -> None:
@@ -301,14 +343,35 @@ async def test_a_page_that_could_not_be_looked_up_looks_again_though_nothing_hap
             await route.fulfill(status=503, body="not now")
 
         await page.route("**/ui/runs", refuse)
-        while not refused.is_set():  # leave out what comes while the page is looked up, as when it has gone live
-            await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
-            await asyncio.wait([asyncio.ensure_future(refused.wait())], timeout=0.5)
+        await until_it_asks(page, refused)
         await expect(page.locator("#stale")).to_contain_text("cannot look this up now")
         await page.unroute("**/ui/runs")
         await expect(page.locator("#stale")).to_be_hidden()
         await expect(page.locator("#liveness")).to_have_text("live")
         seen.complaints.clear()  # of the 503
+
+
+async def test_a_page_whose_answer_is_lost_asks_again_though_nothing_happens(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/runs")
+        await expect(page.locator("#liveness")).to_have_text("live")
+        lost, asked = asyncio.Event(), asyncio.Event()
+
+        async def lose(route: Route) -> None:
+            if not lost.is_set():
+                lost.set()
+                await route.abort("connectionreset")
+            else:
+                asked.set()
+                await route.continue_()
+
+        await page.route("**/ui/runs", lose)
+        await until_it_asks(page, lost)
+        async with asyncio.timeout(60):
+            await asked.wait()
+        await page.unroute_all(behavior="wait")
+        seen.complaints.clear()  # of what was lost
 
 
 async def test_the_database_away_is_said_on_a_page(serve: Any, visit: Any, own_postgres_server: Any) -> None:

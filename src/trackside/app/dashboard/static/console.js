@@ -203,7 +203,9 @@ document.addEventListener("htmx:after:request", (event) => {
   refresh();
 });
 document.addEventListener("htmx:error", (event) => {
-  if (event.detail.ctx?.request?.method !== "GET") toast("The server does not answer. Check whether it was done before you try again.", true);
+  const { ctx } = event.detail;
+  if (ctx?.sourceElement?.id === "refresh") isBehind = true; // no answer came, though the stream may go on
+  if (ctx?.request?.method !== "GET") toast("The server does not answer. Check whether it was done before you try again.", true);
 });
 document.addEventListener("htmx:after:swap", () => {
   writeTimes();
@@ -365,4 +367,4 @@ sayWhatWasKept();
 letKeysScroll();
 compareClocks().catch(() => {}).then(() => writeTimes());
 setInterval(writeTimes, 5_000);
-listen();
+setTimeout(listen); // behind htmx, which begins in the same way: before that nobody hears that the page is to fetch itself
