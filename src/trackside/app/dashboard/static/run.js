@@ -54,11 +54,23 @@ function clear() {
   dropped = 0;
 }
 
-function add(element) {
+let isGrowing = false;
+
+/** Stays at the end, if it is there, when what comes now has been added: much may come at once, and each look costs a layout. */
+function grow() {
+  if (isGrowing) return;
+  isGrowing = true;
   const isAtEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
+  requestAnimationFrame(() => {
+    isGrowing = false;
+    if (isAtEnd) lines.scrollTop = lines.scrollHeight;
+  });
+}
+
+function add(element) {
+  grow();
   lines.append(element);
   if (lines.childElementCount > MOST_LINES) drop();
-  if (isAtEnd) lines.scrollTop = lines.scrollHeight;
 }
 
 /** Drops the oldest line, which is the one behind the note that says how many were dropped. */
@@ -127,9 +139,8 @@ function message(said, about, namespace, way) {
   calls.forEach((name) => known.calls.add(name));
   const shown = known.text.length > MOST_CHARS ? `…${known.text.slice(-MOST_CHARS)}` : known.text;
   const called = [...known.calls].map((name) => `→ calls ${name}`).join("\n");
-  const isAtEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
+  grow();
   known.element.textContent = [shown, called].filter(Boolean).join("\n");
-  if (isAtEnd) lines.scrollTop = lines.scrollHeight;
 }
 
 function namesOf(namespace) {
