@@ -41,6 +41,17 @@ _FLAGS: Final = (
     "--disable-sync",
 )
 
+_FETCH_ANEW: Final = """async () => {
+  let isAsked = false;
+  const note = (event) => { isAsked ||= event.detail.ctx.sourceElement?.id === "refresh"; };
+  document.addEventListener("htmx:before:request", note);
+  while (!isAsked) {
+    htmx.trigger("#refresh", "changed");
+    await new Promise((done) => setTimeout(done, 20));
+  }
+  document.removeEventListener("htmx:before:request", note);
+}"""
+
 
 def executable() -> str:
     """The path of the browser, which is installed from Debian if it is missing."""
@@ -84,6 +95,10 @@ class Visit:
         """Go to a page of the server."""
         await self.page.goto(self.url + path)
         return self.page
+
+    async def fetch_anew(self) -> None:
+        """Have the page fetch itself anew; one that does so already is asked again when it has done so."""
+        await self.page.evaluate(_FETCH_ANEW)
 
     async def violations(self) -> list[str]:
         """The violations that axe-core finds of WCAG 2.2 AA and its best practices: each rule, and where."""

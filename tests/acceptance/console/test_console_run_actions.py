@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from browser import Visit
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 from recorded_runs import MARKUP
 from run_pages import Api
 
@@ -39,7 +39,7 @@ async def answers_with_text(seen: Visit, api: Api) -> None:
     await answer.fill("Ada\nLovelace")
     # An answer that is being typed is not taken away by what happens meanwhile.
     async with seen.page.expect_response(lambda one: one.url.endswith(wants["run_id"])):
-        await seen.page.evaluate("htmx.trigger('#refresh', 'changed')")
+        await seen.fetch_anew()
     await expect(answer).to_have_value("Ada\nLovelace")
     await waiting.get_by_role("button", name="Answer", exact=True).click()
     await expect(waiting.locator(".status")).to_have_text("success")
@@ -165,9 +165,7 @@ async def test_a_thread_that_the_command_line_has_named_is_shown_with_the_comman
         assert await seen.violations() == []
         assert seen.complaints == []
 
-        await page.locator("#run-questions").get_by_role("button", name="Copy the command that answers").click()
-        await expect(page.locator(".toast")).to_have_text("Copied.")
-        command = await page.evaluate("navigator.clipboard.readText()")
+        command = await copies(page, "Copy the command that answers")
         answered = await in_shell(f"{there} {command.replace('ANSWER', 'yes')}")
         await expect(page.locator("#run-questions")).to_contain_text("was answered: the thread went on with")
         await seen.go("/ui/threads/order%207")
@@ -195,27 +193,29 @@ async def retries_once(seen: Visit, api: Api) -> None:
     await expect(page.locator("#run-rest")).to_contain_text("attempt 2, a retry of this run")
 
 
+async def copies(page: Page, button: str) -> str:
+    """What a button copies, once that is said; what was said before is dismissed."""
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".toast")).to_have_count(0)
+    await page.get_by_role("button", name=button).click()
+    await expect(page.locator(".toast")).to_have_text("Copied.")
+    copied: str = await page.evaluate("navigator.clipboard.readText()")
+    return copied
+
+
 async def copies_commands_that_work(seen: Visit, api: Api) -> dict[str, Any]:
     """Copy what starts a run, shows it and retries it, and type it into a shell; returns the run."""
     page = seen.page
     said = 'it\'s "quoted" $HOME `id`\n\\ ünï'
     talks = await api.ended("talks", said)
     await seen.go(f"/ui/runs/{talks['run_id']}")
-    await page.get_by_role("button", name="Copy as CLI").click()
-    await expect(page.locator(".toast")).to_have_text("Copied.")
-    copied = await page.evaluate("navigator.clipboard.readText()")
+    copied = await copies(page, "Copy as CLI")
     assert shlex.split(copied) == ["trackside", "run", "--url", seen.url, "talks", said]
-    copies = [copied]
-    for name in ("Copy command that shows it", "Copy command that retries it"):
-        await page.get_by_role("button", name=name).click()
-        await expect(page.locator(".toast")).to_have_count(len(copies) + 1)
-        copies.append(await page.evaluate("navigator.clipboard.readText()"))
-    outcomes = [await in_shell(copied) for copied in copies]
+    others = [await copies(page, name) for name in ("Copy command that shows it", "Copy command that retries it")]
+    outcomes = [await in_shell(command) for command in (copied, *others)]
     assert [code for _, code in outcomes] == [0, 0, 0], outcomes
     assert talks["run_id"] in outcomes[1][0]
-    await page.get_by_role("button", name="Copy as curl").click()
-    await expect(page.locator(".toast").last).to_have_text("Copied.")
-    made = json.loads((await in_shell(await page.evaluate("navigator.clipboard.readText()")))[0])
+    made = json.loads((await in_shell(await copies(page, "Copy as curl")))[0])
     assert (await api.get(f"/runs/{made['run_id']}"))["request"]["input"]["messages"][0]["content"] == said
     return talks
 

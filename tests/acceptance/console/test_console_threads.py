@@ -224,7 +224,7 @@ async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(
             await page.locator("#confirm [value=yes]").click()
             await page.wait_for_url("**/ui/threads")
             await expect(page.locator(f"#thread-{copy_id}")).to_have_count(0)
-            await watching.evaluate("htmx.trigger('#refresh', 'changed')")
+            await other.fetch_anew()
             await expect(watching.locator("#gone")).to_be_visible()
             other.complaints.clear()  # a 404
         await seen.go(f"/ui/threads/{copy_id}")
@@ -320,6 +320,8 @@ async def test_what_somebody_does_on_a_page_stays_when_something_happens(serve_m
         await expect(page.get_by_label("Add metadata")).to_be_focused()
 
         await page.get_by_role("link", name="History", exact=True).click()
+        await expect(page).to_have_url(re.compile("view=history"))
+        await page.wait_for_load_state()  # before it is there, it has no rows
         rows = page.locator("tbody tr")
         before = await rows.count()
         await goes_on(3)
