@@ -36,6 +36,8 @@ async def test_an_agent_is_tried_in_the_playground_and_seen_in_the_lists(serve_m
         page = await seen.go("/ui/agents")
         await expect(page.locator("tbody tr")).to_have_count(7)
         await page.get_by_role("link", name="chat").click()
+        await expect(page).to_have_url(f"{server.url}/ui/agents/chat")
+        await page.wait_for_load_state()  # before its scripts are there, no button does anything
         await expect(page.locator(".graph-node")).to_have_count(4)
         await expect(page.locator(".graph-line.is-conditional")).to_have_count(2)
         await page.get_by_text("The graph in words").click()
@@ -66,6 +68,8 @@ async def test_an_agent_is_tried_in_the_playground_and_seen_in_the_lists(serve_m
         await page.goto(f"{server.url}{thread}")
         await expect(page.locator(".message")).to_have_count(6)
         await page.get_by_role("link", name="Go on in the playground").click()
+        await expect(page).to_have_url(re.compile("/ui/agents/chat"))
+        await page.wait_for_load_state()
         await page.locator("#play-input").fill("A third time")
         await page.keyboard.press("Control+Enter")
         await expect(page.locator(".play-run")).to_contain_text("success")
