@@ -44,7 +44,7 @@ async def positions(page: Page) -> list[int]:
 
 async def all_positions(url: str, **query: Any) -> list[int]:
     """The positions of all events that the API lists, newest first."""
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         found = (await client.get("/events", params={"newest_first": True, "limit": 1_000, **query})).json()
     return [event["position"] for event in found]
 
@@ -52,6 +52,11 @@ async def all_positions(url: str, **query: Any) -> list[int]:
 async def is_live(page: Page) -> None:
     """Wait until the page is live."""
     await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
+
+
+async def has_times(page: Page) -> None:
+    """Wait until times are written as this browser does it, which it does once it has compared the clocks."""
+    await expect(page.locator("#log tbody time:not([title])")).to_have_count(0)
 
 
 async def has_rows(page: Page, count: int) -> None:
@@ -63,10 +68,12 @@ async def the_server_writes_them_alike(seen: Visit, live_payload: str) -> None:
     """Read the events that came live once more from the server, and what the failed one says."""
     page = seen.page
     rows = page.locator("#log tbody tr")
+    await has_times(page)
     live = texts(await rows.all_inner_texts())
     links = await rows.locator("a").evaluate_all("all => all.map(a => [a.getAttribute('href'), a.title, a.className])")
     await seen.go("/ui/log")
     await is_live(page)
+    await has_times(page)
     assert texts(await rows.all_inner_texts()) == live
     written = await rows.locator("a").evaluate_all(
         "all => all.map(a => [a.getAttribute('href'), a.title, a.className])"
