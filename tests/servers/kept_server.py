@@ -20,7 +20,7 @@ from typing import ClassVar, Final, Literal, Self
 type StopSignal = Literal["TERM", "KILL"]
 
 _START_TRIES: Final = 5  # somebody may take the port that was just free
-_START_SECONDS: Final = 30.0
+_START_SECONDS: Final = 40.0
 _PORT_TRIES: Final = 1_000
 
 _KEEP: Final = """
