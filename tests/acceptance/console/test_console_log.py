@@ -17,6 +17,8 @@ from trackside import LifecycleEventType
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+FLOOD = 80_000
+"""Milliseconds after which thousands of events that are not all drawn count as missing; the page draws 200 at once."""
 MARKUP = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 TURNED = "evil\u202etxt.exe\u200b\u2066"
 JOINED = "a\u200db \u0645\u06cc\u200c\u062e x\u200c\u0645 \x7f\u2028\ufeff\U000e0041"
@@ -61,7 +63,7 @@ async def has_times(page: Page) -> None:
 
 async def has_rows(page: Page, count: int) -> None:
     """Wait until this many events are shown."""
-    await expect(page.locator("#log tbody tr")).to_have_count(count)
+    await expect(page.locator("#log tbody tr")).to_have_count(count, timeout=FLOOD)
 
 
 async def the_server_writes_them_alike(seen: Visit, live_payload: str) -> None:
@@ -230,7 +232,8 @@ async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
             found = await all_positions(server.url, agent="talks")
             asked.clear()
             await page.evaluate(HIDE, False)
-            await expect(page.locator("#log tbody tr").first).to_have_attribute("data-position", str(found[0]))
+            newest = page.locator("#log tbody tr").first
+            await expect(newest).to_have_attribute("data-position", str(found[0]), timeout=FLOOD)
             return found
 
         found = await away(2)
@@ -322,7 +325,7 @@ async def test_a_flood_is_drawn_as_far_as_anybody_can_read(serve: Any, visit: An
         await record(database(tmp_path), (RecordedRun(ago=60 - n / 100) for n in range(2_000)))
         [end] = await record(database(tmp_path), [RecordedRun(title="the end")])
         await expect(page.locator("#log tbody tr").first.locator(".run-link").first).to_have_attribute(
-            "title", end.run_id
+            "title", end.run_id, timeout=FLOOD
         )
         await expect(page.locator("#log tbody tr").first).to_have_attribute("data-position", "10005")
         shown = await positions(page)
@@ -333,7 +336,7 @@ async def test_a_flood_is_drawn_as_far_as_anybody_can_read(serve: Any, visit: An
         # While paused, the page keeps what it can show; it says what it skips, and that can be fetched.
         await page.get_by_role("button", name="Pause").click()
         await record(database(tmp_path), (RecordedRun(ago=60 - n / 100) for n in range(2_000)))
-        await expect(page.locator("#fresh")).to_have_text("10,000 new")
+        await expect(page.locator("#fresh")).to_have_text("10,000 new", timeout=FLOOD)
         assert await positions(page) == shown
         await page.get_by_role("button", name="Resume").click()
         await expect(page.locator("#skipped")).to_contain_text("events were skipped")
