@@ -237,6 +237,25 @@ async def test_a_server_that_hangs_counts_as_gone_until_it_answers(serve: Any, v
         seen.complaints.clear()
 
 
+async def test_a_stream_that_does_not_open_counts_as_lost_and_is_tried_again(serve: Any, visit: Any) -> None:
+    server = await serve()
+    held = asyncio.Event()
+
+    async def hold(_: Route) -> None:
+        held.set()
+
+    async with visit(server.url) as seen:
+        await seen.page.clock.install()
+        await seen.page.route("**/ui/live**", hold, times=1)
+        page = await seen.go("/ui")
+        await held.wait()
+        await page.clock.fast_forward(13_000)
+        await expect(page.locator("#liveness")).to_have_text("not live: reconnecting")
+        await page.clock.fast_forward(3_000)
+        await expect(page.locator("#liveness")).to_have_text("live")
+        seen.complaints.clear()
+
+
 LISTEN = """() => new Promise((open) => {
   const stream = new EventSource("/ui/live");
   window.heard = 0;

@@ -134,6 +134,7 @@ function listen() {
   if (!address || document.hidden || stream) return;
   const url = new URL(at(address), location.href);
   stream = new EventSource(url);
+  heard(); // one that does not open is lost as well
   const isOpen = () => {
     heard();
     say("live", "live");
