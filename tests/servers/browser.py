@@ -172,6 +172,24 @@ async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator
         await context.close()
 
 
+def counting_looks(selector: str) -> str:
+    """A script that counts, in `looks`, how often a page sees how high these elements are.
+
+    Each time the browser has to lay out what has come since the last one.
+    """
+    return """{
+  window.looks = 0;
+  const height = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight");
+  Object.defineProperty(Element.prototype, "scrollHeight", {
+    ...height,
+    get() {
+      if (this.matches("SELECTOR")) window.looks += 1;
+      return height.get.call(this);
+    },
+  });
+}""".replace("SELECTOR", selector)
+
+
 def texts(found: Sequence[str]) -> list[str]:
     """The texts with each run of white space collapsed to one space."""
     return [" ".join(text.split()) for text in found]

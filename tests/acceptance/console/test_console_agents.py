@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from browser import counting_looks
 from playwright.async_api import Page, Route, expect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -319,6 +320,30 @@ async def test_what_is_said_while_nobody_looks_holds_no_connection_and_is_not_mi
         assert numbers == list(range(len(numbers)))
         await page.get_by_role("button", name="Stop").click()
         await expect(page.locator(".status-cancelled")).to_have_count(1)
+
+
+IS_AT_END = """() => [document.getElementById("play-log"), document.querySelector(".play-parts")].every(
+  (one) => one.scrollHeight - one.scrollTop - one.clientHeight < 2)"""
+
+
+async def test_what_comes_all_at_once_is_laid_out_once_and_its_end_is_seen(serve: Any, visit: Any) -> None:
+    server = await serve()
+    parts = "".join(f'event: custom\ndata: {{"number":{number}}}\n\n' for number in range(3_000))
+
+    async def tell(route: Route) -> None:
+        headers = {"Content-Location": "/threads/t/runs/r", "Content-Type": "text/event-stream"}
+        await route.fulfill(headers=headers, body=f'{parts}event: end\ndata: {{"status":"success"}}\n\n')
+
+    async with visit(server.url) as seen:
+        await seen.page.add_init_script(counting_looks("#play-log, #play-log *"))
+        await seen.page.route("**/runs/stream", tell)
+        page = await seen.go("/ui/agents/talks")
+        await send(page)
+        await expect(page.locator(".play-parts")).to_contain_text('{"number":2999}')
+        assert await page.evaluate("window.looks") < 100, "not once for each of them"
+        await page.wait_for_function(IS_AT_END)
+        await expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        seen.complaints.clear()  # of the run, which there is not
 
 
 async def test_numbers_are_sent_and_shown_as_they_are_written(serve_more: Any, visit: Any) -> None:

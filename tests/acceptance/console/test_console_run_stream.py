@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import texts
+from browser import counting_looks, texts
 from playwright.async_api import expect
 from recorded_runs import MARKUP
 
@@ -138,18 +138,6 @@ async def test_what_is_missing_of_what_a_run_said_is_said(serving: Any, visit: A
         seen.complaints.clear()  # of the server that was away
 
 
-COUNT_LOOKS = """() => {
-  window.looks = 0;
-  const height = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight");
-  Object.defineProperty(Element.prototype, "scrollHeight", {
-    ...height,
-    get() {
-      if (this.id === "stream-lines") window.looks += 1;
-      return height.get.call(this);
-    },
-  });
-}"""
-"""Counts how often it is seen how high the lines are: each time the browser has to lay out those that have come."""
 IS_AT_END = """() => {
   const lines = document.getElementById("stream-lines");
   return lines.scrollHeight > 2 * lines.clientHeight && lines.scrollHeight - lines.scrollTop - lines.clientHeight < 2;
@@ -171,7 +159,7 @@ async def test_of_a_run_that_says_much_the_newest_lines_are_shown_and_how_many_c
         await route.fulfill(body=spoken + end, content_type="text/event-stream")
 
     async with visit(server.url) as seen:
-        await seen.page.add_init_script(f"({COUNT_LOOKS})()")
+        await seen.page.add_init_script(counting_looks("#stream-lines"))
         await seen.page.route(f"**/runs/{waits['run_id']}/stream", tell)
         page = await seen.go(f"/ui/runs/{waits['run_id']}")
         await expect(page.locator("#stream-state")).to_have_text("ended")

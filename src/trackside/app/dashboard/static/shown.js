@@ -22,6 +22,23 @@ const CLASSES = { Human: "human", AI: "ai", Tool: "tool", System: "system" };
 
 export const LONGEST = 20_000; // characters of a message
 
+const growing = new Map(); // what grows until it is drawn, and whether its end is to be seen then
+
+/** Has the end of an element be seen, if it is now or `always`, when what comes now is drawn: each look costs a layout. */
+function grow(element, always = false) {
+  if (growing.has(element)) {
+    if (always) growing.set(element, true);
+    return;
+  }
+  if (!growing.size) {
+    requestAnimationFrame(() => {
+      for (const [one, isFollowed] of growing) if (isFollowed) one.scrollTop = one.scrollHeight;
+      growing.clear();
+    });
+  }
+  growing.set(element, always || element.scrollHeight - element.scrollTop - element.clientHeight < 40);
+}
+
 /** What one run has said, in the log. */
 export class Shown {
   constructor() {
@@ -42,9 +59,8 @@ export class Shown {
   }
 
   append(element) {
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    grow(log);
     log.append(element);
-    if (atEnd) log.scrollTop = log.scrollHeight;
   }
 
   /** A message, or a piece of one. */
@@ -58,7 +74,7 @@ export class Shown {
       this.byId.set(message.id ?? Symbol(), entry);
       this.said += 1;
     }
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    grow(log);
     const body = entry.querySelector(".message-text");
     const text = textOf(message.content).slice(0, LONGEST);
     const isPiece = String(kind).endsWith("Chunk");
@@ -74,7 +90,6 @@ export class Shown {
       if (!isPiece && args !== "{}") line.append(" ", made("code", "tool-arguments", args.slice(0, 2_000)));
       entry.append(line);
     }
-    if (atEnd) log.scrollTop = log.scrollHeight;
   }
 
   /** Something else that an agent says as it goes. */
@@ -86,9 +101,9 @@ export class Shown {
       this.append(this.parts);
     }
     const text = typeof value === "string" ? value : JSON.stringify(value);
-    this.parts.append(`${this.parts.textContent ? "\n" : ""}${text.slice(0, 4_000)}`);
-    this.parts.scrollTop = this.parts.scrollHeight;
-    log.scrollTop = log.scrollHeight;
+    this.parts.append(`${this.parts.hasChildNodes() ? "\n" : ""}${text.slice(0, 4_000)}`);
+    grow(this.parts, true);
+    grow(log, true);
   }
 
   problem(text) {
