@@ -116,7 +116,10 @@ async def test_the_page_of_a_run_that_is_gone_does_not_go_on_asking(serving: Any
         await expect(page.locator("#stream-lines")).to_contain_text("still")
         await page.get_by_role("button", name="Cancel and roll back").click()
         await page.locator("#confirm [value=yes]").click()
+        await expect(page.locator("#toasts .toast")).to_have_count(1)
         await expect(page.locator("#stale")).to_contain_text("not there any more")
+        await expect(page.locator("#stream-state")).not_to_have_text("live")
+        await seen.fetch_anew()  # so that nothing is to come any more of what was said and done until now
         page.on("request", lambda request: asked.append(request.url))
         for _ in range(10):  # it has been counting for longer than the run has taken
             await page.clock.run_for(1_000)
@@ -126,6 +129,7 @@ async def test_the_page_of_a_run_that_is_gone_does_not_go_on_asking(serving: Any
     assert len(again) <= 1, "once where the stream of changes says so, and not each second"
 
 
+@pytest.mark.timeout(600)  # 100,000 events are imported first
 async def test_outputs_and_runs_of_any_size_are_shown_in_part(serving: Any, visit: Any, tmp_path: Path) -> None:
     calls = [
         {"kind": "chat", "name": "gpt-5", "caller": "lead_agent", "at": number / 100, "seconds": 0.01}
