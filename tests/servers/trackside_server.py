@@ -19,6 +19,7 @@ from strictness import WARNINGS
 
 EXECUTABLE: Final = Path(sys.executable).with_name("trackside")
 PATIENCE: Final = 60.0  # seconds after which something that does not come counts as hanging
+_READY: Final = 2.5 * PATIENCE  # the same for what has to start first: a reload does so twice, to see whether it could
 
 _GUARD: Final = 'read word || kill -KILL "$1"'
 """Kills the server when the process that started it goes away without a word."""
@@ -225,7 +226,7 @@ class TracksideProcess:
         """The next line of standard output; empty if that has been closed."""
         assert self._process is not None
         assert self._process.stdout is not None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + _READY
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._unread:

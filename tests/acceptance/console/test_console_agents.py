@@ -265,6 +265,7 @@ async def counted(page: Page, number: int) -> list[int]:
     return [json.loads(line)["number"] for line in (await parts.inner_text()).splitlines()]
 
 
+@pytest.mark.timeout(400)  # its server starts four times
 async def test_a_run_is_followed_to_the_end_of_its_last_attempt(serve: Any, visit: Any, tmp_path: Path) -> None:
     server = await serve(PATIENT)
     async with visit(server.url) as seen:
