@@ -15,6 +15,7 @@ from log_check import look_into
 from tests.integration.server.run_agents import Gate, asking, echo, failing, gate_agent, new_thread, parts_of
 
 from trackside import RunContext
+from trackside.app.server.routes import run_joins
 from trackside.app.storage import Store
 
 
@@ -171,8 +172,11 @@ async def test_a_run_that_is_due_later_can_be_joined_now(serve_agents: Any) -> N
         assert await joining == {"given": None, "attempt": 1}
 
 
-async def test_who_waits_for_a_run_that_a_closing_server_leaves_to_others_is_to_ask_again(serve_agents: Any) -> None:
-    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+async def test_who_waits_for_a_run_that_a_closing_server_leaves_to_others_is_to_ask_again(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_joins, "AT_ONCE", 60.0)  # so that the answer has not begun when the server closes
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url, timeout=60) as http:
         thread_id = await new_thread(served)
         run = await served.client.runs.create(thread_id, "echo", after_seconds=3_600)
         joining = asyncio.create_task(http.get(f"/threads/{thread_id}/runs/{run['run_id']}/join"))
