@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -253,6 +254,7 @@ class Provider:
         self.answer: bytes | None = None
         self.url = ""
         self.drips = False
+        self.has_dripped = threading.Event()
         self.was_left = asyncio.Event()
         """Set once the client that was answered drop by drop has gone."""
 
@@ -266,6 +268,7 @@ class Provider:
         while self.drips and not self.was_left.is_set():
             await asyncio.sleep(0.02)
             writer.write(b" ")
+            self.has_dripped.set()
             try:
                 await writer.drain()
             except ConnectionError:
@@ -368,11 +371,35 @@ async def test_without_keys_it_is_said_that_it_cannot_be_known_now(answer: bytes
         assert await status_of(known, token(key_id="first", jti="3")) == 503
 
 
+class TimesOutOnce:
+    """`asyncio` whose timeouts end once something has happened, however long that takes."""
+
+    def __init__(self, happened: threading.Event) -> None:
+        self._happened = happened
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @asynccontextmanager
+    async def timeout(self, _: float) -> AsyncIterator[None]:
+        async def ends() -> None:
+            while not self._happened.is_set():
+                await asyncio.sleep(0.01)
+            limit.reschedule(0)
+
+        async with asyncio.timeout(None) as limit:
+            ending = asyncio.create_task(ends())
+            try:
+                yield
+            finally:
+                ending.cancel()
+
+
 @pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\nx-filler: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["head", "body"])
 async def test_a_provider_that_never_comes_to_an_end_is_left(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes soon, and the last never comes."""
-    monkeypatch.setattr(jwks, "_TIMEOUT", 0.3)
     async with a_provider() as provider:
+        monkeypatch.setattr(jwks, "asyncio", TimesOutOnce(provider.has_dripped))
         provider.drips = True
         provider.answer = begun
         clock = Clock()
@@ -380,6 +407,7 @@ async def test_a_provider_that_never_comes_to_an_end_is_left(begun: bytes, monke
         both = [status_of(known, token(key_id="first", jti=name)) for name in "ab"]
         assert await asyncio.gather(*both) == [503, 503]
         await provider.was_left.wait()
+        provider.has_dripped.clear()
         provider.drips, provider.answer = False, None
         clock.now += 11
         assert await status_of(known, token(key_id="first")) == 200
