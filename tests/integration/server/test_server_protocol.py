@@ -31,10 +31,11 @@ async def command(served: Any, thread_id: str, method: str, *, key: str | None =
     )
 
 
-async def events_until(thread: Any, is_last: Any, channels: list[str] | None = None, **more: Any) -> Any:
-    """Collect events up to the last one, over a connection of its own."""
-    handle = thread._transport.open_event_stream({"channels": channels or ALL, **more})
-    found = []
+async def events_until(thread: Any, is_last: Any, channels: Any = None, opened: Any = None, **more: Any) -> Any:
+    """Collect events up to the last one, over a connection of its own; the event `opened` is set once that is there."""
+    handle, found = thread._transport.open_event_stream({"channels": channels or ALL, **more}), []
+    if opened is not None:
+        handle.ready.add_done_callback(lambda _: opened.set())
     async with asyncio.timeout(20):
         async for event in handle.events:
             found.append(event)

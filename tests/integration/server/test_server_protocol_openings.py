@@ -35,9 +35,13 @@ async def test_who_opens_a_stream_for_a_run_that_waits_for_its_place_is_not_told
             await served.client.runs.create(None, "held", input={})
             await held.begun.wait()
             said = await command(served, thread_id, "run.start", assistant_id="count", input={"n": 2})
+            both = [asyncio.Event(), asyncio.Event()]
             streams = [
-                asyncio.create_task(events_until(it, ends, channels)) for channels in (WATCH, ["values", *WATCH])
+                asyncio.create_task(events_until(it, ends, channels, opened=opened))
+                for opened, channels in zip(both, (WATCH, ["values", *WATCH]), strict=True)
             ]
+            for opened in both:
+                await opened.wait()
             await asyncio.wait(streams, timeout=0.3)  # nothing reaches them
             held.let_go.set()
             watched, read = await asyncio.gather(*streams)
@@ -157,7 +161,8 @@ async def test_the_end_that_nobody_has_watched_is_not_that_of_the_next_run_a_whi
         await served.client.runs.join(thread_id, said["result"]["run_id"])
         monkeypatch.setattr(protocol_events, "_COMES_SOON", 0.0)  # a while has passed
         async with served.client.threads.stream(thread_id, assistant_id="counts") as thread:
-            watching = asyncio.create_task(events_until(thread, ends, WATCH))
+            watching = asyncio.create_task(events_until(thread, ends, WATCH, opened=(opened := asyncio.Event())))
+            await opened.wait()
             await asyncio.wait({watching}, timeout=0.3)  # nothing reaches it
             counts.let_go.set()
             more = await thread.run.start(input={"n": 1})
