@@ -23,8 +23,9 @@ async def echo(input: Any) -> Any:
 
 
 async def test_operators_see_the_database_the_workers_and_the_settings_without_secrets(
-    serve_agents: Any, tmp_path: Path, database_url: str
+    serve_agents: Any, tmp_path: Path, database_url: str, monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr("trackside.app.server.system.PATIENCE", 60.0)
     access = AccessSettings(
         auth="keys", jwt_key="signed-with-this", jwt_jwks="https://ada:pass-word@keys.example/jwks?t=k"
     )
@@ -75,18 +76,22 @@ async def test_operators_see_the_database_the_workers_and_the_settings_without_s
 async def test_a_look_around_that_takes_too_long_is_not_waited_for_and_not_begun_twice(monkeypatch: Any) -> None:
     monkeypatch.setattr("trackside.app.server.system.PATIENCE", 0.05)
     monkeypatch.setattr("trackside.app.server.system._FRESH", 0.0)
-    go_on, looks = threading.Event(), []
+    begun, go_on, looks = threading.Event(), threading.Event(), []
 
     def look() -> Surroundings:
         looks.append(1)
-        go_on.wait(20)
+        begun.set()
+        go_on.wait(60)
         return Surroundings(None, [Found("note", "all is well", "here", "")])
 
     looker = Looker()
-    slow = [await looker.look(look) for _ in range(2)]
+    slow = [await looker.look(look)]
+    assert await asyncio.to_thread(begun.wait, 60)
+    slow.append(await looker.look(look))
     assert [found.findings[0].next_command for found in slow] == ["trackside doctor"] * 2
     assert len(looks) == 1
     go_on.set()
-    async with asyncio.timeout(20):
+    monkeypatch.setattr("trackside.app.server.system.PATIENCE", 60.0)
+    async with asyncio.timeout(60):
         while (await looker.look(look)).findings[0].what != "all is well":
             await asyncio.sleep(0.01)
