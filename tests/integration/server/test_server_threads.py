@@ -29,7 +29,10 @@ async def ids_of(client: Any, **query: Any) -> list[str]:
 async def test_a_thread_is_made_looked_at_changed_and_removed(
     serve_agents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeping, "_LEAST_PAUSE", sweeping.SWEEP_EVERY)  # what is gone has a row until it was swept
+    async def never(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(sweeping.Sweeper, "_keep_on", never)  # what is gone has a row until it was swept
     async with serve_agents({"chat": chat}) as served:
         threads, thread_id = served.client.threads, new_id()
         made = await threads.create(thread_id=thread_id, metadata={"customer": "acme", "n": 1}, ttl=60)
