@@ -35,7 +35,7 @@ class Desk:
         handle = await self._manager.start(RunSpec("expenses", text, thread_id="desk", command=command))
         values = [part.data async for part in handle.stream() if isinstance(part, StreamPart)]
         result = await handle.result()
-        await self._manager.observers.flush(5)
+        await self._manager.observers.flush(60)
         self.output = values[-1].get("output") if values else None  # the values of a run that asks have the question
         end = next(
             e.payload for e in self._recorder.events if e.run_id == handle.run_id and e.event_type == "run_completed"

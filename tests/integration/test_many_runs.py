@@ -16,7 +16,8 @@ async def test_ten_thousand_runs_at_once_reach_required_and_optional_observers_w
         return input
 
     required, optional = RecordingObserver(), RecordingObserver()
-    async with RunManager({"a": agent}, observers=[ObserverBinding(required, True), optional]) as manager:
+    observers = [ObserverBinding(required, True), optional]
+    async with RunManager({"a": agent}, observers=observers, shutdown_grace=60) as manager:
         runs = [await manager.start(RunSpec("a", number)) for number in range(RUNS)]
         results = [await run.result() for run in runs]
 

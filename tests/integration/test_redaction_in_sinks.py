@@ -180,7 +180,7 @@ async def app_with(sinks: Sinks, *, redact: bool) -> AsyncGenerator[App]:
         following = asyncio.create_task(follow(), name="follower")
         yield app
         await app.manager.aclose()
-        await app.deliveries.drain(30)
+        await app.deliveries.drain(100)
         assert not app.deliveries.left
         (metrics,) = (one.observer for one in app.observers if isinstance(one.observer, MetricsObserver))
         sinks.metrics = metrics.render()[0]

@@ -48,7 +48,7 @@ class RawConnection:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[RawConnection]:
-    """A connection to the server at this address, for 20 seconds at most.
+    """A connection to the server at this address, for 60 seconds at most.
 
     Raises:
         TimeoutError: it took longer.
@@ -57,7 +57,7 @@ async def connected(url: str) -> AsyncIterator[RawConnection]:
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield RawConnection(reader, writer)
     finally:
         writer.close()

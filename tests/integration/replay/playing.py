@@ -29,7 +29,7 @@ CANNOT_KEEP_SILENT = {"openai_agents", "pydantic_ai"}
 """Frameworks whose agents answer whatever they hear: a plain function hears a last word that nobody answers."""
 
 AT_ONCE = 8
-_PATIENCE = 150.0
+_PATIENCE = 250.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ async def play(
             states=store.thread_states(),
             checkpointer=InMemorySaver(),
             prices=RecordedPrices(trajectories),
+            shutdown_grace=60,
         )
         places = asyncio.Semaphore(AT_ONCE)
 

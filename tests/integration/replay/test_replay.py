@@ -16,7 +16,7 @@ from trackside import RunStatus
 from trackside.app.storage import TokenTotals
 from trackside.testing import assert_run_order
 
-pytestmark = needs_recording
+pytestmark = [needs_recording, pytest.mark.timeout(280)]  # the first to ask plays all conversations
 
 LEAD = "lead_agent"
 ALL = Totals(

@@ -38,7 +38,7 @@ async def echo(input: Any) -> Any:
 
 async def until_it_has_runs(http: httpx.AsyncClient, count: int) -> list[dict[str, Any]]:
     """Wait until there are so many runs, and return them all, the newest first."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(runs := (await http.get("/runs")).json()) < count:
             await asyncio.sleep(0.01)
     return list(runs)

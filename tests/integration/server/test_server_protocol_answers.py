@@ -280,8 +280,9 @@ async def test_a_stream_begins_though_what_is_open_cannot_be_seen(
 
 @pytest.mark.parametrize("has_asked", [True, False])
 async def test_that_a_failed_run_may_have_left_something_open_is_in_the_log_only_where_something_was_asked(
-    database_url: str, has_asked: bool, caplog: pytest.LogCaptureFixture
+    database_url: str, has_asked: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(thread_events, "_LOOK_FIRST", 60.0)
     thread_id = new_id()
 
     def opens(served: Any) -> Any:

@@ -174,7 +174,10 @@ async def test_streams_stop_when_the_server_does_and_say_that_the_run_may_go_on(
         held.say(None)
 
 
-async def test_a_stream_that_is_cut_off_on_purpose_is_no_error_of_the_server(serve_agents: Any, tmp_path: Path) -> None:
+async def test_a_stream_that_is_cut_off_on_purpose_is_no_error_of_the_server(
+    serve_agents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trackside.app.server.log._PATIENCE", 60.0)
     logged = tmp_path / "log"
     with logged.open("w", encoding="utf-8") as file, ServerLog(file, as_json=True) as log:
         async with (

@@ -160,7 +160,7 @@ async def test_the_sdk_goes_on_following_a_thread_when_the_server_begins_anew(
             app.streams.end_all()
 
     modes = {} if wanted is None else {"stream_mode": wanted}
-    async with serving(newest) as url, get_client(url=url, api_key=None) as client, asyncio.timeout(20):
+    async with serving(newest) as url, get_client(url=url, api_key=None) as client, asyncio.timeout(60):
         async with begun():
             thread_id = (await client.threads.create())["thread_id"]
             await counted(client, thread_id, 1)
