@@ -98,7 +98,7 @@ class Rows:
 def look_into(url: str) -> closing[Any]:
     """Open the database at this address, for `with`; both kinds have `execute(…).fetchall()`."""
     if url.startswith("sqlite"):
-        return closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None))
+        return closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, timeout=60))
     return closing(RawConnection(url))
 
 

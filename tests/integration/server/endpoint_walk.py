@@ -218,7 +218,7 @@ async def things_of(client: Any, text: str, held: Held, *, waits: bool) -> Thing
     run = await client.runs.create(thread_id, "held" if waits else "chat", input={"text": text}, metadata=metadata)
     it = Things(thread_id, run["run_id"])
     if waits:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await held.begun.wait()
         return it
     await client.runs.join(thread_id, run["run_id"])

@@ -58,7 +58,7 @@ async def take_over(run_id: str, first: Served, second: Served, *, looks: bool =
 
 
 async def until_it_has_ended(store: Store, run_id: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (run := await store.run(run_id, removed=True)) is None or run.ended_at is None:
             await asyncio.sleep(0.05)
 
@@ -173,4 +173,4 @@ async def test_who_waits_for_a_run_that_has_not_begun_when_its_server_ends_is_no
         await until_it_has_runs(http, 2)
         await first.app.manager.aclose(grace=0)
         with pytest.raises(httpx.RemoteProtocolError):
-            await asyncio.wait_for(answer.aread(), 30)
+            await asyncio.wait_for(answer.aread(), 60)

@@ -36,7 +36,7 @@ async def events_until(thread: Any, is_last: Any, channels: Any = None, opened: 
     handle, found = thread._transport.open_event_stream({"channels": channels or ALL, **more}), []
     if opened is not None:
         handle.ready.add_done_callback(lambda _: opened.set())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for event in handle.events:
             found.append(event)
             if is_last(event):
@@ -47,7 +47,7 @@ async def events_until(thread: Any, is_last: Any, channels: Any = None, opened: 
 
 async def interrupted(thread: Any) -> None:
     """Wait until the client has noticed that the thread waits; the client announces this to nobody."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not thread.interrupted:
             await asyncio.sleep(0.01)
 

@@ -77,7 +77,7 @@ async def run(client: Any, thread_id: str, how: str, number: int) -> None:
 
 async def watches(thread: Any) -> None:
     """Wait until the stream is open over which the client watches how runs go."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while thread._lifecycle_watcher_handle is None:
             await asyncio.sleep(0.01)
         await thread._lifecycle_watcher_handle.ready

@@ -38,7 +38,7 @@ async def test_a_run_is_cancelled_when_the_client_who_wanted_that_goes(serve_age
         async with RawClient.asking(served, *await cancelling(served, thread_id, way)) as client:
             await client.read_chunk()
             await held.started.wait()
-        await asyncio.wait_for(held.cancelled.wait(), 20)
+        await asyncio.wait_for(held.cancelled.wait(), 60)
         (run,) = (await served.app.store.threads_of(None).runs(thread_id)).runs
         await served.client.runs.join(thread_id, run.run_id)
         assert (await served.client.runs.get(thread_id, run.run_id))["status"] == "interrupted"
@@ -56,7 +56,7 @@ async def test_a_run_is_cancelled_when_the_client_goes_who_goes_on_at_its_locati
             await held.started.wait()
             async with RawClient.asking(served, "GET", client.location) as again:
                 await again.read_chunk()
-            await asyncio.wait_for(held.cancelled.wait(), 20)
+            await asyncio.wait_for(held.cancelled.wait(), 60)
     assert again.location == client.location
 
 
@@ -75,7 +75,7 @@ async def test_a_run_of_another_process_is_cancelled_when_the_client_who_wanted_
         path = f"/threads/{thread_id}/runs/{handle.run_id}/{way}?cancel_on_disconnect=true"
         async with RawClient.asking(served, "GET", path) as client:
             await client.read_chunk()
-        await asyncio.wait_for(held.cancelled.wait(), 20)
+        await asyncio.wait_for(held.cancelled.wait(), 60)
         assert (await handle.result()).status == "cancelled"
 
 

@@ -155,7 +155,7 @@ async def test_what_a_graph_keeps_itself_goes_with_its_thread(serve_agents: Any)
         for thread_id in (gone, kept):
             await served.client.runs.wait(thread_id, "own", input={"log": []})
         await served.client.threads.delete(gone)
-        await asyncio.wait_for(saver.removed.wait(), 20)
+        await asyncio.wait_for(saver.removed.wait(), 60)
         assert gone not in saver.storage
         assert len(await served.client.threads.get_history(kept)) == 3
 

@@ -204,7 +204,7 @@ async def test_a_follower_of_the_log_sees_his_own_events_alone(serve_agents: Ser
             await place.ada.runs.wait(None, "chat", input={"text": SECRET}, metadata={"note": SECRET})
             async with get_client(url=place.url, api_key=place.keys["stranger"]) as bob:
                 await bob.runs.wait(None, "chat", input={"text": "x"}, metadata={"note": "my last words"})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 async for line in lines:
                     assert not [secret for secret in place.secrets() if secret in line]
                     if "my last words" in line:
