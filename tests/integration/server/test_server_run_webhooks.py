@@ -44,7 +44,7 @@ async def asking(input: Any, run: RunContext) -> dict[str, Any]:
     return {"answered": run.interrupt("sure?")}
 
 
-async def told(receiver: WebhookReceiver, count: int = 1, *, patience: float = 30) -> list[dict[str, Any]]:
+async def told(receiver: WebhookReceiver, count: int = 1, *, patience: float = 60) -> list[dict[str, Any]]:
     """Wait until a receiver was told so many times, and return everything it was told."""
     await asyncio.wait_for(receiver.until(count), patience)
     return [json.loads(request.body) for request in receiver.requests]
@@ -313,13 +313,13 @@ async def test_metrics_have_what_receivers_do_not_take(serve_agents: Any) -> Non
         receiver.answers.append(status(413))
         for n in range(2):
             await served.client.runs.wait(None, "echo", input={"n": n}, webhook=receiver.url)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not feeds() or feeds()[0].handled_total + feeds()[0].parked_total < 2:
                 await asyncio.sleep(0.02)
         (found,) = feeds()
         assert (found.subscription, found.active, found.handled_total, found.parked_total) == (RUN_WEBHOOKS, True, 1, 1)
         await served.app.store.subscriptions.delete(RUN_WEBHOOKS)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while feeds():  # nothing may say that nobody feeds a subscription that is gone
                 await asyncio.sleep(0.02)
 
