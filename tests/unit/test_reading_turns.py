@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,40 @@ def test_a_line_that_only_failures_move_is_given_up() -> None:
         assert ends[:8] == [None] * 8
         assert {type(end) for end in ends[8:]} == {TimeoutError}
         assert asyncio.get_running_loop().time() == 8.0
+
+    run_virtual(check())
+
+
+def test_time_in_which_the_loop_stood_still_says_nothing_of_those_who_have_places() -> None:
+    """What they were waiting for has come meanwhile, and they have not had a turn of the loop to see it."""
+
+    async def check() -> None:
+        loop: Any = asyncio.get_running_loop()
+        turns, had = Turns(1, PATIENCE), 0
+
+        async def reads() -> None:
+            nonlocal had
+            await turns.take()
+            had += 1
+            for seconds in (1.0, 0.0, 0.0, 0.0):
+                await asyncio.sleep(seconds)
+            turns.give_back(succeeded=True)
+
+        def stand_still() -> None:
+            loop._virtual_time += 60.0
+
+        loop.call_later(0.5, stand_still)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(reads())
+        assert had == 3
+
+        await turns.take()
+        begun = loop.time()
+        loop.call_later(0.5, stand_still)
+        with pytest.raises(TimeoutError):
+            await turns.take()
+        assert 60.0 < loop.time() - begun <= 60.0 + PATIENCE
 
     run_virtual(check())
 

@@ -6,15 +6,20 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from math import inf
+from typing import Final
 
 from trackside.harness.errors import TracksideError
+
+_LOOKS: Final = 4
+"""How often who waits looks, within its patience, whether the loop stood still."""
 
 
 class Turns:
     """Places at something that only `count` callers use at once; the others wait, first come first served.
 
     A long line is no failure: as long as those who have places succeed, everybody gets one. But if nobody succeeds for
-    `patience` seconds, those who have waited that long give up: what holds the places leads to nothing.
+    `patience` seconds, those who have waited that long give up: what holds the places leads to nothing. Time in which the
+    event loop stood still does not count.
     """
 
     def __init__(self, count: int, patience: float) -> None:
@@ -55,7 +60,10 @@ class Turns:
             seconds = max(since, self._succeeded_at) + self._patience - loop.time()
             if seconds <= 0:
                 raise TimeoutError
-            await asyncio.wait((turn,), timeout=seconds)
+            due = loop.time() + min(seconds, self._patience / _LOOKS)
+            await asyncio.wait((turn,), timeout=due - loop.time())
+            # While the loop stood still, nobody could succeed: what they waited for may have come, and is seen only now.
+            since = max(since, self._succeeded_at) + max(0.0, loop.time() - due)
 
     def give_back(self, *, succeeded: bool) -> None:
         """Give a place back; the first in line gets it."""
