@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
+from tests.integration.storage.following import waiters
 from tests.integration.storage.writer_works import OnSession
 
 from trackside.app.storage import Follower, FollowOptions, Store
@@ -50,7 +51,7 @@ async def append_elsewhere_events(url: str, some: list[Any]) -> None:
 
 
 async def next_ids(follower: Follower, count: int) -> list[str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return [(await anext(follower)).event.run_id for _ in range(count)]
 
 
@@ -91,7 +92,8 @@ async def test_who_waits_for_the_end_of_a_run_hears_of_it_though_it_got_a_lost_p
     assert len(await next_ids(follower, 7)) == 7
     of_run = store.follow(7, run_id=run.run_id, types=TERMINAL_EVENTS)
     waiting = asyncio.create_task(next_ids(of_run, 1))
-    await asyncio.sleep(0.1)
+    while run.run_id not in store._feed._waiting:
+        await asyncio.sleep(0.005)
     await lose(url, after=2)
     async with Store.open(url) as other:
         await other.append([run.failed()])
@@ -226,7 +228,8 @@ async def test_what_is_looked_for_behind_a_loss_is_bounded(
     await append_elsewhere(url, *(script() for _ in range(3)))
     async with Store.open(url, follow=FollowOptions(recent_count=4)) as store, aclosing(store.follow(15)) as follower:
         waiting = asyncio.create_task(next_ids(follower, 5))
-        await asyncio.sleep(0.1)
+        while not waiters(store):
+            await asyncio.sleep(0.005)
         await store.append(script().whole())
         await waiting
         monkeypatch.setattr(landmarks_module, "landmarks", landmarks)
@@ -243,11 +246,12 @@ async def test_who_only_wants_to_know_that_the_log_grows_hears_of_it(
     store: Store, url: str, script: Any, follower: Follower, looks_between: bool
 ) -> None:
     await append_elsewhere(url, script(), script())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while follower.position < 10:
             await follower.skip()
         waiting = asyncio.create_task(follower.skip())
-        await asyncio.sleep(0.1)
+        while not store._feed.growth._waiting:
+            await asyncio.sleep(0.005)
         await lose(url, after=5)
         if looks_between:
             await waiting
