@@ -16,7 +16,7 @@ import pytest
 from prepared_databases import EmptiedDatabase
 from raw_postgres import RawConnection
 from tests.integration.storage.exported_logs import Another
-from tests.integration.storage.following import NO_LOOKING
+from tests.integration.storage.following import NO_LOOKING, look_untold_never
 from tests.integration.storage.managed_runs import managing
 from tests.property.queue_hands import Gate
 from trusting import trust_leases_at_once
@@ -178,8 +178,9 @@ def another(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Ano
 
 
 @pytest.fixture
-async def pushed(url: str, store: Store) -> AsyncIterator[Store]:
+async def pushed(url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
     """A store that is only told of its own commits."""
+    look_untold_never(monkeypatch)
     async with Store.open(url, follow=NO_LOOKING) as store:
         yield store
 

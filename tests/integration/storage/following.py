@@ -4,11 +4,31 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from trackside.app.storage import Follower, FollowOptions, Store, StoredEvent
+from trackside.app.storage._databases.postgres import signals as postgres_signals
+from trackside.app.storage._databases.postgres.bus import COMMITS
+from trackside.app.storage._databases.postgres.signals import PostgresSignals
 from trackside.app.storage.errors import StorageError
 
 NO_LOOKING = FollowOptions(look_every=3600)
 """What other processes commit is never seen by itself: what comes, comes by push."""
+
+
+def look_untold_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have stores on PostgreSQL, too, not look for what others commit unless they are told."""
+    monkeypatch.setattr(postgres_signals, "_UNTOLD_LOOK", 3_600.0)
+
+
+async def hears(store: Store) -> None:
+    """Wait until a store that has a follower waiting hears what others commit, and has read what it may have missed."""
+    feed, signals = store._feed, store._signals
+    async with asyncio.timeout(60):
+        while isinstance(signals, PostgresSignals) and COMMITS not in signals.bus._heard:
+            await asyncio.sleep(0.005)
+        while feed._reader is None or feed._behind or not feed._reader.done():
+            await asyncio.sleep(0.005)
 
 
 async def take(follower: Follower, count: int) -> list[StoredEvent]:

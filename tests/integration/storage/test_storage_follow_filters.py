@@ -6,10 +6,13 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from tests.integration.storage.following import (
     around_the_next_read,
     collect,
     count_reads,
+    hears,
+    look_untold_never,
     positions,
     settle,
     take,
@@ -144,7 +147,10 @@ async def test_who_has_a_thread_anew_follows_nothing_of_who_had_it_before(pushed
             await asyncio.wait({waiting})
 
 
-async def test_who_waits_for_something_rare_is_neither_woken_nor_left_behind(url: str, store: Store, script) -> None:
+async def test_who_waits_for_something_rare_is_neither_woken_nor_left_behind(
+    url: str, store: Store, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_untold_never(monkeypatch)
     rare = script()
     async with Store.open(url, follow=FollowOptions(recent_count=8, look_every=3600)) as pushed:
         follower = pushed.follow(run_id=rare.run_id)
@@ -152,6 +158,7 @@ async def test_who_waits_for_something_rare_is_neither_woken_nor_left_behind(url
         await pushed.append([script().started()])
         while rare.run_id not in pushed._feed._waiting:
             await asyncio.sleep(0)
+        await hears(pushed)
         (waiter,) = pushed._feed._waiting[rare.run_id].values()
         for _ in range(20):
             await pushed.append(script().whole())
