@@ -14,6 +14,7 @@ from blockbuster import BlockBuster
 from postgres_server import PostgresServer
 from sqlalchemy import event
 
+from trackside.app.observers import storage as storage_observer
 from trackside.app.observers.live import LiveEvent, LiveObserver
 from trackside.app.observers.metrics import MetricsObserver
 from trackside.app.observers.storage import StorageObserver
@@ -94,6 +95,12 @@ def unblocked(blockbuster: BlockBuster) -> None:
     blockbuster.deactivate()
 
 
+@pytest.fixture(autouse=True)
+def nobody_delivers_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have observers deliver only when a test says so: what has been delivered, it counts."""
+    monkeypatch.setattr(storage_observer, "_FIRST_PAUSE", 3_600.0)
+
+
 @asynccontextmanager
 async def observing(store: Store, folder: Path) -> AsyncIterator[StorageObserver]:
     observer = StorageObserver(store, spool=Spool(folder))
@@ -167,8 +174,9 @@ async def test_a_run_that_could_not_even_start_is_whole_in_the_log_when_it_is_ba
 
 
 async def test_live_observers_hear_of_the_end_when_it_is_in_the_database(
-    store: Store, path: Path, tmp_path: Path
+    store: Store, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storage_observer, "_FIRST_PAUSE", 0.1)
     metrics, recording = MetricsObserver(), RecordingObserver()
     live = LiveObserver()
     async with observing(store, tmp_path / "spool") as observer:
