@@ -276,11 +276,13 @@ async def test_a_server_that_takes_no_more_connections(own_postgres_server: Post
 
 
 async def test_a_statement_that_the_server_stops(url: str, script) -> None:
-    async with Store.open(url):
-        pass
-    async with Store.open(option(url, options="-c statement_timeout=1s")) as store:
+    def ask(connection: Connection) -> None:
+        connection.execute(text("SET LOCAL statement_timeout = '0.2s'"))  # here: opening may take long
+        connection.execute(text("SELECT pg_sleep(60)"))
+
+    async with Store.open(url) as store:
         with pytest.raises(ReadStoppedError, match="Ask for less"):
-            await store._readers.run(lambda connection: connection.execute(text("SELECT pg_sleep(10)")))
+            await store._readers.run(ask)
 
 
 async def test_connections_are_ours_to_see_and_set_up(store: Store, database: RawConnection, script) -> None:
