@@ -127,4 +127,4 @@ async def test_followers_that_were_left_are_forgotten_with_what_was_kept_for_the
 
 async def test_a_follower_belongs_to_the_loop_of_its_store(pushed: Store) -> None:
     with pytest.raises(ForeignLoopError):
-        await asyncio.to_thread(asyncio.run, asyncio.wait_for(anext(pushed.follow()), 10))
+        await asyncio.to_thread(asyncio.run, asyncio.wait_for(anext(pushed.follow()), 60))

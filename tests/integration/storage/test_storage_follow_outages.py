@@ -16,7 +16,7 @@ async def test_who_follows_goes_on_when_a_server_that_was_away_is_back(
 ) -> None:
     url = own_postgres_server.create_database("runs")
     outage: asyncio.Future[StorageError] = asyncio.get_running_loop().create_future()
-    async with Store.open(url, busy_timeout=0.2) as store, Store.open(url) as other:
+    async with Store.open(url, busy_timeout=0.2) as store, Store.open(url, busy_timeout=60) as other:
         await store.append(script().whole())
         waiting = asyncio.ensure_future(positions(store.follow(after=5, on_outage=outage.set_result), 5))
         theirs = asyncio.ensure_future(positions(other.follow(after=3), 7))

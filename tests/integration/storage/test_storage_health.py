@@ -82,7 +82,7 @@ async def test_an_agent_that_does_not_stop_is_found_until_it_does(store: Store, 
         try:
             before = await health_of(url)
             await run.cancel()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (await health_of(url)).stuck:
                     pass
             (finding,) = await found(url)

@@ -174,7 +174,7 @@ async def test_a_server_that_is_restarted_again_and_again_loses_nothing_that_wai
     bus, own_postgres_server: PostgresServer
 ) -> None:
     url = own_postgres_server.create_database("runs")
-    here = bus(url)
+    here = bus(url, waiting=1_000_000)  # however long a restart takes
     said = 0
     sent: list[str] = []
     here.on_sent.append(lambda notices: sent.extend(payload for _, payload in notices))

@@ -48,7 +48,7 @@ async def test_a_commit_whose_reply_was_lost_is_found_by_its_ids(session, script
     session._wait = lose_the_reply
     rows = encode_events(script().whole())
 
-    committed = await asyncio.to_thread(commit_together, session, [Append(rows)], patience=5)
+    committed = await asyncio.to_thread(commit_together, session, [Append(rows)], patience=PATIENCE)
 
     assert commits == ["COMMIT"]
     assert [row.position for row in committed.outcomes[0]] == [1, 2, 3, 4, 5]

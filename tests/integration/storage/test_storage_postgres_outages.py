@@ -19,6 +19,8 @@ from trackside.app.storage.errors import (
 )
 
 DIALECTS = ["postgres"]
+PATIENCE = 60.0
+"""Seconds that a server has to start, on however busy a machine."""
 
 
 async def end_sessions(database: RawConnection) -> None:
@@ -155,7 +157,7 @@ async def test_a_read_that_is_always_cut_off_says_so_and_not_that_nothing_was_wr
 async def test_a_server_that_restarts_is_waited_for(own_postgres_server: PostgresServer, script) -> None:
     url = own_postgres_server.create_database("runs")
     run = script()
-    async with Store.open(url) as store:
+    async with Store.open(url, busy_timeout=PATIENCE) as store:
         await store.append([run.started()])
         own_postgres_server.stop("immediate")
         append = asyncio.ensure_future(store.append([run.completed()]))

@@ -134,7 +134,7 @@ async def test_a_removal_in_this_process_is_seen_to_soon(store: Store, manager: 
 
     async with store.sweeper(forget=[forget], every=3_600):
         await ended(manager, thread_ends=True)
-        await asyncio.wait_for(forgotten.wait(), 20)
+        await asyncio.wait_for(forgotten.wait(), 60)
 
 
 async def test_what_threads_remember_that_are_gone_is_forgotten_apart_from_the_log(

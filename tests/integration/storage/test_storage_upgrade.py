@@ -416,7 +416,7 @@ async def test_nobody_waits_on_for_whoever_does_not_want_a_store_any_more(url: s
     with pytest.raises(asyncio.CancelledError):
         await opening
 
-    async with asyncio.timeout(4):  # this would wait for a thread that waited on
+    async with asyncio.timeout(60):  # this would wait for a thread that waited on
         await asyncio.get_running_loop().shutdown_default_executor()
 
 
