@@ -68,7 +68,10 @@ async def write(store: Store, script: Any, megabytes: int) -> None:
         await store.append([run.message(SAID)])
 
 
-async def test_it_stays_short_though_somebody_reads_at_every_moment(store: Store, path: Path, script: Any) -> None:
+async def test_it_stays_short_though_somebody_reads_at_every_moment(
+    store: Store, path: Path, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "_PATIENCE", 10_000)  # each reads for moments only, however late he has his turn
     with read_without_a_gap(path):
         await write(store, script, 30)
         assert length_of_log(path) < 10 * MEGABYTE
