@@ -222,6 +222,6 @@ def database(dialect: str, url: str) -> Iterator[Any]:
         connection: Any = RawConnection(url)
     else:
         file = url.removeprefix("sqlite:///")
-        connection = sqlite3.connect(file, isolation_level=None, timeout=30, check_same_thread=False)
+        connection = sqlite3.connect(file, isolation_level=None, timeout=60, check_same_thread=False)
     with closing(connection):
         yield connection

@@ -230,7 +230,7 @@ PRODUCE = textwrap.dedent("""
                 print(stored.position)
 
     async def main():
-        async with Store.open(sys.argv[1]) as store:
+        async with Store.open(sys.argv[1], busy_timeout=60) as store:  # a file gives nobody a turn
             await asyncio.gather(*(produce(store, 10) for _ in range(8)))
 
     asyncio.run(main())

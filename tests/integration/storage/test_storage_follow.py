@@ -136,7 +136,7 @@ WRITER = textwrap.dedent("""
                 await store.append([event])
 
     async def main():
-        async with Store.open(sys.argv[1]) as store:
+        async with Store.open(sys.argv[1], busy_timeout=60) as store:  # a file gives nobody a turn
             print("open", flush=True)
             sys.stdin.readline()
             await asyncio.gather(*(produce(store, 20) for _ in range(3)))
