@@ -12,6 +12,7 @@ import pytest
 from trackside import ObserverBinding, RunLifecycleEvent, RunManager, RunSpec, RunStatus
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
+from trackside.harness import RunHandle
 from trackside.harness.buffered import BufferedObserver, EventGap
 from trackside.harness.ports import EventSpan
 from trackside.testing import RecordingObserver
@@ -57,12 +58,14 @@ class Floods(RecordingObserver):
     def __init__(self) -> None:
         super().__init__()
         self.manager: RunManager
-        self.started: list[str] = []
+        self.started: list[RunHandle] = []
+        self._ends = 0
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         await super().on_event(event)
-        if event.event_type == "run_completed" and len(self.events) % 5 == 0 and len(self.started) < RUNS // 10:
-            self.started.append((await self.manager.start(RunSpec("agent", "again"))).run_id)
+        self._ends += event.event_type == "run_completed"
+        if event.event_type == "run_completed" and self._ends % 5 == 0 and len(self.started) < RUNS // 10:
+            self.started.append(await self.manager.start(RunSpec("agent", "again")))
 
 
 def keep_secret(event_type: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +105,7 @@ def by_run(events: list[RunLifecycleEvent]) -> dict[str, list[RunLifecycleEvent]
     return runs
 
 
+@pytest.mark.timeout(280)  # thousands of runs, on however busy a machine
 async def test_thousands_of_runs_wait_for_no_observer_and_each_observer_gets_every_event_once_and_in_order(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,7 +117,10 @@ async def test_thousands_of_runs_wait_for_no_observer_and_each_observer_gets_eve
         results = [await handle.result() for handle in handles]
         while_it_hung = manager.observers.stats()["Hangs"]
         hangs.released.set()
-        await manager.observers.flush(60)
+        await manager.observers.flush(120)
+        for handle in floods.started:
+            await handle.result()
+        await manager.observers.flush(120)
     stats = manager.observers.stats()
 
     assert {result.status for result in results} == {RunStatus.success}
