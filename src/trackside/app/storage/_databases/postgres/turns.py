@@ -62,8 +62,9 @@ class Turns:
                 raise TimeoutError
             due = loop.time() + min(seconds, self._patience / _LOOKS)
             await asyncio.wait((turn,), timeout=due - loop.time())
-            # While the loop stood still, nobody could succeed: what they waited for may have come, and is seen only now.
-            since = max(since, self._succeeded_at) + max(0.0, loop.time() - due)
+            if (late := loop.time() - due) > self._patience / _LOOKS:
+                # The loop stood still, and nobody could succeed: what they waited for may have come, and is seen only now.
+                since = max(since, self._succeeded_at) + late
 
     def give_back(self, *, succeeded: bool) -> None:
         """Give a place back; the first in line gets it."""
