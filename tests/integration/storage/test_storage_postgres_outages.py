@@ -9,6 +9,7 @@ from raw_postgres import RawConnection
 from sqlalchemy import Connection, text
 
 from trackside.app.storage import Store
+from trackside.app.storage._databases.postgres import backend as backend_module
 from trackside.app.storage.errors import (
     ConnectionLostError,
     DatabaseBusyError,
@@ -48,7 +49,7 @@ async def test_all_connections_that_read_are_busy(url: str, database: RawConnect
     async with Store.open(url, busy_timeout=1) as store:
         await asyncio.to_thread(database.execute, "BEGIN")
         await asyncio.to_thread(database.execute, "LOCK TABLE events")
-        reads = await asyncio.gather(*(store.events() for _ in range(6)), return_exceptions=True)
+        reads = await asyncio.gather(*(store.events() for _ in range(24)), return_exceptions=True)
         await asyncio.to_thread(database.execute, "ROLLBACK")
 
         assert {type(read) for read in reads} == {ReadBlockedError, ReadersBusyError}
@@ -97,8 +98,9 @@ async def test_single_statements_whose_connections_were_cut_are_done_on_others(
 
 
 async def test_closing_lets_reads_end_that_are_under_way_and_leaves_no_connection(
-    url: str, database: RawConnection
+    url: str, database: RawConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backend_module, "_PARTING", PATIENCE)  # they have to connect first
     async with Store.open(url) as store:
         slow = [
             store._readers.run(lambda connection: connection.scalar(text("SELECT 5 FROM pg_sleep(0.2)"))),
