@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, override
 
@@ -162,11 +163,15 @@ async def test_what_came_first_is_taken_without_reading_what_is_claimed(writer: 
 
 
 async def test_who_stands_still_in_a_transaction_keeps_others_from_writing_for_less_than_they_wait(
-    writer: asyncpg.Connection, store: Store, script
+    writer: asyncpg.Connection, store: Store, url: str, script
 ) -> None:
     """Like a process that was stopped or cut off there, whichever lock it holds."""
     await store.append(script().whole())
-    await writer.execute("BEGIN; SELECT value FROM counters FOR UPDATE")
-    await store.append(script().whole())
+    settings = ("idle_in_transaction_session_timeout", "lock_timeout")
+    idles, waits = [await writer.fetchval(f"SELECT current_setting('{name}')::interval") for name in settings]
+    assert timedelta(0) < idles < waits
+    async with Store.open(url, busy_timeout=60) as patient:  # a busy server ends nobody in time
+        await writer.execute("BEGIN; SELECT value FROM counters FOR UPDATE")
+        await patient.append(script().whole())
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
         await writer.execute("COMMIT")
