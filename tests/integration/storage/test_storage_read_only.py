@@ -73,6 +73,8 @@ COME_AND_GO = textwrap.dedent("""
         connection.close()
 """)
 
+PATIENCE = 60.0
+"""Seconds that a guest has, in which a whole process may begin and end."""
 ONE_MORE = "UPDATE threads SET title = coalesce(title, 0) + 1"
 
 
@@ -317,7 +319,7 @@ def test_a_guest_who_may_not_read(foreign: Path) -> None:
 
 
 def test_what_a_guest_read_while_a_writer_came_and_went_is_read_again(recorded: Path) -> None:
-    reads = GuestReads(SqliteDatabase(path=recorded))
+    reads = GuestReads(SqliteDatabase(path=recorded, busy_timeout=PATIENCE))
     found: list[tuple[str | None, str | None]] = []
 
     def read(connection: Connection) -> int:
@@ -337,7 +339,7 @@ def test_what_a_guest_read_while_a_writer_came_and_went_is_read_again(recorded: 
 
 
 def test_an_error_that_torn_pages_led_to_is_not_told(recorded: Path) -> None:
-    reads = GuestReads(SqliteDatabase(path=recorded))
+    reads = GuestReads(SqliteDatabase(path=recorded, busy_timeout=PATIENCE))
     calls = 0
 
     def read(connection: Connection) -> str | None:
@@ -362,7 +364,7 @@ def test_a_guest_who_never_finds_a_quiet_moment_hears_of_it(recorded: Path) -> N
 def test_a_change_in_the_same_tick_of_the_clock_as_the_one_before_is_noticed(
     recorded: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool
 ) -> None:
-    reads = GuestReads(SqliteDatabase(path=recorded))
+    reads = GuestReads(SqliteDatabase(path=recorded, busy_timeout=PATIENCE))
     found: list[str | None] = []
 
     def read(connection: Connection) -> None:
@@ -384,7 +386,7 @@ def test_a_change_in_the_same_tick_of_the_clock_as_the_one_before_is_noticed(
 
 
 def test_whatever_writers_do_a_guest_sees_whole_commits_and_the_newest(recorded: Path) -> None:
-    reads = GuestReads(SqliteDatabase(path=recorded))
+    reads = GuestReads(SqliteDatabase(path=recorded, busy_timeout=PATIENCE))
 
     def look(connection: Connection) -> tuple[int, str | None]:
         (count,) = connection.exec_driver_sql("SELECT value FROM counters WHERE name = 'position'").one()
