@@ -24,8 +24,11 @@ from prepared_databases import EmptiedDatabase, make_tables
 from trackside import current_run
 from trackside.harness.context import bind_run
 
-settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("long", settings.get_profile("default"), max_examples=2_000)
+# A usual run plays the same examples each time: what it finds, a change has broken. Long ones look for what nobody knows.
+settings.register_profile(
+    "default", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("long", settings.get_profile("default"), derandomize=False, max_examples=2_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

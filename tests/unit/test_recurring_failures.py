@@ -200,7 +200,7 @@ async def fails(event):
 async def main():
     buffer = BufferedObserver(fails)
     await buffer.on_events([make_event() for _ in range(IN_FULL + 5)])
-    await buffer.flush(5)
+    await buffer.flush(60)
     if child := os.fork():
         os.waitpid(child, 0)
         await buffer.aclose()
