@@ -12,7 +12,7 @@ import pytest
 STUMBLING = Path(__file__).parents[1] / "stumbling"
 
 COUNTS = """
-import asyncio, time
+import asyncio
 import sitecustomize
 
 slept = []
@@ -21,10 +21,8 @@ if stumbling is not None:
     stumbling.sleep = slept.append
 
 async def works():
-    for _ in range({turns}):
+    {as_long_as}:
         {turn}
-        if slept:
-            break
 
 {runs}
 print(bool(slept), all(seconds < sitecustomize.LONG[1] for seconds in slept))
@@ -33,10 +31,10 @@ TURN, JOB, WAIT = "await asyncio.sleep(0)", "await asyncio.to_thread(int)", "awa
 ASYNCIO, UVLOOP = "asyncio.run(works())", "import uvloop; uvloop.new_event_loop().run_until_complete(works())"
 
 
-def answer(turn: str, runs: str, turns: int, **environment: str) -> str:
+def answer(turn: str, runs: str, as_long_as: str, **environment: str) -> str:
     """What a process says that begins with this, as each one of a run of the tests does."""
     here = {**os.environ, "PYTHONPATH": str(STUMBLING), "TRACKSIDE_STUMBLE": "", **environment}
-    code = COUNTS.format(turn=turn, turns=turns, runs=runs)
+    code = COUNTS.format(turn=turn, as_long_as=as_long_as, runs=runs)
     command = [sys.executable, "-W", "ignore", "-c", code]
     return subprocess.run(command, env=here, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
 
@@ -45,5 +43,5 @@ def answer(turn: str, runs: str, turns: int, **environment: str) -> str:
     ("turn", "runs"), [(TURN, ASYNCIO), (JOB, UVLOOP), (WAIT, UVLOOP)], ids=["turns", "jobs", "uvloop"]
 )
 def test_what_a_process_does_stumbles_if_that_is_asked_for_and_for_no_longer_than_is_said(turn: str, runs: str) -> None:
-    assert answer(turn, runs, 20_000, TRACKSIDE_STUMBLE="1") == "True True"
-    assert answer(turn, runs, 100) == "False True"
+    assert answer(turn, runs, "while not slept", TRACKSIDE_STUMBLE="1") == "True True"
+    assert answer(turn, runs, "for _ in range(100)") == "False True"
