@@ -1,4 +1,4 @@
-"""Before what cannot be undone, commands ask, with numbers; unattended they take `--yes`; `--dry-run` only says it."""
+"""Before what cannot be undone, commands ask, with numbers; unattended they need `--yes`; `--dry-run` only says it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run may use, from the command line and from the settings: beyond it the run is stopped, and says of what."""
+"""What a run may use, from the command line and from the settings: one that uses too much is stopped, and says of what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`./scripts/demo observers` as a user types it: every receiver gets what the log has, and nothing is left running."""
+"""`./scripts/demo observers` as a user types it: every receiver gets all that the log has, and nothing is left running."""
 
 import os
 import re

@@ -13,7 +13,7 @@ class Talk(MessagesState):
 
 
 def clashing() -> Any:
-    """A graph whose two nodes each write the same key once if they hear `clash`."""
+    """A graph whose two nodes both write one key, in the same step, if they hear `clash`."""
 
     def left(state: Talk) -> dict[str, Any]:
         return {"topic": "left", "messages": [AIMessage(f"reply {len(state['messages'])}")]}

@@ -1,6 +1,6 @@
 """Named points at which a worker of a fleet kills itself, from the offer of a run to the end of its own life.
 
-A worker with the variable `FLEET_POINT=moment|step|number` dies when it has come to that moment of that step so often.
+A worker with the variable `FLEET_POINT=moment|step|number` dies when it has come to that moment `number` times.
 The steps of a run, and what is written to the database, are those of `crash_steps` and `crash_points`.
 """
 

@@ -47,7 +47,7 @@ rm -rf "$2"
 
 @cache
 def _kept() -> Path:
-    """A data directory as `initdb` makes it, kept until this process ends: a copy takes a fifteenth of the CPU time."""
+    """The folder to keep a new data directory in until this process ends: a copy takes a fifteenth of its CPU time."""
     folder = tempfile.mkdtemp(prefix="trackside-postgres-made-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

@@ -36,9 +36,9 @@ def run_events(
 
     Args:
         number: the number from which its id and its thread's are made.
-        start: fields of its first event.
-        between: fields of its messages.
-        end: fields of its last event; None: it has none.
+        start: more of the payload of its first event.
+        between: its human messages, in order.
+        end: more of the payload of its last event; None: it has none.
         began: when it began.
         seconds: how long it took.
         kind: the type of its last event.

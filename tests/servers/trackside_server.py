@@ -157,7 +157,7 @@ class TracksideProcess:
         self.ready = json.loads(line)
 
     def wait_until_said(self, text: str, *, times: int = 1) -> None:
-        """Wait until its log says this, or has said it that many times."""
+        """Wait until its log has said this `times` times."""
         wait_until(lambda: self.log.count(text) >= times, lambda: f"{self.name} says {text!r}:\n{self.log[-4_000:]}")
 
     def signal(self, number: signal.Signals) -> None:

@@ -28,7 +28,7 @@ async def test_sixty_four_plain_functions_run_at_once(way: Way) -> None:
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two threads for plain functions, as many as few processors would do with."""
+    """Two threads for the plain functions of each depth, so that two runs take them all."""
     monkeypatch.setattr(callables, "AGENT_THREADS", 2)
     callables._threads.cache_clear()
     yield

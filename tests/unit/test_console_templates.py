@@ -1,4 +1,4 @@
-"""Templates are compiled when they are needed, with every template they name, and on their own."""
+"""Templates are compiled when they are needed, with every template they name; a broken one takes no other down."""
 
 from __future__ import annotations
 

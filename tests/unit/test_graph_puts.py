@@ -74,7 +74,7 @@ class PatientWriter(AwayWriter):
     def __init__(self) -> None:
         super().__init__()
         self.failures: dict[str, TracksideError] = {}
-        """By name: the failure of the next transaction that contains it, before the writer looks at any of that."""
+        """By thread: how the next transaction that begins with its work fails, before any of that is written."""
         self._jobs: asyncio.Queue[tuple[PutGraphRows, asyncio.Future[Any]]] = asyncio.Queue()
         self._writing: asyncio.Task[None] | None = None
 

@@ -39,7 +39,7 @@ class Signing(RecordingBatchObserver):
 
 
 class SigningFor:
-    """Passes signed events on to an observer, and any other attribute that anybody asks for."""
+    """Signs events and passes them on to an observer; any other attribute is that observer's."""
 
     def __init__(self, observer: RunObserver) -> None:
         self._observer = observer

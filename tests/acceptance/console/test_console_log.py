@@ -273,7 +273,7 @@ async def test_numbers_are_the_same_live_as_after_a_reload(serve: Any, visit: An
         await client.post("/runs/wait", json=body)  # which comes as it happens
         await expect(started).to_have_count(1)
         await page.evaluate(HIDE, True)
-        await client.post("/runs/wait", json=body)  # which is requested when somebody looks again
+        await client.post("/runs/wait", json=body)  # for which the page asks when somebody looks again
         await page.evaluate(HIDE, False)
         await expect(started).to_have_count(2)
         live = await shown()

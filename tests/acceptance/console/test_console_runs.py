@@ -454,7 +454,7 @@ async def test_everybody_sees_and_stops_what_is_his(serve: Any, visit: Any, trac
     async with visit(server.url) as seen:
         page = await signed_in(await seen.go("/ui/runs"), secrets["ron"])
         await expect(page.locator("#runs tbody .status-running")).to_have_count(1)
-        await expect(page.locator("#runs input")).to_have_count(0)  # this user may look
+        await expect(page.locator("#runs input")).to_have_count(0)  # this user may only look
         await expect(page.locator("#bulk")).to_have_count(0)
         await seen.go("/ui/log")
         await expect(page.locator("#log tbody tr")).to_have_count(2)

@@ -205,7 +205,7 @@ class SeesTheFirstRun(Sound):
 
 
 class SoundLeaver(Sound):
-    """Opens something when it runs, and closes it when the context is left."""
+    """Opens something when it runs, and closes it in `leave`."""
 
     async def run(self, run: RunContext) -> AgentResult:
         self.memory[run.run_id] = asyncio.create_task(asyncio.Event().wait(), name="pump of the framework")

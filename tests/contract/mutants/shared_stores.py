@@ -35,7 +35,7 @@ class _Sharing(MemoryLog):
 
 
 class NumbersBeforeItCommitsBesideOthers(_Sharing):
-    """Each process has one writer, which hides the hole from readers; the next process commits what it wrote later."""
+    """One process alone shows no hole, as its writer takes turns; a process that opened later commits later."""
 
     def __init__(self, disk: Any) -> None:
         super().__init__(disk)

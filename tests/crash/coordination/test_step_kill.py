@@ -1,4 +1,4 @@
-"""SIGKILL at each named step of a run, from its admission to its end: the next process truly ends all of it (I1–I7)."""
+"""SIGKILL at each named step of a run, from admission to end: the next process ends all of it, and truthfully (I1–I7)."""
 
 import random
 import signal

@@ -102,7 +102,7 @@ async def degraded(fleet: Fleet) -> str:
 
 
 async def test_a_broker_without_room_delays_runs_and_loses_none(fleet_postgres: PostgresServer, tmp_path: Path) -> None:
-    """The server says so in words, and when there is room again all is as before."""
+    """A process says so in words, and when there is room again all is as before."""
     words = Words()
     async with AsyncExitStack() as stack:
         fleet = await stack.enter_async_context(TinyFleet(tmp_path, fleet_postgres, servers=1, workers=0))

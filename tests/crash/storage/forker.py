@@ -48,7 +48,7 @@ class Forker:
         raise AssertionError("the process ended by itself")
 
     def killed_life(self, order: str, after: int, delay: float) -> list[tuple[str, str]]:
-        """What a child that is killed said: by itself, or by us `delay` seconds after it has said `after` lines."""
+        """What a child said that kills itself, or is killed by us `delay` seconds after it has said `after` lines."""
         said = []
         for word, rest in self.life(order):
             if word != "child":

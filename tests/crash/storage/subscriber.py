@@ -1,7 +1,7 @@
 """Consumes a subscription until it dies at a named step, and says what it has handled.
 
 It reads `URL NUMBER ORDER STEP` from its standard input. For each line it forks a child that feeds an observer from the
-subscription "mail" in this order and kills itself when it comes to the step for that time; at the step "end" it never
+subscription "mail" in this order and kills itself when it comes to the step for the `NUMBER`th time; at "end" it never
 does, and ends when nothing is left. Every fifth event cannot be handled, and is parked.
 """
 

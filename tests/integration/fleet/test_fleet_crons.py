@@ -41,7 +41,7 @@ async def until_started(app: Any) -> list[Cron]:
 
 
 async def until_duty_is_held(app: Any, name: str) -> str:
-    """Wait until a process has the duty, and return its name."""
+    """Wait until a process has the duty, and return its worker id."""
     async with asyncio.timeout(30):
         while not (held := [one.holder for one in await app.store.fleet.duties() if one.name == name]):
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Conversations with agents of the OpenAI Agents SDK, with a model that implements its own interface."""
+"""Conversations with agents of the OpenAI Agents SDK, with a model that implements the SDK's own interface."""
 
 import itertools
 import json

@@ -15,7 +15,7 @@ SPENDS = {"max_tokens": 10, "max_cost_usd": 1.0, "max_llm_calls": 1, "max_tool_c
 
 
 async def spender(input: Any, run: RunContext) -> str:
-    """Call a model or tools as often as the input says, and return what this has come to."""
+    """Report calls of a model, or of a tool, to the run as often as the input says."""
     for _ in range(input["times"]):
         if input["what"] == "tool":
             run.record_tool_call("search")

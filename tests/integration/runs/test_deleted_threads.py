@@ -1,7 +1,7 @@
 """Threads whose past is removed while they are in use.
 
-Only two things delete today: `Store.prune`, which takes ended runs and leaves active ones, and a checkpointer's
-`adelete_thread`. Nothing deletes a thread that has an active run.
+The tests cover `Store.prune`, which takes ended runs and leaves active ones, and a checkpointer's `adelete_thread`.
+No thread that has an active run can be deleted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Failures are reported truly: those of agents, whatever they raise, and those of a required observer on each event."""
+"""Failures are told truly: of agents, whatever they raise, and of a required observer on each kind of event."""
 
 from __future__ import annotations
 

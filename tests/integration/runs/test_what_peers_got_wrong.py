@@ -1,7 +1,6 @@
 """What users of comparable systems reported and no other test holds: docs/peers.md says which test holds what.
 
-Each test is named after a line of that table. What belongs to missing parts (reconnecting by HTTP, webhooks, brokers,
-OpenTelemetry) stands there with the part that will hold it.
+Each test is named after a line of that table.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ async def failure_with(answer: Answer, receiver: WebhookReceiver, observer: Webh
 
 
 def says(failure: DeliveryError) -> tuple[bool, bool, bool]:
-    """Whether the event may be tried again, is not at fault, and ends the subscription."""
+    """Whether it may be tried again, is not the event's fault, and ends the subscription."""
     return failure.retryable, failure.away, failure.disables
 
 

@@ -335,7 +335,7 @@ async def test_a_stop_reaches_its_worker_alone(
         await until(lambda: len(server._stops._users) == 2)
         server.ask_to_stop("nobody", "run 0")
         server.ask_to_stop("worker . with * any > id", "run 1")
-        worker.ask_to_stop("another", "run 2")  # sent by a server
+        worker.ask_to_stop("another", "run 2")  # a worker's request is passed on by a server
         worker.ask_to_stop("worker . with * any > id", "run 3")
         await until(lambda: (heard, others) == (["run 1", "run 3"], ["run 2"]))
         for subject in (f"{fleet}.workers.gpu-1.here", f"{fleet}.asks.gpu-1", f"{fleet}.rollcall"):
