@@ -24,11 +24,17 @@ from prepared_databases import EmptiedDatabase, make_tables
 from trackside import current_run
 from trackside.harness.context import bind_run
 
-# A usual run plays the same examples each time: what it finds, a change has broken. Long ones look for what nobody knows.
+# A usual run plays the same examples each time: what it finds, a change has broken. Long ones look for what nobody knows,
+# and keep what fails, which has to fail again when it is run alone.
 settings.register_profile(
-    "default", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    "long",
+    deadline=None,
+    derandomize=False,
+    max_examples=2_000,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("long", settings.get_profile("default"), derandomize=False, max_examples=2_000)
+settings.register_profile("default", settings.get_profile("long"), derandomize=True, max_examples=100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,8 +77,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Give a long test its time: what ends a run that not even a signal can stop would end this test after minutes."""
-    if item.get_closest_marker("long"):
+    """Give a test its time that may take minutes: what ends a run that not even a signal can stop would end it before."""
+    own, ends = item.get_closest_marker("timeout"), float(item.config.getini("faulthandler_timeout"))
+    if item.get_closest_marker("long") or (own is not None and own.args[0] >= ends):
         faulthandler.cancel_dump_traceback_later()
 
 
