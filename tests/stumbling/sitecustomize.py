@@ -3,7 +3,8 @@
 `./scripts/test --stumble` has Python import this first, in each process that a test starts. What fails then and not
 otherwise depends on how fast a machine is. Sleeping costs no CPU time, so several such runs fit beside one another.
 
-`TRACKSIDE_STUMBLE` is the seed of what happens when: any text. Without it, this does nothing.
+`STUMBLE_SEED` decides when, with the process's id: any text, which repeats no run, as nobody chooses ids. Without it, this
+does nothing. It has no name of Trackside's own, as tests keep the settings of whoever runs them from their processes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 SHORT: Final = (0.02, 0.1)
 LONG: Final = (0.001, 1.0)
-"""How probable it is in a turn of a loop or before a job of a pool, and how many seconds it takes at most. Less than three:
-then Trackside says that the loop stands still, and is right."""
+"""How probable it is in a turn of a loop or before a job of a pool, and how many seconds it takes at most. Not more than
+one: from then on Trackside says that the loop stands still, and is right."""
 
 UVLOOP_TURN: Final = 0.02
 """A loop of uvloop does not tell of its turns. It stumbles in calls of its own, at most so many seconds apart."""
@@ -39,8 +40,12 @@ class Stumbling:
     """
 
     def __init__(self, seed: str) -> None:
-        self._random = Random(f"{seed} {os.getpid()}")
         self.sleep = sleep
+        self._seed(seed)
+        os.register_at_fork(after_in_child=lambda: self._seed(seed))
+
+    def _seed(self, seed: str) -> None:
+        self._random = Random(f"{seed} {os.getpid()}")
 
     def stumble(self) -> None:
         """Perhaps stand still for a moment."""
@@ -125,5 +130,5 @@ def begin(seed: str) -> Stumbling:
     return stumbling
 
 
-if given := os.environ.get("TRACKSIDE_STUMBLE"):
+if given := os.environ.get("STUMBLE_SEED"):
     STUMBLING = begin(given)

@@ -420,7 +420,7 @@ def test_a_fixture_that_gives_something_else_is_told_so(pytester: pytest.Pyteste
 )
 def test_an_import_brings_nothing_that_it_does_not_need(statement: str, unwanted: str) -> None:
     code = f"{statement}\nimport sys\nassert {unwanted!r} not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)  # without what `--stumble` imports
 
 
 def test_the_kit_is_there_under_the_name_of_its_room() -> None:
