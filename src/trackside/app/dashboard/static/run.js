@@ -61,7 +61,7 @@ function grow() {
   if (isGrowing) return;
   isGrowing = true;
   const isAtEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
-  requestAnimationFrame(() => {
+  setTimeout(() => {
     isGrowing = false;
     if (isAtEnd) lines.scrollTop = lines.scrollHeight;
   });

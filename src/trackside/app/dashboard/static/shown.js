@@ -22,16 +22,16 @@ const CLASSES = { Human: "human", AI: "ai", Tool: "tool", System: "system" };
 
 export const LONGEST = 20_000; // characters of a message
 
-const growing = new Map(); // what grows until it is drawn, and whether its end is to be seen then
+const growing = new Map(); // what grows now, and whether its end is to be seen when it has grown
 
-/** Has the end of an element be seen, if it is now or `always`, when what comes now is drawn: each look costs a layout. */
+/** Has the end of an element be seen, if it is now or `always`, when what comes now was added: each look costs a layout. */
 function grow(element, always = false) {
   if (growing.has(element)) {
     if (always) growing.set(element, true);
     return;
   }
   if (!growing.size) {
-    requestAnimationFrame(() => {
+    setTimeout(() => {
       for (const [one, isFollowed] of growing) if (isFollowed) one.scrollTop = one.scrollHeight;
       growing.clear();
     });
@@ -44,6 +44,7 @@ export class Shown {
   constructor() {
     this.byId = new Map(); // elements of messages
     this.parts = null; // what was said beside messages
+    this.isPartSaid = false; // some text of that
     this.said = 0;
   }
 
@@ -101,7 +102,8 @@ export class Shown {
       this.append(this.parts);
     }
     const text = typeof value === "string" ? value : JSON.stringify(value);
-    this.parts.append(`${this.parts.hasChildNodes() ? "\n" : ""}${text.slice(0, 4_000)}`);
+    this.parts.append(`${this.isPartSaid ? "\n" : ""}${text.slice(0, 4_000)}`);
+    this.isPartSaid ||= text !== "";
     grow(this.parts, true);
     grow(log, true);
   }
