@@ -24,8 +24,8 @@ from trackside.testing.events import make_event
 
 MARK = "sched_get_priority_max"
 _FOR_EVER = 1e6  # seconds
-BLOCKS = range(0, 480, 16)
-"""Bytes that take a block of each size which Python's own allocator has: what comes next finds other ones than before."""
+BLOCKS = range(1, 480, 16)
+"""Bytes that take a block of each size from 48 on that Python's own allocator has: what comes next finds other ones."""
 
 
 @dataclass(frozen=True, slots=True)
