@@ -354,14 +354,18 @@ class StoredCoordinator:
         work = RequestCancel(run_id=run_id, thread_id=own.record.thread_id, owner=self.worker_id, action=action)
         own.cancels += 1
         try:
-            await self._writer.write_to_the_end(work)
+            noted: CancelAction | None = await self._writer.write_to_the_end(work)
             # Not before: a cancel that could not be stored must not keep the run from being claimed.
-            own.cancel_requested = own.cancel_requested or action
-            if self._runs.get(run_id) is own and own.goes_on:  # not read: in a long line of reads it would run on
+            own.cancel_requested = own.cancel_requested or noted or action
+            if noted and self._runs.get(run_id) is own and own.goes_on:  # not read: in a long line it would run on
                 return own.asked_to_stop(running=own.claimed)
         finally:
             own.cancels -= 1
-        return await self._known(run_id)
+        try:
+            return await self._known(run_id)
+        except StorageError as exc:  # it is recorded: whoever asks has to stop the run, as nobody else will
+            logger.warning("run %s is to be cancelled, and cannot be read: %s", run_id, exc)
+            return own.asked_to_stop(running=own.claimed)
 
     async def note_stuck(self, run_id: str, since: datetime) -> None:
         """Record since when a run of this worker has not stopped although it was cancelled."""
@@ -401,8 +405,7 @@ class StoredCoordinator:
             self._signals.listen(self._upkeep.nudge)
 
     async def _known(self, run_id: str) -> RunRecord:
-        record = await self.get(run_id)
-        if record is None:
+        if (record := await self.get(run_id)) is None:
             raise UnknownRunError(run_id=run_id)
         return record
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.integration.runs.stage import Agents, within_patience
+from tests.integration.storage.coordinator.conftest import take_for_dead
 
 from trackside import RunRecord, RunStatus
 from trackside.app.storage.errors import ReadersBusyError
@@ -100,3 +101,23 @@ async def test_a_cancel_says_how_a_run_ended_that_has_just_ended(worker: Any, ag
     await a.manager.cancel(running.run_id)
     assert (await within_patience(running.result())).status is RunStatus.cancelled
     assert [record.status for record in released] == [RunStatus.cancelled]
+
+
+async def test_a_cancel_says_what_was_asked_for_first_and_how_a_run_ended_elsewhere(
+    worker: Any, agents: Agents, database: Any
+) -> None:
+    a, b = await worker(), await worker()
+    await asyncio.wait(a.coordinator._upkeep.stop())  # so that it hears nothing of what others do
+    running = await a.start("one", thread_id="t")
+    lost = await a.start("two", thread_id="u")
+    await agents.until_running("one")
+    await agents.until_running("two")
+
+    await b.store.request_cancel(running.run_id, CancelAction.rollback)
+    asked = await a.coordinator.request_cancel(running.run_id, CancelAction.interrupt)
+    take_for_dead(database, a.coordinator.worker_id)
+    await b.coordinator._upkeep.clear_up()
+    ended = await a.coordinator.request_cancel(lost.run_id, CancelAction.interrupt)
+
+    assert (asked.status, asked.cancel_requested) == (RunStatus.running, CancelAction.rollback)
+    assert (ended.status, ended.cancel_requested) == (RunStatus.error, None)

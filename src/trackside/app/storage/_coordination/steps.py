@@ -403,15 +403,16 @@ class Withdraw(_ThreadWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestCancel(_ThreadWork):
-    """Record that a run should stop.
+    """Record that a run should stop; what comes of it is the action that its owner has to heed, which the first to ask says.
 
-    One that is not this owner's and has not started ends at once, as does one that no coordinator has.
+    One that is not this owner's and has not started ends at once, as does one that no coordinator has. Then, or if it has
+    ended before, there is nothing to heed: None.
     """
 
     action: CancelAction
 
     @override
-    def apply(self, unit: UnitOfWork) -> None:
+    def apply(self, unit: UnitOfWork) -> CancelAction | None:
         run = unit.run(self.run_id)
         if run is None:
             raise UnknownRunError(run_id=self.run_id)
@@ -419,11 +420,13 @@ class RequestCancel(_ThreadWork):
         if active is None:
             if not is_final(run.fold.status):
                 cancel_unattended(unit, self.run_id, self.thread_id, self.action)
-            return
+            return None
         if active.has_not_begun and (self.owner is None or active.owner != self.owner):
             cancel_in_place(unit, active, active.cancel_requested or self.action)
-        elif active.cancel_requested is None:
+            return None
+        if active.cancel_requested is None:
             unit.queue.ask_to_stop(active, self.action)
+        return active.cancel_requested
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
