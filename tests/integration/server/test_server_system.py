@@ -84,11 +84,11 @@ async def test_a_look_around_that_takes_too_long_is_not_waited_for_and_not_begun
         go_on.wait(60)
         return Surroundings(None, [Found("note", "all is well", "here", "")])
 
-    looker = Looker()
-    slow = [await looker.look(look)]
-    assert await asyncio.to_thread(begun.wait, 60)
+    looker, slow = Looker(), list[Surroundings]()
+    while not begun.is_set():  # a look may be given up before its thread has begun it
+        slow.append(await looker.look(look))
     slow.append(await looker.look(look))
-    assert [found.findings[0].next_command for found in slow] == ["trackside doctor"] * 2
+    assert {found.findings[0].next_command for found in slow} == {"trackside doctor"}
     assert len(looks) == 1
     go_on.set()
     monkeypatch.setattr("trackside.app.server.system.PATIENCE", 60.0)
