@@ -376,12 +376,16 @@ class TimesOutOnce:
 
     def __init__(self, happened: threading.Event) -> None:
         self._happened = happened
+        self.limits: list[float] = []
+        """The seconds that were asked for."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
 
     @asynccontextmanager
-    async def timeout(self, _: float) -> AsyncIterator[None]:
+    async def timeout(self, seconds: float) -> AsyncIterator[None]:
+        self.limits.append(seconds)
+
         async def ends() -> None:
             while not self._happened.is_set():
                 await asyncio.sleep(0.01)
@@ -399,7 +403,8 @@ class TimesOutOnce:
 async def test_a_provider_that_never_comes_to_an_end_is_left(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes soon, and the last never comes."""
     async with a_provider() as provider:
-        monkeypatch.setattr(jwks, "asyncio", TimesOutOnce(provider.has_dripped))
+        limited = TimesOutOnce(provider.has_dripped)
+        monkeypatch.setattr(jwks, "asyncio", limited)
         provider.drips = True
         provider.answer = begun
         clock = Clock()
@@ -407,6 +412,7 @@ async def test_a_provider_that_never_comes_to_an_end_is_left(begun: bytes, monke
         both = [status_of(known, token(key_id="first", jti=name)) for name in "ab"]
         assert await asyncio.gather(*both) == [503, 503]
         await provider.was_left.wait()
+        assert limited.limits == [jwks._TIMEOUT] * 2, "of who waits, and of the thread that fetches"
         provider.has_dripped.clear()
         provider.drips, provider.answer = False, None
         clock.now += 11
