@@ -237,7 +237,7 @@ async def test_a_worker_that_loses_its_run_ends_nobodys_stream() -> None:
             made.hub.close(RUN)
             async with asyncio.timeout(5):
                 while made.mirrors[0].stats.messages < 2:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.001)
             assert not reader.is_over
             made.log.tell(RUN, status="timeout")
             got, end = await to_the_end(reader)

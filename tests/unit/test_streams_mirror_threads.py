@@ -209,7 +209,7 @@ async def test_a_run_of_this_process_is_told_once_to_who_follows_its_thread(*, b
             await made.relay.aclose()
             async with asyncio.timeout(5):
                 while any(ear.waiting for ear in made.wire.ears):
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.001)
             assert told(follower) == [("part", RUN, b"2"), ("ended", RUN, "success")]
 
 
