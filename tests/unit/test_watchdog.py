@@ -114,7 +114,9 @@ async def test_an_agent_that_blocks_the_loop_is_named_once_with_its_stack_and_th
 
 async def test_of_a_deep_stack_the_frames_are_shown_in_which_it_stands(told: Told) -> None:
     def dive(depth: int) -> bool:
-        return dive(depth - 1) if depth else told.blocks()
+        if depth:
+            return dive(depth - 1)
+        return told.blocks()
 
     async def agent(input: Any) -> None:
         while not dive(40):
