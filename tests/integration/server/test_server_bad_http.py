@@ -203,8 +203,8 @@ async def test_a_body_that_trickles_has_its_time(
     """Even a body that nobody reads."""
     monkeypatch.setattr(guarded_protocol, "HEAD_SECONDS", 0.1)
     monkeypatch.setattr(guarded_protocol, "WHOLE_SECONDS", 0.3)
-    reader, writer = await asyncio.open_connection("127.0.0.1", talk.port)
-    writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\n" + offer + b"Content-Length: 1000000\r\n\r\n")
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\n" + offer + b"Content-Length: 1000000\r\n\r\n"
+    reader, writer = await talk.connect(head)
 
     async def trickle() -> None:
         while True:
