@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from trackside.app.server import health
 from trackside.app.settings import ObserverSettings
 from trackside.app.storage._reading import reads, run_search
 from trackside.harness import RunContext, RunSpec
@@ -307,10 +306,8 @@ async def test_metrics_are_shown_if_they_are_counted(serve_agents: Any) -> None:
     assert "[[observers]]" in missing.json()["detail"]
 
 
-async def test_the_server_says_what_it_is_and_that_its_database_answers(
-    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "_PATIENCE", 60.0)
+@pytest.mark.usefixtures("any_pace")
+async def test_the_server_says_what_it_is_and_that_its_database_answers(serve_agents: Any) -> None:
     async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
         info = (await http.get("/info")).json()
         answers = [await http.get("/ok", params=params) for params in ({}, {"check_db": 1}, {"check_db": "true"})]
