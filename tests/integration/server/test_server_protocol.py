@@ -31,7 +31,9 @@ async def command(served: Any, thread_id: str, method: str, *, key: str | None =
     )
 
 
-async def events_until(thread: Any, is_last: Any, channels: Any = None, opened: Any = None, **more: Any) -> Any:
+async def events_until(
+    thread: Any, is_last: Any, channels: list[str] | None = None, opened: asyncio.Event | None = None, **more: Any
+) -> Any:
     """Collect events up to the last one, over a connection of its own; the event `opened` is set once that is there."""
     handle, found = thread._transport.open_event_stream({"channels": channels or ALL, **more}), []
     if opened is not None:
@@ -54,11 +56,9 @@ async def interrupted(thread: Any) -> None:
 
 def ends(event: Any, *how: str) -> bool:
     """Whether this event ends a run, in one of these ways."""
-    params = event["params"]
-    says = params["data"]
-    return (
-        event["method"] == "lifecycle" and not params["namespace"] and says["event"] in (how or ("completed", "failed"))
-    )
+    if event["method"] != "lifecycle" or event["params"]["namespace"]:
+        return False
+    return event["params"]["data"]["event"] in (how or ("completed", "failed"))
 
 
 def of(events: Any, method: str) -> list[Any]:
