@@ -176,7 +176,7 @@ async def test_who_waits_for_a_run_that_a_closing_server_leaves_to_others_is_to_
     serve_agents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_joins, "AT_ONCE", 60.0)  # so that the answer has not begun when the server closes
-    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
         thread_id = await new_thread(served)
         run = await served.client.runs.create(thread_id, "echo", after_seconds=3_600)
         joining = asyncio.create_task(http.get(f"/threads/{thread_id}/runs/{run['run_id']}/join"))
