@@ -28,6 +28,12 @@ async def use(turns: Turns, seconds: float, begun: dict[int, float], number: int
         turns.give_back(succeeded=True)
 
 
+def stand_still() -> None:
+    """Let a minute pass in which the event loop does nothing."""
+    loop: Any = asyncio.get_running_loop()
+    loop._virtual_time += 60.0
+
+
 def test_a_long_line_gets_its_turns_in_order_however_long_that_takes() -> None:
     async def check() -> None:
         turns, begun = Turns(4, PATIENCE), dict[int, float]()
@@ -79,7 +85,7 @@ def test_time_in_which_the_loop_stood_still_says_nothing_of_those_who_have_place
     """What they were waiting for has come meanwhile, and they have not had a turn of the loop to see it."""
 
     async def check() -> None:
-        loop: Any = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         turns, had = Turns(1, PATIENCE), 0
 
         async def reads() -> None:
@@ -89,9 +95,6 @@ def test_time_in_which_the_loop_stood_still_says_nothing_of_those_who_have_place
             for seconds in (1.0, 0.0, 0.0, 0.0):
                 await asyncio.sleep(seconds)
             turns.give_back(succeeded=True)
-
-        def stand_still() -> None:
-            loop._virtual_time += 60.0
 
         loop.call_later(0.5, stand_still)
         async with asyncio.TaskGroup() as group:
@@ -104,7 +107,24 @@ def test_time_in_which_the_loop_stood_still_says_nothing_of_those_who_have_place
         loop.call_later(0.5, stand_still)
         with pytest.raises(TimeoutError):
             await turns.take()
-        assert 60.0 < loop.time() - begun <= 60.0 + PATIENCE
+        assert 60.0 + PATIENCE / 2 < loop.time() - begun <= 60.0 + PATIENCE
+
+    run_virtual(check())
+
+
+def test_who_waits_counts_from_a_success_that_comes_right_after_the_loop_stood_still() -> None:
+    """The time in which it stood still was before that, and is not added to it."""
+
+    async def check() -> None:
+        loop, turns, begun = asyncio.get_running_loop(), Turns(1, PATIENCE), dict[int, float]()
+        loop.call_later(0.5, stand_still)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(use(turns, 0.6, begun, 0))
+            group.create_task(use(turns, 1_000.0, begun, 1))
+            await asyncio.sleep(0)
+            with pytest.raises(TimeoutError):
+                await turns.take()
+            assert (begun[1], loop.time()) == (60.5, 60.5 + PATIENCE)
 
     run_virtual(check())
 

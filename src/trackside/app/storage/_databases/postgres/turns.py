@@ -64,7 +64,7 @@ class Turns:
             await asyncio.wait((turn,), timeout=due - loop.time())
             if (late := loop.time() - due) > self._patience / _LOOKS:
                 # The loop stood still, and nobody could succeed: what they waited for may have come, and is seen only now.
-                since = max(since, self._succeeded_at) + late
+                since = min(loop.time(), max(since, self._succeeded_at) + late)
 
     def give_back(self, *, succeeded: bool) -> None:
         """Give a place back; the first in line gets it."""
