@@ -38,7 +38,7 @@ class Told(logging.Handler):
     def blocks(self) -> bool:
         """Block the loop until that is said. Only once it turns again, if its block was said before this did it."""
         with self._more:
-            return self._more.wait_for(self._names_this_place, timeout=1.0)
+            return self._more.wait_for(self._names_this_place, timeout=10.0)
 
     def _names_this_place(self) -> bool:
         return bool(self._blocks())
