@@ -125,6 +125,50 @@ async def test_a_database_that_cannot_be_read_is_a_reason_without_its_address(
     assert "db.example" not in answer.text
 
 
+async def test_a_database_that_does_not_answer_is_a_reason(serve_agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        """A store whose database does not answer."""
+
+        async def run(self, run_id: str) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(health, "_PATIENCE", 0.01)
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+        found = await parts.health.look(Silent(), parts.vitals, [])
+
+    assert found.status == "unready"
+    assert found.reasons == [health.Finding("database", "it does not answer within 0.01 s")]
+
+
+async def test_a_database_that_takes_nothing_while_something_waits_is_a_reason(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        parts, health_of_it = served.app.parts, health.Health()
+        found = []
+        for batches, pending in ((5, 2), (5, 2), (6, 2), (6, 0)):
+            stats = replace(parts.vitals.writer(), batches_total=batches, failures_total=0, pending=pending)
+            health_of_it._found = None
+            looked = await health_of_it.look(parts.store, replace(parts.vitals, writer=lambda stats=stats: stats), [])
+            found.append([(reason.check, reason.why.partition(" for ")[0]) for reason in looked.reasons])
+            seen = health_of_it._writer
+            assert seen is not None
+            health_of_it._writer = seen._replace(since=seen.since - 7_200)  # two hours go by until the next look
+
+    assert found == [[], [("database", "it has taken nothing")], [], []]
+
+
+async def test_a_loop_that_gets_to_nothing_is_a_reason(serve_agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lag() -> float:
+        return 3_601.0
+
+    monkeypatch.setattr(health, "_lag", lag)
+    async with serve_agents({"echo": echo}) as served:
+        answer = await ready(served)
+
+    assert answer.status_code == 503
+    assert answer.json()["reasons"] == [{"check": "event_loop", "why": "it takes 3601.0 s to get to anything"}]
+
+
 async def test_however_many_ask_the_database_is_asked_once(serve_agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = 0
     async with serve_agents({"echo": echo}) as served:
