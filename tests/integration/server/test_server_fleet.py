@@ -16,6 +16,7 @@ from running_server import serving
 from tests.integration.server.endpoint_walk import keys_of
 
 from trackside.app.settings import AccessSettings, EngineSettings, Settings, WorkerSettings
+from trackside.app.storage._coordination import enrolment
 from trackside.app.storage.errors import ServerUnreachableError
 from trackside.app.storage.fleet import QueueDepth
 from trackside.app.vitals import QueueStats
@@ -127,10 +128,14 @@ async def test_who_is_no_admin_does_not_see_where_his_run_is_executed(serve_agen
 async def fleet_on(
     database: str, server_agents: dict[str, Any], worker_agents: dict[str, Any], **worker: Any
 ) -> AsyncIterator[tuple[App, httpx.AsyncClient, App]]:
-    """A server and a worker of a fleet, both in this process, with a client of the server."""
-    engine = EngineSettings(url="postgres", lease=1.5, agents_version="2")
+    """A server and a worker of a fleet, both in this process, with a client of the server.
+
+    No machine stands still for so long that their leases end. They give two signs of life a second nevertheless.
+    """
+    engine = EngineSettings(url="postgres", lease=60.0, agents_version="2")
     settings = Settings(database_url=database, engine=engine, pools={"draw": "gpu"})
     async with AsyncExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(enrolment, "BEATS_PER_LEASE", 120)
         of_worker = replace(settings, worker=WorkerSettings(concurrency=2, **worker))
         works = await stack.enter_async_context(open_app(of_worker, worker_agents, role="worker"))
         app = await stack.enter_async_context(open_app(settings, server_agents))
@@ -140,7 +145,7 @@ async def fleet_on(
 
 async def until(http: httpx.AsyncClient, path: str, seen: Callable[[Any], bool]) -> Any:
     """Wait until the answer of this path is as it should be, and return it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not seen(said := (await http.get(path)).json()):
             await asyncio.sleep(0.02)
     return said
@@ -228,7 +233,7 @@ async def test_a_worker_that_is_to_leave_counts_for_nobody_who_waits(postgres_ur
 
 async def until_swept(*apps: App, ready: dict[str, int]) -> QueueStats:
     """What the app that sweeps has seen, as soon as it has seen so many runs ready in these pools."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             for found in (app.vitals.queue() for app in apps):
                 if found is not None and {pool.pool: pool.ready for pool in found.pools} == ready:
