@@ -32,7 +32,7 @@ LATENCY = 0.001
 class LogInMemory:
     """The log, the subscription, and what happens to them.
 
-    The log asks `fails` before and after each step of a consumer what goes wrong.
+    Consumers ask `fails` before and after each of their steps what goes wrong.
     """
 
     on_failure: OnFailure = OnFailure.park

@@ -51,7 +51,7 @@ class ForgetfulSession:
 class AwayError(StorageError):
     """The store {database} failed: {why}."""
 
-    retryable = True  # on a later try, so the works that were written together are not to blame
+    retryable = True  # a later try may succeed, so the works that were written together are not to blame
 
 
 class ForgottenSession(ForgetfulSession):

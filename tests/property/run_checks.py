@@ -53,7 +53,7 @@ def _check_held(world: World, working: Working) -> None:
 
 
 def _check_stuck(world: World, working: Working) -> None:
-    """A run is reported as stuck once its agent has gone on for that long after a cancel, and not before."""
+    """A run is reported as stuck once its agent has gone on for `STUCK_AFTER` seconds after a cancel, not before."""
     known = world.others.coordinator._runs[working.run.run_id]
     due = working.cancels[0] + STUCK_AFTER if working.cancels else None
     if known.stuck_since is not None:

@@ -183,7 +183,7 @@ class BufferMachine(RuleBasedStateMachine):
         return ends and self.reserve > 0 and of_ends + min(of_others, self.max_bytes) < 2 * self.max_bytes
 
     def may_wait_in_log(self, run_id: str) -> bool:
-        """Whether the log must let an event of this run in, where there is no room in memory."""
+        """Whether the buffer must let an event of this run in that has no room in memory, to wait in the log."""
         places = self.deferred()
         newest = self.buffer._backlog.items[-1] if self.buffer._backlog.items else None
         known = isinstance(newest, Deferred) and newest.grows and run_id in newest.runs

@@ -47,7 +47,7 @@ class Story:
     killed_at: list[float]
     on_failure: OnFailure
     takes_batches: bool
-    says_at_which: bool  # a batch that failed
+    says_at_which: bool  # of its events a batch has failed
 
     @property
     def policy(self) -> FeedPolicy:
@@ -181,7 +181,7 @@ async def tell(story: Story) -> tuple[LogInMemory, SubscriptionFeed]:
             feed._task.cancel()
     async with SubscriptionFeed(log.subscriptions, "mail", observer, policy=story.policy) as feed:
         while not await feed.reach(log.end):
-            await asyncio.sleep(1.0)  # the lease of a killed feed has yet to end
+            await asyncio.sleep(1.0)  # it is not this feed's turn yet
     return log, feed
 
 

@@ -30,7 +30,7 @@ class JumpingClock(VirtualClock):
 
 
 class TimelessCrons(Crons):
-    """Those of a database, during whose work no virtual time goes by. `fails` is what the next one fails with."""
+    """The crons of a database, during whose work no virtual time passes; `fails` has what the next calls raise."""
 
     def __init__(self, crons: Crons) -> None:
         super().__init__(crons._writer, crons._readers)

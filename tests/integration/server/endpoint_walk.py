@@ -91,7 +91,7 @@ REQUIRED: dict[str, Any] = {
 """What has to be there, filled with things of the stranger's own."""
 
 UNTYPED = {"/runs/batch": BatchedRun}
-"""What the objects are by which a body is decoded later."""
+"""The types of objects that are decoded only later, by the paths of their endpoints."""
 
 PLAIN = {
     "input", "command", "context", "stream_mode", "stream_subgraphs", "stream_resumable", "interrupt_before",

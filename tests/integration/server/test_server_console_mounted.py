@@ -55,7 +55,7 @@ async def test_it_is_there_where_it_is_mounted(database_url: str) -> None:
                     if endpoint.media_type == EVENT_STREAM:
                         continue
                     page = await http.get("/agents" + filled(endpoint, things))
-                    if endpoint.path == "/ui/sign-in":  # he is
+                    if endpoint.path == "/ui/sign-in":  # he has signed in already
                         assert (page.status_code, page.headers["location"]) == (303, "/agents/ui")
                         continue
                     assert page.status_code in {200, 404}, (endpoint.path, page.text[-500:])

@@ -1,4 +1,4 @@
-"""What a server's log says about runs that fail while the server stops."""
+"""What a server's log says, when the server stops, about the runs that have failed."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def keeping() -> Any:
 
 
 def desk() -> Any:
-    """Talk, and return a result without what was said."""
+    """A graph that talks, and returns what it has come to without what was said."""
 
     async def talk(state: Desk) -> dict[str, Any]:
         model = GenericFakeChatModel(messages=iter([AIMessage("hello there")]))

@@ -61,7 +61,7 @@ class Deciding(NamedTuple):
 
 @pytest.fixture
 def deciding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deciding:
-    """Handlers that everybody has what is his by, whom the header `authorization` says."""
+    """Handlers that give everybody only what is his; the header `authorization` says who asks."""
     (tmp_path / "loopback_auth.py").write_text(AUTH, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "loopback_auth", raising=False)  # another test's

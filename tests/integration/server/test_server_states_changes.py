@@ -17,7 +17,7 @@ from trackside.harness.types import JsonObject
 
 
 def routed() -> tuple[Any, asyncio.Event, asyncio.Event]:
-    """Where it goes on is found out slowly, unless it may go on; and it is said that it is being found out."""
+    """Graph; an event, set when it looks for its next step; one without which it finds none, set at first."""
     routing, go_on = asyncio.Event(), asyncio.Event()
     go_on.set()
 

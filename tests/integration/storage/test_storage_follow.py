@@ -93,7 +93,7 @@ async def test_what_another_store_commits_is_read_once_for_all(url: str, pushed:
     await settle()
     async with Store.open(url) as other:
         await other.append(script().whole())
-        await pushed.append(script().whole())  # that something lies before these is how this store learns of it
+        await pushed.append(script().whole())  # by the positions of these, this store learns that something lies before
         await other.append([script().started()])
         pushed._signals._hint()
 

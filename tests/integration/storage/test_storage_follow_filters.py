@@ -94,7 +94,7 @@ async def test_what_is_wanted_is_not_held_up_by_others_that_go_on_without_end(pu
 
 async def test_who_had_a_thread_follows_nothing_of_another_who_has_begun_it_anew(pushed: Store, script) -> None:
     async def next_of_ada(after: int, *events: RunLifecycleEvent) -> str:
-        """Of which run the next event is that ada gets who waits for it while these come."""
+        """The run of the next event that Ada gets if she follows while these events come."""
         async with asyncio.timeout(60), aclosing(pushed.follow(after=after, owner="ada")) as follower:
             waiting = asyncio.ensure_future(anext(follower))
             while not waiters(pushed):

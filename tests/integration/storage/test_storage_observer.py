@@ -1,4 +1,4 @@
-"""`StorageObserver`: the log as an observer, which alone can record anybody's harness."""
+"""`StorageObserver`: the log as an observer, which is enough by itself to record anybody's harness."""
 
 import asyncio
 

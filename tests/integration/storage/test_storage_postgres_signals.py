@@ -47,7 +47,7 @@ def signals_of(store: Store) -> PostgresSignals:
 
 
 async def following(store: Store) -> "asyncio.Task[StoredEvent]":
-    """Wait for the next event, once the store is sure to hear of it."""
+    """Start to wait for the next event; return that task once the store is sure to hear of events."""
     waiting = asyncio.ensure_future(anext(store.follow()))
     signals = signals_of(store)
     before = signals._hints

@@ -308,7 +308,7 @@ async def test_pruning_while_others_append_and_follow(store: Store, script) -> N
         for seen in by_readers:
             tasks.create_task(read(seen))
         report = await store.prune(older_than=DAY, batch=10)
-        while min(max(seen, default=0) for seen in by_readers) <= 300:  # whoever has not had a turn since
+        while min(max(seen, default=0) for seen in by_readers) <= 300:  # until each reader has seen something new
             await asyncio.sleep(0.005)
         done.set()
 

@@ -15,7 +15,7 @@ from trackside.app.storage.errors import InvalidQueryError
 
 @pytest.fixture
 async def said_runs(store: Store, script) -> list[StoredRun]:
-    """Thirty runs: every third is of Grüße, every fifth failed, and each costs and takes what its number is."""
+    """Thirty runs and one that goes on: every fifth failed; each cost a tenth of its number and took its number."""
     for number in range(30):
         start = script().start + timedelta(minutes=number // 2)
         run = script(start=start, thread_id=f"t{number % 7}", run_id=f"r{number:02}")

@@ -32,7 +32,7 @@ TIMES = st.builds(
 
 @pytest.fixture
 async def some_runs(store: Store, script) -> list[StoredRun]:
-    """Runs from 23:30 to 03:20, three in one minute and then none for six."""
+    """Runs from 23:30 to 02:54, three in one minute and then none for six."""
     for number in range(90):
         start = NEW_YEAR + timedelta(minutes=number // 3 * 7 - 30, microseconds=number % 3 * 59_999_999 // 2)
         run = script(start=start, thread_id=f"t{number % 4}")

@@ -250,7 +250,7 @@ async def test_a_thread_that_is_made_in_one_transaction_with_its_run(store: Stor
 
 async def test_followers_and_pages_of_an_owner_have_his_events_alone(store: Store, manager: RunManager) -> None:
     follower = store.follow(owner="ada")
-    first = asyncio.ensure_future(anext(follower))  # which waits for the feed, and so are all after it served by it
+    first = asyncio.ensure_future(anext(follower))  # it waits for the feed, so that also gives it all that follows
     runs = [(await ended(manager, owner=owner, thread_ends=ends)) for owner in ("ada", "eve") for ends in (True, False)]
     expected = [stored.event.run_id for stored in await store.events(owner="ada")]
     followed = [await first, *[await anext(follower) for _ in expected[1:]]]

@@ -186,7 +186,7 @@ async def test_an_export_ends_where_the_log_ended_when_it_began(store: Store, sc
 
 
 class Removing(io.BytesIO):
-    """Of what is written, the line with a text has a thread and its runs removed."""
+    """Prunes the runs of a thread when what is written has a certain text in it."""
 
     def __init__(self, store: Store, at: str, thread_id: str) -> None:
         super().__init__()

@@ -158,7 +158,7 @@ def database(postgres_with_tables: str) -> Iterator[RawConnection]:
 async def fleet(
     postgres_with_tables: str, database: RawConnection, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Fleet]:
-    # The database has none of the workers, so only what they say counts, however long ago that was.
+    # What a worker said counts however long ago that was, also if the database has not got it.
     monkeypatch.setattr(_directory, "_FRESH", 3_600.0)
     async with AsyncExitStack() as stack:
         yield Fleet(postgres_with_tables, stack)

@@ -120,7 +120,7 @@ async def test_what_was_to_be_ended_before_the_database_was_away_is_not_when_it_
         clearing = asyncio.ensure_future(b.coordinator._upkeep.clear_up())
         while not b.store.writer_stats().pending:
             await asyncio.sleep(0)
-        b.coordinator._enrolment._known_until = 0.0  # nothing was written for that long
+        b.coordinator._enrolment._known_until = 0.0  # nothing could be written for as long as its lease
     await clearing
 
     assert standing(database, running) == ("claimed", a.name)

@@ -281,7 +281,7 @@ async def test_a_worker_that_was_taken_for_dead_is_known_again_with_the_first_ru
     one, two, *_ = workers
     await two.coordinator.take_any(0)
     database.execute("UPDATE workers SET lease_until = 0")
-    two.coordinator._enrolment._known_until = 0.0  # it could not reach its database for that long
+    two.coordinator._enrolment._known_until = 0.0  # it could not reach its database for as long as its lease
     await one.store.fleet.reap(one.coordinator.worker_id)
     assert two.coordinator.worker_id not in known_workers()
     await admit(one, "r")
