@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 from raw_postgres import RawConnection
+from tests.integration.storage.following import look_untold_never
 
 from trackside.app.storage import Store, StoredEvent
 from trackside.app.storage._databases.postgres import signals as signals_module
@@ -38,7 +39,7 @@ async def there(postgres_url: str, here: Store) -> AsyncIterator[Store]:
 @pytest.fixture
 def nobody_looks_untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each hint mean that something was told."""
-    monkeypatch.setattr(signals_module, "_UNTOLD_LOOK", 3_600.0)
+    look_untold_never(monkeypatch)
 
 
 def signals_of(store: Store) -> PostgresSignals:
