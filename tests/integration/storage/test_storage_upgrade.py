@@ -410,7 +410,7 @@ def test_who_would_upgrade_waits_for_no_lock_without_end(url: str) -> None:
 
 @pytest.mark.usefixtures("old", "locked")
 async def test_nobody_waits_on_for_whoever_does_not_want_a_store_any_more(url: str) -> None:
-    opening = asyncio.ensure_future(Store.open(url).__aenter__())
+    opening = asyncio.ensure_future(Store.open(url, busy_timeout=90).__aenter__())  # longer than the guard below
     await asyncio.sleep(0.3)
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
