@@ -98,7 +98,8 @@ class Visit:
 
     async def fetch_anew(self) -> None:
         """Have the page fetch itself anew; one that does so already is asked again when it has done so."""
-        await self.page.evaluate(_FETCH_ANEW)
+        async with asyncio.timeout(PATIENCE / 1_000):
+            await self.page.evaluate(_FETCH_ANEW)
 
     async def violations(self) -> list[str]:
         """The violations that axe-core finds of WCAG 2.2 AA and its best practices: each rule, and where."""
