@@ -165,7 +165,7 @@ async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator
         visit = Visit(await context.new_page(), url)
         try:
             yield visit
-        except AssertionError as exc:
+        except (AssertionError, PlaywrightError, TimeoutError) as exc:
             exc.add_note(await visit.seen())
             raise
         visit.check()
