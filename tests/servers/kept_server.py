@@ -1,7 +1,8 @@
 """Servers that live no longer than the process that started them, whatever happens to that process.
 
-A shell that holds the other end of a pipe starts and stops the server. When that end is closed, by `close` or because
-the process is gone, the shell kills the server and removes its files.
+A shell that holds the other end of a pipe starts and stops the server, and answers each order with the number of the
+server's process. When that end is closed, by `close` or because the process is gone, the shell kills the server and
+removes its files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import ClassVar, Final, Literal, Self
 
 type StopSignal = Literal["TERM", "KILL"]
 
-_START_TRIES: Final = 5  # somebody may take the port that was just free
+_START_TRIES: Final = 3  # somebody may take the port that was just free
 _START_SECONDS: Final = 40.0
 _PORT_TRIES: Final = 1_000
 
@@ -32,7 +33,7 @@ while read -r order; do
         STOP) kill -s STOP "$server" ;;
         *) end "$order" ;;
     esac
-    echo done
+    echo "$server"
 done
 end KILL
 rm -rf "$folder"
@@ -61,13 +62,17 @@ class KeptServer:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start it, on the data that it has; returns when it takes connections."""
+        """Start it, on the data that it has; returns when it takes connections.
+
+        Raises:
+            RuntimeError: it has ended instead, or takes none; the message is its log.
+        """
         started_before = self._log().count(self.ready)
-        self._order("start")
+        process = self._order("start")
         until = time.monotonic() + _START_SECONDS
-        while (said := self._log()).count(self.ready) == started_before:
-            if time.monotonic() > until:
-                raise RuntimeError(said)
+        while self._log().count(self.ready) == started_before:
+            if _has_ended(process) or time.monotonic() > until:
+                raise RuntimeError(self._log())
             time.sleep(0.005)
 
     def stop(self, signal: StopSignal = "TERM") -> None:
@@ -120,24 +125,34 @@ class KeptServer:
             else:
                 return
 
-    def _order(self, order: str) -> None:
+    def _order(self, order: str) -> str:
         assert self._keeper is not None
         assert self._keeper.stdin is not None
         assert self._keeper.stdout is not None
         self._keeper.stdin.write(f"{order}\n")
         self._keeper.stdin.flush()
-        self._keeper.stdout.readline()
+        return self._keeper.stdout.readline().strip()
 
     def _log(self) -> str:
         log = self.folder / "log"
         return log.read_text(errors="replace") if log.exists() else ""
 
 
+def _has_ended(process: str) -> bool:
+    """Whether a process has ended, as far as this system says it: then it is gone, or a zombie."""
+    if not Path("/proc/self/stat").exists():
+        return False
+    try:
+        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def free_ports(count: int = 1) -> list[int]:
     """As many ports as asked for that nobody uses now.
 
-    None of them is one that the system would give to the next connection or server that wants any port: a server that
-    was stopped has to find its own free when it is started again.
+    None of them is one that the system would give to the next connection or server that wants any port, where it leaves
+    enough of them: a server that was stopped has to find its own free when it is started again.
     """
     found: list[int] = []
     for port in random.SystemRandom().sample(_ports_of_nobody(), _PORT_TRIES):
