@@ -21,13 +21,16 @@ def look_untold_never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_signals, "_UNTOLD_LOOK", 3_600.0)
 
 
-async def hears(store: Store) -> None:
-    """Wait until a store that has a follower waiting hears what others commit, and has read what it may have missed."""
-    feed, signals = store._feed, store._signals
+async def hears(store: Store, *, growth: bool = False) -> None:
+    """Wait until a store that has a follower waiting hears what others commit, and has read what it may have missed.
+
+    With `growth`, that follower only waits for the log to grow.
+    """
+    reading, signals = store._feed.growth if growth else store._feed, store._signals
     async with asyncio.timeout(60):
         while isinstance(signals, PostgresSignals) and COMMITS not in signals.bus._heard:
             await asyncio.sleep(0.005)
-        while feed._reader is None or feed._behind or not feed._reader.done():
+        while reading._reader is None or reading._behind or not reading._reader.done():
             await asyncio.sleep(0.005)
 
 

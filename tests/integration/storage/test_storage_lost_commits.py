@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
-from tests.integration.storage.following import waiters
+from tests.integration.storage.following import hears, waiters
 from tests.integration.storage.writer_works import OnSession
 
 from trackside.app.storage import Follower, FollowOptions, Store
@@ -92,8 +92,10 @@ async def test_who_waits_for_the_end_of_a_run_hears_of_it_though_it_got_a_lost_p
     assert len(await next_ids(follower, 7)) == 7
     of_run = store.follow(7, run_id=run.run_id, types=TERMINAL_EVENTS)
     waiting = asyncio.create_task(next_ids(of_run, 1))
-    while run.run_id not in store._feed._waiting:
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(60):
+        while run.run_id not in store._feed._waiting:
+            await asyncio.sleep(0.005)
+    await hears(store)  # else the read that listening begins with may find the loss
     await lose(url, after=2)
     async with Store.open(url) as other:
         await other.append([run.failed()])
@@ -252,6 +254,7 @@ async def test_who_only_wants_to_know_that_the_log_grows_hears_of_it(
         waiting = asyncio.create_task(follower.skip())
         while not store._feed.growth._waiting:
             await asyncio.sleep(0.005)
+        await hears(store, growth=True)
         await lose(url, after=5)
         if looks_between:
             await waiting
