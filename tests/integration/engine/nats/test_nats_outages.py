@@ -258,7 +258,7 @@ async def test_a_flood_while_nats_is_away_is_bounded_and_counted(
     own_nats: NatsServer, server: NatsEngine, worker: NatsEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await asyncio.to_thread(own_nats.stop, "KILL")
-    await until(lambda: not server.status().connected)
+    await until(lambda: not server.status().connected and server._announcer._link is None)
     with monkeypatch.context() as patch:
         patch.setattr(_announcing, "_STALE_SECONDS", 3_600.0)  # however long the flood takes
         for number in range(50):
@@ -281,14 +281,14 @@ async def test_who_waits_until_all_was_told_waits_no_longer_when_the_rest_is_giv
     own_nats: NatsServer, server: NatsEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await asyncio.to_thread(own_nats.stop, "KILL")
-    await until(lambda: not server.status().connected)
+    await until(lambda: not server.status().connected and server._announcer._link is None)
     server.announce([ReadyRun("run")])
     waiting = asyncio.create_task(server._announcer.drained())
     await asyncio.sleep(0)
     assert not waiting.done()
 
     monkeypatch.setattr(_announcing, "_STALE_SECONDS", -1.0)
-    server._announcer._give_up_stale()
+    server.announce([])  # which gives up what is stale, while there is no connection
 
     async with asyncio.timeout(20):
         await waiting
