@@ -48,11 +48,12 @@ async def stores(postgres_with_tables: str) -> AsyncGenerator[list[Store]]:
 
 async def test_one_process_has_a_duty_and_another_one_when_that_leaves(stores: list[Store]) -> None:
     done: set[str] = set()
-    beside: list[tuple[str, str]] = []
+    wrong: list[tuple[str, str, str]] = []
 
     def note(duty: str, name: str) -> None:
         done.add(duty)
-        beside.extend((duty, each) for each, one in candidates.items() if each != name and one.duties.holds(duty))
+        holders = [each for each, one in candidates.items() if one.duties.holds(duty)]
+        wrong.extend((duty, name, each) for each in {name}.symmetric_difference(holders))
 
     candidates = {str(number): Candidate(str(number), store, note, 2 * LEASE) for number, store in enumerate(stores)}
     async with AsyncExitStack() as others:
@@ -65,7 +66,7 @@ async def test_one_process_has_a_duty_and_another_one_when_that_leaves(stores: l
             await until(lambda: done == {*NAMES})
             for name in holders:
                 await candidates.pop(name).duties.__aexit__(None, None, None)
-    assert beside == [], "nobody else has a duty while one is at it, even if a stall has passed it on"
+    assert wrong == [], "who is at a duty has it, and nobody else does, even if a stall has passed it on"
 
 
 async def test_a_process_that_stands_still_has_no_duty_when_it_goes_on(stores: list[Store]) -> None:
