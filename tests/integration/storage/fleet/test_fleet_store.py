@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.integration.storage.fleet.running import TAKEN, end_lease, running
 
 from trackside import RunStatus, __version__
 from trackside.app.storage._coordination import recovery
+from trackside.app.storage._rows.encoding import time_text
 from trackside.app.storage.errors import StoreOptionError
 from trackside.app.storage.fleet import FleetMember
 from trackside.harness.types import FailureReason
@@ -114,10 +116,12 @@ async def test_a_delayed_attempt_is_promoted_in_its_place(member: Any, agents: A
     second = server.announced[-1]
     assert await third.take(second) == [TAKEN]
     await third.until_started(second)
+    before = datetime.now(UTC)
     await server.store.fleet.bury(third.name, "it is gone, too")
-    # It is to wait for two seconds, which may be over before this test looks.
-    database.execute("UPDATE active_runs SET due_at = '2100-01-01T00:00:00.000000Z' WHERE state = 'delayed'")
-    (delayed,) = database.execute("SELECT run_id FROM active_runs WHERE state = 'delayed'").fetchall()[0]
+    ((delayed, due_at),) = database.execute("SELECT run_id, due_at FROM active_runs WHERE state = 'delayed'").fetchall()
+    assert due_at >= time_text(before + timedelta(seconds=2))
+    # Those two seconds may be over before this test looks.
+    database.execute(f"UPDATE active_runs SET due_at = '2100-01-01T00:00:00.000000Z' WHERE run_id = '{delayed}'")
     assert (await server.manager.get(delayed)).retry_of == second != handle.run_id
 
     assert await server.store.fleet.promote_due() == []
