@@ -12,6 +12,7 @@ from tests.integration.storage.fleet.running import TAKEN, end_lease, running
 
 from trackside import RunStatus, __version__
 from trackside.app.storage._coordination import recovery
+from trackside.app.storage._databases.postgres import connections
 from trackside.app.storage._rows.encoding import time_text
 from trackside.app.storage.errors import StoreOptionError
 from trackside.app.storage.fleet import FleetMember
@@ -264,10 +265,11 @@ async def test_a_coordinator_says_what_does_not_fit(member: Any) -> None:
 
 
 async def test_who_waits_with_what_it_writes_gives_its_signs_of_life_all_the_same(
-    member: Any, agents: Agents, dialect: str, database: Any
+    member: Any, agents: Agents, dialect: str, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if dialect != "postgres":
         pytest.skip("only one writes to an SQLite file at a time")
+    monkeypatch.setattr(connections, "_LEAST_IDLE", 60.0)  # the transaction that is held up idles for a lease
     lease = 5.0  # a machine that stands still for a moment may do so between two signs of life
     server, worker, other = await member("server"), await member(lease_seconds=lease), await member()
     handle = await running(server, worker, agents, "long", thread_id="t")
