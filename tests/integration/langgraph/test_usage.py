@@ -423,9 +423,8 @@ async def test_a_budget_of_tool_calls_stops_the_next_before_it_runs(stage: Any, 
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "thread"])
 async def test_a_run_that_shall_stop_calls_no_model_any_more_and_no_fallback(
-    open_stage: Any, is_async: bool, caplog: pytest.LogCaptureFixture
+    stage: Any, is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = await open_stage(block_warning_after=None)  # what a busy machine does is not said
     llm = model().with_fallbacks([model()])
 
     def overspend(state: MessagesState) -> dict[str, Any]:

@@ -189,8 +189,7 @@ async def test_a_manager_may_be_scraped_from_another_thread_while_its_runs_come_
             scrapes += 1
         return scrapes
 
-    # A busy machine may make the event loop stand still, which is not what the log is looked at for.
-    async with RunManager({"agent": agent}, observers=[metrics], block_warning_after=None) as manager:
+    async with RunManager({"agent": agent}, observers=[metrics]) as manager:
         metrics.watch(replace(WatchedApp().vitals(), manager=manager.stats))
         scraping = asyncio.create_task(asyncio.to_thread(scrape), name="scraping")
         for _ in range(40):

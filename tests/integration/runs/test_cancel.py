@@ -129,8 +129,8 @@ async def test_an_agent_that_swallows_its_cancel_is_stuck_and_not_cancelled_unti
     async def quick(input: Any) -> Any:
         return input
 
-    options: dict[str, Any] = {"stopping": StopPolicy(stuck_after=0.05), "block_warning_after": None}
-    async with backend.open({"stubborn": stubborn, "quick": quick}, **options) as stage:
+    stopping = StopPolicy(stuck_after=0.05)
+    async with backend.open({"stubborn": stubborn, "quick": quick}, stopping=stopping) as stage:
         run = await stage.start("stubborn", thread_id="t")
         await within_patience(entered.wait())
         behind = await stage.start("quick", thread_id="t")

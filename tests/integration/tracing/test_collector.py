@@ -23,8 +23,8 @@ async def nothing(_: Any, run: RunContext) -> None:
 
 
 async def play(observer: TracingObserver, runs: int = 1) -> None:
-    """Execute so many runs, which all succeed; the log says nothing of what a busy machine does meanwhile."""
-    async with RunManager(observers=[observer], block_warning_after=None) as manager:
+    """Execute so many runs, which all succeed."""
+    async with RunManager(observers=[observer]) as manager:
         for _ in range(runs):
             assert (await (await manager.start(RunSpec(nothing, "go"))).result()).status is RunStatus.success
         await manager.observers.flush(PATIENCE)

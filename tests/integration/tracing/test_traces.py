@@ -312,7 +312,7 @@ async def test_the_agents_code_sees_its_run_and_the_loggers_of_the_sdk_are_left_
         assert run is not None
         logging.getLogger("opentelemetry.exporter.otlp.common.http").error("about somebody else's spans")
 
-    async with traced.manager(block_warning_after=None) as manager:
+    async with traced.manager() as manager:
         assert (await (await manager.start(RunSpec(says, "go"))).result()).status is RunStatus.success
     assert [record.getMessage() for record in caplog.records] == ["about somebody else's spans"]
 
