@@ -5,6 +5,7 @@ Commands are forked, unless a test types them into a shell: then the executable 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import pty
@@ -29,6 +30,8 @@ from served_project import ServedProject
 from strictness import WARNINGS
 
 from trackside.app.cli import main
+from trackside.app.storage.subscriptions import Subscription
+from trackside.app.wiring.delivering import Deliveries
 
 EXECUTABLE = Path(sys.executable).with_name("trackside")
 PATIENCE = 60.0  # seconds after which something that does not come counts as hanging
@@ -70,6 +73,25 @@ def trackside(tmp_path: Path, forkery: Forkery) -> Callable[..., subprocess.Comp
         return subprocess.CompletedProcess(arguments, command.wait(0), out, err)
 
     return run
+
+
+@pytest.fixture
+def left_for_later_when(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[dict[str, Subscription]], bool]], None]:
+    """`left_for_later_when(holds)`: what is not delivered has its last seconds only once this holds of the subscriptions.
+
+    For commands `here`. If it never holds, the test's time limit ends the test.
+    """
+    drain = Deliveries.drain
+
+    def begin(holds: Callable[[dict[str, Subscription]], bool]) -> None:
+        async def drain_then(self: Deliveries, seconds: float) -> None:
+            while not self._drained and not holds({one.name: one for one in await self._store.subscriptions.all()}):
+                await asyncio.sleep(0.01)
+            await drain(self, seconds)
+
+        monkeypatch.setattr(Deliveries, "drain", drain_then)
+
+    return begin
 
 
 @pytest.fixture(autouse=True)

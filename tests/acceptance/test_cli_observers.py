@@ -17,7 +17,6 @@ import pytest
 from trackside.app.cli.actions.delivering import _Report
 from trackside.app.storage import Store, feeding
 from trackside.app.storage.subscriptions import Subscription, SubscriptionConsumer, Subscriptions
-from trackside.app.wiring.delivering import Deliveries
 from trackside.testing import make_run
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -158,17 +157,9 @@ def test_a_run_is_told_to_all_observers_and_they_are_closed(here: Trackside, fol
 
 
 def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(
-    here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
+    here: Trackside, folder: Path, left_for_later_when: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drain = Deliveries.drain
-
-    async def drain_when_all_were_tried(self: Deliveries, seconds: float) -> None:
-        found: dict[str, Subscription] = {}
-        while not (found and found["hook"].failures and not found["mail"].behind):
-            found = {one.name: one for one in await self._store.subscriptions.all()}
-        await drain(self, seconds)
-
-    monkeypatch.setattr(Deliveries, "drain", drain_when_all_were_tried)
+    left_for_later_when(lambda found: len(found) == 2 and found["hook"].failures > 0 and not found["mail"].behind)
     monkeypatch.setattr("trackside.app.cli.actions.running.DELIVERY_SECONDS", 0.5)
     configure(folder, table("Endpoint", "hook"), table("Mail", "mail"))
     done = run(here)
