@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -57,14 +56,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def processes_in(folder: Path) -> list[int]:
-    """The processes that have something of this folder in their command lines, once those that are dying are dead."""
-    until = time.monotonic() + MINUTE
-    while (found := processes_now_in(folder)) and time.monotonic() < until:
-        time.sleep(0.02)
-    return found
-
-
-def processes_now_in(folder: Path) -> list[int]:
+    """The processes that have something of this folder in their command lines; those that are dead have none."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
