@@ -325,7 +325,7 @@ async def test_what_is_said_while_nobody_looks_holds_no_connection_and_is_not_mi
 
 
 IS_AT_END = """() => [document.getElementById("play-log"), document.querySelector(".play-parts")].every(
-  (one) => one.scrollHeight - one.scrollTop - one.clientHeight < 2)"""
+  (one) => one.scrollHeight > one.clientHeight && one.scrollHeight - one.scrollTop - one.clientHeight < 2)"""
 
 
 async def test_what_comes_all_at_once_is_laid_out_once_and_its_end_is_seen(serve: Any, visit: Any) -> None:
@@ -336,7 +336,7 @@ async def test_what_comes_all_at_once_is_laid_out_once_and_its_end_is_seen(serve
         headers = {"Content-Location": "/threads/t/runs/r", "Content-Type": "text/event-stream"}
         await route.fulfill(headers=headers, body=f'{parts}event: end\ndata: {{"status":"success"}}\n\n')
 
-    async with visit(server.url) as seen:
+    async with visit(server.url, viewport={"width": 1_360, "height": 400}) as seen:  # so low that both have to scroll
         await seen.page.add_init_script(counting_looks("#play-log, #play-log *"))
         await seen.page.route("**/runs/stream", tell)
         page = await seen.go("/ui/agents/talks")
