@@ -47,7 +47,9 @@ def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def give_time(observer: TracingObserver) -> None:
     """Give further requests of this observer their time."""
     exporter: Any = observer._export
-    exporter._sender._exporter._client._timeout = PATIENCE
+    client = exporter._sender._exporter._client
+    assert client._timeout == 0.3, "else this would change nothing"
+    client._timeout = PATIENCE
 
 
 @pytest.mark.usefixtures("impatient")
