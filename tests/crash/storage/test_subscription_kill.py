@@ -165,6 +165,7 @@ async def main(url):
         os.write(1, f"{event.sequence}\\n".encode())
 
     async with Store.open(url) as store:
+        # Here no lease ends by itself, but by `EndLeases`: see test_storage_subscriptions_leases.py.
         policy = FeedPolicy(lease_seconds=600, batch=5)
         async with SubscriptionFeed(store.subscriptions, "mail", handle, policy=policy, consumer=str(os.getpid())):
             await asyncio.Event().wait()
