@@ -98,6 +98,22 @@ async def test_runs_of_a_version_that_no_live_worker_has_are_for_all(
     assert await new.take(handle.run_id) == [TAKEN]
 
 
+async def test_no_more_runs_are_loosened_than_asked_for_however_the_database_finds_them(
+    member: Any, database: Any, dialect: str
+) -> None:
+    if dialect == "postgres":  # else it chooses this way, which is to look for each run, only with some statistics
+        name = database.execute("SELECT current_database()").fetchall()[0][0]
+        for other in ("hashjoin", "mergejoin", "hashagg", "material", "sort"):
+            database.execute(f'ALTER DATABASE "{name}" SET enable_{other} = off')
+    server = await member("server", version="v1")
+    run_ids = [(await server.start("quick")).run_id for _ in range(5)]
+    await (await member(version="v2")).coordinator.take_any(0)
+    server.news.clear()
+
+    assert [await server.store.fleet.loosen_versions(limit=2) for _ in range(4)] == [2, 2, 1, 0]
+    assert server.announced == run_ids
+
+
 async def test_runs_of_a_version_that_workers_of_other_pools_or_agents_have_are_for_all_of_their_own(
     member: Any, database: Any
 ) -> None:

@@ -147,7 +147,9 @@ class LoosenVersions(Work):
         columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.state, active_runs.c.holds)
         some = select(active_runs.c.run_id).where(has_not_begun, of_these)
         some = some.order_by(active_runs.c.ordinal).limit(self.limit).with_for_update(skip_locked=True)
-        loosen = update(active_runs).where(active_runs.c.run_id.in_(some)).values(version=None)
+        # Found once, before any is changed: PostgreSQL may look for a mere subquery again and again, and find others.
+        found = some.cte("found")
+        loosen = update(active_runs).where(active_runs.c.run_id.in_(select(found.c.run_id))).values(version=None)
         loosened = unit.session.execute(loosen.returning(*columns))
         unit.queue.made_ready += ready_among(loosened)
         return len(loosened)
