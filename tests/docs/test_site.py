@@ -13,6 +13,8 @@ from blocks import DOCS, ROOT
 from browser import running_browser, visiting
 from playwright.async_api import expect
 
+pytestmark = pytest.mark.timeout(600)  # the first test builds the site, which takes a minute of a busy machine's time
+
 _ASKED_FOR = re.compile(
     r'<(?:script|img|link|iframe)\b[^>]*\b(?:src|href)="((?:https?:)?//[^"]+)"|url\((https?://[^)]+)\)'
 )
