@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 AGENTS = ("talks", "fails", "asks", "waits", "graph", "works")
-OWN = ("speaks", "delegates", "nested", "huge", "chooses", "wants_text", "two", "counts")
+OWN = ("speaks", "tells_more", "delegates", "nested", "huge", "chooses", "wants_text", "two", "counts")
 SETTINGS = "\n".join(
     [
         "[agents]",

@@ -43,6 +43,14 @@ async def speaks(input: Any, run: RunContext) -> Any:
     return {"messages": [{"type": "ai", "content": "Once upon a time, the end."}]}
 
 
+async def tells_more(input: Any, run: RunContext) -> Any:
+    """Streams more lines than a page shows at once, and twice as many again when it may."""
+    for told in ("first", "second", "third"):
+        for number in range(100):
+            run.send({told: number})
+        await until(told)
+
+
 async def delegates(input: Any, run: RunContext) -> Any:
     """Has another agent speak, as adapters of frameworks tell of that."""
     piece = [{"id": "m1", "type": "AIMessageChunk", "content": "hello there"}, {"agent": "researcher"}]

@@ -172,3 +172,26 @@ async def test_of_a_run_that_says_much_the_newest_lines_are_shown_and_how_many_c
         await expect(note).to_have_text("105 lines before this are not shown any more.")  # with those that say whose
         # What goes on though its line was dropped is there once more.
         assert texts(await lines.all_inner_texts())[-3:] == ['{"n":1099}', "teller", "Once upon a time."]
+
+
+async def test_whoever_has_scrolled_up_stays_there_and_whoever_is_at_the_end_sees_what_is_new(
+    serving: Any, visit: Any, tmp_path: Path
+) -> None:
+    server, api = await serving()
+    run = await api.start("tells_more")
+    async with visit(server.url) as seen:
+        page = await seen.go(f"/ui/runs/{run['run_id']}")
+        lines = page.locator("#stream-lines")
+        await expect(lines).to_contain_text('{"first":99}')
+        await page.wait_for_function(IS_AT_END)
+        await lines.evaluate("(one) => { one.scrollTop = 100; }")
+        await asyncio.to_thread((tmp_path / "first").touch)
+        await expect(lines).to_contain_text('{"second":99}')
+        await page.evaluate("() => new Promise((done) => setTimeout(done))")  # behind what was to be done after it
+        assert await lines.evaluate("(one) => one.scrollTop") == 100
+        await lines.evaluate("(one) => { one.scrollTop = one.scrollHeight; }")
+        await asyncio.to_thread((tmp_path / "second").touch)
+        await expect(lines).to_contain_text('{"third":99}')
+        await page.wait_for_function(IS_AT_END)
+        await asyncio.to_thread((tmp_path / "third").touch)
+        await expect(page.locator("#stream-state")).to_contain_text("ended")

@@ -1,6 +1,7 @@
 // The page of a run: what it says while it says it, how long it goes on, and details of what is pointed at.
 // All of it is set as text: agents write what they like.
 
+import { grow } from "./ends.js";
 import { parsed } from "./exact.js";
 
 const refresh = () => htmx.trigger(document.getElementById("refresh"), "changed");
@@ -54,21 +55,8 @@ function clear() {
   dropped = 0;
 }
 
-let isGrowing = false;
-
-/** Stays at the end, if it is there, when what comes now has been added: much may come at once, and each look costs a layout. */
-function grow() {
-  if (isGrowing) return;
-  isGrowing = true;
-  const isAtEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
-  setTimeout(() => {
-    isGrowing = false;
-    if (isAtEnd) lines.scrollTop = lines.scrollHeight;
-  });
-}
-
 function add(element) {
-  grow();
+  grow(lines);
   lines.append(element);
   if (lines.childElementCount > MOST_LINES) drop();
 }
@@ -139,7 +127,7 @@ function message(said, about, namespace, way) {
   calls.forEach((name) => known.calls.add(name));
   const shown = known.text.length > MOST_CHARS ? `…${known.text.slice(-MOST_CHARS)}` : known.text;
   const called = [...known.calls].map((name) => `→ calls ${name}`).join("\n");
-  grow();
+  grow(lines);
   known.element.textContent = [shown, called].filter(Boolean).join("\n");
 }
 

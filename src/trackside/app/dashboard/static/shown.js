@@ -1,5 +1,7 @@
 // What runs say in the playground, as it shows it: messages that grow, other parts, and what came out. All of it is set as text.
 
+import { grow } from "./ends.js";
+
 export const log = document.getElementById("play-log");
 
 /** An element with a class and a text. */
@@ -21,23 +23,6 @@ const SPEAKERS = { human: "Human", user: "Human", ai: "AI", assistant: "AI", AIM
 const CLASSES = { Human: "human", AI: "ai", Tool: "tool", System: "system" };
 
 export const LONGEST = 20_000; // characters of a message
-
-const growing = new Map(); // what grows now, and whether its end is to be seen when it has grown
-
-/** Has the end of an element be seen, if it is now or `always`, when what comes now was added: each look costs a layout. */
-function grow(element, always = false) {
-  if (growing.has(element)) {
-    if (always) growing.set(element, true);
-    return;
-  }
-  if (!growing.size) {
-    setTimeout(() => {
-      for (const [one, isFollowed] of growing) if (isFollowed) one.scrollTop = one.scrollHeight;
-      growing.clear();
-    });
-  }
-  growing.set(element, always || element.scrollHeight - element.scrollTop - element.clientHeight < 40);
-}
 
 /** What one run has said, in the log. */
 export class Shown {
