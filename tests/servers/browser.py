@@ -132,7 +132,8 @@ class Visit:
         """What somebody sees on the page now, what it has fetched and what the browser said: for a test that failed."""
         try:
             async with asyncio.timeout(10):
-                text = await self.page.inner_text("body")
+                lines = (await self.page.inner_text("body")).splitlines()
+                text = "\n".join(filter(str.strip, lines))
                 fetched = await self.page.evaluate(FETCHED)
         except (PlaywrightError, TimeoutError) as exc:
             text, fetched = f"(cannot be asked: {exc})", []
