@@ -12,6 +12,7 @@ import pytest
 from demo.stranger.failing import StrangerError
 from demo.stranger.readme import Section
 from demo.stranger.shell import Shell
+from left_processes import is_there
 
 ROOT = Path(__file__).parents[2]
 MINUTE = 60  # seconds
@@ -68,15 +69,6 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
-def is_alive(pid: str) -> bool:
-    """Whether there is such a process, and more of it than a death of which nobody has taken note."""
-    try:
-        told = Path("/proc", pid, "stat").read_text("utf-8", "replace")
-    except OSError:  # it is gone
-        return False
-    return told.rpartition(") ")[2][0] not in "ZX"
-
-
 @pytest.mark.timeout(6 * MINUTE)
 def test_with_the_readme_alone_an_agent_is_served_and_nothing_is_lost_with_its_server(tmp_path: Path) -> None:
     process = start(tmp_path)
@@ -114,7 +106,7 @@ def test_nothing_that_was_started_in_the_shell_is_there_when_it_is_closed(tmp_pa
     shell.close()
 
     assert len(pids) == 9
-    assert [pid for pid in pids if is_alive(pid)] == []
+    assert [pid for pid in pids if is_there(int(pid))] == []
 
 
 def test_a_readme_that_leaves_out_a_step_or_has_another_one_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from langgraph_sdk import get_sync_client
+from left_processes import is_there
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 type OpenTerminal = Callable[..., Any]
@@ -89,13 +90,6 @@ def fleet(piped: Any, tmp_path: Path) -> Callable[..., Fleet]:
     """Starts fleets."""
     (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
     return lambda *options: Fleet(piped("fleet", "up", "agents.py:chat", "--json", *options))
-
-
-def is_there(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def until_gone(pids: set[int]) -> None:

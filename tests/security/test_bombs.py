@@ -176,12 +176,12 @@ JSON_BOMBS = {
 @pytest.mark.parametrize("body", JSON_BOMBS.values(), ids=JSON_BOMBS.keys())
 def test_json_that_is_odd_is_refused_or_taken_as_it_is(place: Any, body: bytes) -> None:
     headers = {**place.headers("run"), "content-type": "application/json"}
-    answer = httpx.post(f"{place.url}/runs/wait", content=body, headers=headers, timeout=60)
+    answer = httpx.post(f"{place.url}/runs/wait", content=body, headers=headers)
     assert answer.status_code in {200, 422}, answer.text[:500]
     assert len(answer.content) < 2 * len(body) + 1_000
     if answer.status_code == 200:
         json.loads(answer.content, parse_constant=pytest.fail)
-    assert httpx.get(f"{place.url}/ok", timeout=60).json() == {"ok": True}
+    assert httpx.get(f"{place.url}/ok").json() == {"ok": True}
 
 
 COOKIES = {
@@ -208,7 +208,7 @@ def test_a_key_that_comes_twice_means_one_thing_to_all(place: Any) -> None:
     """Otherwise one part would look at the first and another use the second."""
     body = b'{"assistant_id": "nobody", "assistant_id": "echo", "input": {"a": 1, "a": 2}}'
     headers = {**place.headers("run"), "content-type": "application/json"}
-    answer = httpx.post(f"{place.url}/runs/wait", content=body, headers=headers, timeout=60)
+    answer = httpx.post(f"{place.url}/runs/wait", content=body, headers=headers)
     assert (answer.status_code, answer.json()) == (200, {"a": 2})
 
 
@@ -219,7 +219,7 @@ def test_a_search_costs_no_more_than_what_it_looks_at(place: Any, path: str) -> 
     made = {"metadata": {"listed": [*range(many), {"last": True}]}}
 
     def answer(path: str, body: Any) -> tuple[int, Any]:
-        said = httpx.post(f"{place.url}{path}", json=body, headers=place.headers("run"), timeout=60)
+        said = httpx.post(f"{place.url}{path}", json=body, headers=place.headers("run"))
         return said.status_code, said.json()
 
     assert answer("/threads", made)[0] == 200
@@ -228,7 +228,7 @@ def test_a_search_costs_no_more_than_what_it_looks_at(place: Any, path: str) -> 
     assert found
     status, found = answer(path, {"metadata": {"listed": [{"last": True}] * many}})
     assert (status, "comparisons" in found["detail"]) == (422, True)
-    assert httpx.get(f"{place.url}/ok", timeout=60).json() == {"ok": True}
+    assert httpx.get(f"{place.url}/ok").json() == {"ok": True}
 
 
 def deep(levels: int) -> Any:
@@ -255,7 +255,7 @@ TOO_MUCH = {"much in a list": {"a": [{}] * 30_000}, "many": {str(n): None for n 
 )
 def test_what_is_searched_for_has_bounds(place: Any, path: str, by: str, wanted: Any) -> None:
     before = len(place.server.log)
-    answer = httpx.post(f"{place.url}{path}", json={by: wanted}, headers=place.headers(), timeout=60)
+    answer = httpx.post(f"{place.url}{path}", json={by: wanted}, headers=place.headers())
     assert answer.status_code == 422
     assert by in answer.json()["detail"]
     assert " failed" not in place.server.log[before:]
@@ -263,7 +263,7 @@ def test_what_is_searched_for_has_bounds(place: Any, path: str, by: str, wanted:
 
 def test_a_path_into_threads_is_as_long_as_somebody_would_write(place: Any) -> None:
     body = {"extract": {"a": "values" + ".a" * MEBI}}
-    answer = httpx.post(f"{place.url}/threads/search", json=body, headers=place.headers("run"), timeout=60)
+    answer = httpx.post(f"{place.url}/threads/search", json=body, headers=place.headers("run"))
     assert (answer.status_code, "extract" in answer.json()["detail"]) == (422, True)
 
 
@@ -274,7 +274,7 @@ def test_a_body_beyond_the_limit_costs_no_memory(place: Any) -> None:
         for _ in range(64):
             yield b" " * MEBI
 
-    answer = httpx.post(f"{place.url}/runs/wait", content=much(), headers=place.headers(), timeout=60)
+    answer = httpx.post(f"{place.url}/runs/wait", content=much(), headers=place.headers())
     assert answer.status_code == 413
     assert place.server.memory() - before < 48 * MEBI
 
@@ -302,7 +302,7 @@ def test_what_has_no_end_behind_a_body_ends_the_connection(
             for _ in range(64 * MEBI // len(piece)):
                 connection.sendall(piece)
     assert place.server.memory() - before < 32 * MEBI
-    assert httpx.get(f"{place.url}/ok", timeout=60).json() == {"ok": True}
+    assert httpx.get(f"{place.url}/ok").json() == {"ok": True}
 
 
 async def test_what_is_imported_is_bounded_by_depth_too(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ KNOWN = {
 def test_no_break_in_an_address_begins_a_header(place: Any, path: str) -> None:
     for text in BREAKS:
         for headers in (place.headers(), {}):
-            answer = httpx.get(f"{place.url}{path.replace('{}', text)}", headers=headers, timeout=60)
+            answer = httpx.get(f"{place.url}{path.replace('{}', text)}", headers=headers)
             names = {name.lower() for name in answer.headers}
             assert names <= KNOWN, names - KNOWN
             assert "x=1" not in answer.headers.get("set-cookie", "").split("; ")
@@ -56,7 +56,7 @@ def test_no_break_in_a_body_begins_a_header(place: Any) -> None:
         ("/runs/wait", {"assistant_id": "echo", "input": {"a": hostile}, "metadata": {"a": hostile}}),
         ("/runs/wait", {"assistant_id": "echo", "input": {}, "idempotency_key": hostile}),
     ):
-        answer = httpx.post(f"{place.url}{path}", json=body, headers=place.headers(), timeout=60)
+        answer = httpx.post(f"{place.url}{path}", json=body, headers=place.headers())
         assert answer.status_code in {200, 404, 422}, answer.text
         assert {name.lower() for name in answer.headers} <= KNOWN
         assert "set-cookie" not in answer.headers

@@ -30,7 +30,7 @@ INSIDE = (
 @pytest.mark.parametrize("path", ["/runs", "/runs/crons", "/runs/batch", "/threads/{}/runs/crons"])
 def test_no_address_inside_is_told_of_a_run(place: Any, path: str) -> None:
     headers = place.headers("run")
-    with httpx.Client(base_url=place.url, headers=headers, timeout=60) as http:
+    with httpx.Client(base_url=place.url, headers=headers) as http:
         thread_id = http.post("/threads", json={}).json()["thread_id"]
         for address in INSIDE:
             asked = {"assistant_id": "echo", "input": {}, "webhook": address}

@@ -24,7 +24,7 @@ def policy_of(answer: httpx.Response) -> dict[str, list[str]]:
 def test_every_page_says_what_may_run_in_it(place: Any) -> None:
     """`tests/acceptance/console/test_console_security.py` checks what a browser makes of it."""
     assert len(PAGES) > 12
-    with httpx.Client(base_url=place.url, timeout=60) as http:
+    with httpx.Client(base_url=place.url) as http:
         for path in (*PAGES, "/docs", "/ui/nowhere", "/ui/runs?since=x", "/ui/runs/%00"):
             for headers in (place.headers(), place.headers("read"), {}):
                 answer = http.get(path.replace("{assistant_id}", "echo"), headers=headers)
@@ -47,7 +47,7 @@ def test_every_page_says_what_may_run_in_it(place: Any) -> None:
 def test_what_is_no_page_is_taken_for_none(place: Any) -> None:
     """An API answer opened in a browser runs nothing, whatever somebody has written into it."""
     hostile = {"assistant_id": "echo", "input": {"a": "<script>alert(1)</script>"}}
-    with httpx.Client(base_url=place.url, headers=place.headers(), timeout=60) as http:
+    with httpx.Client(base_url=place.url, headers=place.headers()) as http:
         for answer in (
             http.post("/runs/wait", json=hostile),
             http.get("/runs"),

@@ -115,7 +115,7 @@ def test_no_secret_is_in_anything_that_a_server_says(
     server._arguments = ["serve", "--json"]  # the database is in the environment, as secrets should be
     claims = {"sub": "ada", "exp": int(time.time()) + 600, "scope": "admin", "note": CANARIES["claim"]}
     token = jwt.encode(claims, CANARIES["tokens"])
-    with server, httpx.Client(base_url=server.url, timeout=60) as http:
+    with server, httpx.Client(base_url=server.url) as http:
         good = {"authorization": f"Bearer {token}"}
         said = f"{server.ready} {said_by(server.pid)}"
         for agent in ("echo", "fails", "nobody"):

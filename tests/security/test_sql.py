@@ -100,7 +100,7 @@ async def inventory(served: Served) -> tuple[str, Any]:
 async def test_no_value_changes_a_statement(served: Served) -> None:
     """The server may refuse anything or find nothing; nothing fails, and the stored data stay as they were."""
     before, wrong = await inventory(served), []
-    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=served.url) as http:
         for endpoint in SEARCHES:
             for attack in ATTACKS:
                 for query, body in requests_of(endpoint, attack):
@@ -113,7 +113,7 @@ async def test_no_value_changes_a_statement(served: Served) -> None:
 
 async def test_no_part_of_a_path_changes_a_statement(served: Served) -> None:
     wrong = []
-    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=served.url) as http:
         for endpoint in ENDPOINTS:
             if "{" not in endpoint.path or endpoint.method != "GET":
                 continue
@@ -128,7 +128,7 @@ async def test_no_part_of_a_path_changes_a_statement(served: Served) -> None:
 
 async def test_a_wildcard_stands_for_itself(served: Served) -> None:
     """Otherwise a client that may search could find with it what it cannot name."""
-    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=served.url) as http:
         for wildcard in WILDCARDS:
             for path, body in (
                 ("/threads/search", {"metadata": {"name": wildcard}}),

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
+from left_processes import is_there
+
 type StopSignal = Literal["TERM", "KILL"]
 
 _START_TRIES: Final = 3  # somebody may take the port that was just free
@@ -139,13 +141,8 @@ class KeptServer:
 
 
 def _has_ended(process: str) -> bool:
-    """Whether a process has ended, as far as this system says it: then it is gone, or a zombie."""
-    if not Path("/proc/self/stat").exists():
-        return False
-    try:
-        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
+    """Whether a process has ended, as far as this system says it."""
+    return Path("/proc/self/stat").exists() and not is_there(int(process))
 
 
 def free_ports(count: int = 1) -> list[int]:

@@ -1,4 +1,4 @@
-"""Processes that were left behind by one that has ended."""
+"""Processes that may have been left behind by one that has ended."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from pathlib import Path
 from typing import Final
 
 PATIENCE: Final = 20.0  # seconds in which the processes that are about to end do so
+
+
+def is_there(pid: int) -> bool:
+    """Whether there is such a process that has not ended: a death of which nobody has taken note is one."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def processes_left(folder: Path) -> list[int]:

@@ -127,7 +127,7 @@ async def test_questions_are_answered_where_they_are_asked(serve_more: Any, visi
 
 async def test_who_answers_a_moment_too_late_is_told_so(serve_more: Any, visit: Any, tmp_path: Path) -> None:
     server = await serve_more()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         page = await seen.go("/ui/agents/decides")
         await page.get_by_role("radio", name="JSON").check()
         await page.locator("#play-input").fill('{"until": "signed"}')
@@ -351,7 +351,7 @@ async def test_what_comes_all_at_once_is_laid_out_once_and_its_end_is_seen(serve
 async def test_numbers_are_sent_and_shown_as_they_are_written(serve_more: Any, visit: Any) -> None:
     typed = '{"account": 9007199254740993, "amount": 10.0, "most": 18446744073709551615}'
     server = await serve_more()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         page = await seen.go("/ui/agents/counts")
         await page.get_by_role("radio", name="JSON").check()
         await send(page, typed)

@@ -133,7 +133,7 @@ async def store_things(store: Store) -> str:
 
 async def send_things(url: str, key: str, things: Things) -> None:
     """Send what clients write."""
-    async with httpx.AsyncClient(base_url=url, headers={"x-api-key": key}, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=url, headers={"x-api-key": key}) as http:
         for agent in ("says", "fails", "asks", "graph"):
             metadata = {hostile("thread note"): hostile("thread note"), "nul": "a\0b"}
             answer = await http.post("/threads", json={"metadata": metadata})

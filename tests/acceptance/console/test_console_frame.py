@@ -32,7 +32,7 @@ WIDER_THAN_IT_SHOULD_BE = """() => {
 
 async def run_some(url: str) -> dict[str, str]:
     """Do runs that go well, fail, and ask something; gives the names that paths use for them."""
-    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=url) as http:
         named: dict[str, str] = {"assistant_id": "graph", "name:path": "mail", "rest:path": "nowhere"}
         for agent in ("talks", "fails", "works", "asks", "graph"):
             thread_id = (await http.post("/threads", json={})).json()["thread_id"]
@@ -149,13 +149,13 @@ async def test_keys_go_on_where_they_were_when_the_page_has_changed(serve: Any, 
         await page.keyboard.press("j")
         await page.keyboard.press("j")
         await expect(page.locator(f"#{before[1]} a").first).to_be_focused()
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=server.url) as http:
             await http.post("/runs/wait", json={"assistant_id": "talks", "input": "Hello", "on_completion": "keep"})
         await expect(page.locator("[data-row]")).to_have_count(len(before) + 1)
         await page.keyboard.press("j")
         await expect(page.locator(f"#{before[2]} a").first).to_be_focused()
         await expect(page.locator(".is-current")).to_have_count(1)
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=server.url) as http:
             await http.post("/runs/wait", json={"assistant_id": "talks", "input": "Hello", "on_completion": "keep"})
         await expect(page.locator("[data-row]")).to_have_count(len(before) + 2)
         await expect(page.locator(f"#{before[2]}.is-current")).to_have_count(1)
@@ -212,7 +212,7 @@ async def test_when_the_server_is_gone_nothing_is_said_to_be_done(serve: Any, vi
         await expect(page.locator(".toast.bad")).to_contain_text("Check whether it was done")
         await asyncio.to_thread(server.restart)
         await expect(liveness).to_have_text("live")
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=server.url) as http:
             assert (await http.get("/subscriptions/mail")).json()["state"] == "active"
             await http.post("/subscriptions", json={"name": "later"})
         await expect(page.get_by_role("link", name="later")).to_be_visible()
@@ -276,7 +276,7 @@ async def test_what_changes_while_a_page_fetches_itself_is_not_missed(serve: Any
 
     async with (
         visit(server.url) as seen,
-        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
+        httpx.AsyncClient(base_url=server.url) as http,
     ):
         page = await seen.go("/ui/runs")
         await expect(page.locator("#liveness")).to_have_text("live")
@@ -314,7 +314,7 @@ OPENS_AT_ONCE = """() => {
 
 async def test_what_changes_before_a_stream_opens_is_not_missed_however_soon_that_is(serve: Any, visit: Any) -> None:
     server = await serve()
-    async with visit(server.url) as seen, httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+    async with visit(server.url) as seen, httpx.AsyncClient(base_url=server.url) as http:
 
         async def be_late(route: Route) -> None:
             """Have a run end between the moment that the page shows and its arrival."""
@@ -334,7 +334,7 @@ async def test_what_is_deleted_while_it_is_looked_at_is_said_to_be_gone(serve: A
     async with visit(server.url) as seen:
         page = await seen.go(f"/ui/subscriptions/{named['name:path']}")
         await expect(page.locator("#liveness")).to_have_text("live")
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=server.url) as http:
             await http.delete("/subscriptions/mail")
         await expect(page.locator("#stale")).to_contain_text("This is not there any more")
         await expect(page.get_by_role("heading", level=1)).to_have_text("mail")
@@ -408,7 +408,7 @@ async def test_the_database_away_is_said_on_a_page(serve: Any, visit: Any, own_p
         await expect(page.get_by_role("heading", level=1)).to_have_text("The server cannot do this now")
         assert await seen.violations() == []
         await asyncio.to_thread(database.start)
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=server.url) as http:
             while (await http.get("/health/ready")).status_code != 200:
                 pass
         await page.reload()

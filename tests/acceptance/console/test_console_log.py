@@ -46,7 +46,7 @@ async def positions(page: Page) -> list[int]:
 
 async def all_positions(url: str, **query: Any) -> list[int]:
     """The positions of all events that the API lists, newest first."""
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=url) as client:
         found = (await client.get("/events", params={"newest_first": True, "limit": 1_000, **query})).json()
     return [event["position"] for event in found]
 

@@ -275,7 +275,7 @@ async def test_who_was_told_and_who_may_see_what(serving: Any, visit: Any, tmp_p
                 permission: (await store.api_keys.create("k", owner=f"{permission}-ada", permission=permission)).secret
                 for permission in ("read", "run", "admin")
             }
-        async with httpx.AsyncClient(base_url=server.url, headers={"X-Api-Key": keys["run"]}, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=server.url, headers={"X-Api-Key": keys["run"]}) as client:
             body = {"assistant_id": "fails", "on_completion": "keep"}
             run = (await client.post("/runs", json=body)).raise_for_status().json()
         async with visit(server.url, extra_http_headers={"X-Api-Key": keys["admin"]}) as seen:

@@ -36,7 +36,7 @@ def says(text: str) -> dict[str, Any]:
 
 async def test_a_thread_is_found_read_and_answered_while_its_page_is_open(serve: Any, visit: Any) -> None:
     server = await serve()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         page = await seen.go("/ui/threads")
         await expect(page.get_by_text("No threads yet")).to_be_visible()
         thread_id = await thread_with(client, "graph", says("Find the price of a fox"))
@@ -72,7 +72,7 @@ async def test_a_thread_is_found_read_and_answered_while_its_page_is_open(serve:
 
 async def test_two_checkpoints_are_compared_and_one_is_forked(serve_more: Any, visit: Any) -> None:
     server = await serve_more()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "chat", says("How is the weather?"))
         page = await seen.go(f"/ui/threads/{thread_id}")
         conversation = page.get_by_role("region", name="Conversation")
@@ -116,7 +116,7 @@ async def test_two_checkpoints_are_compared_and_one_is_forked(serve_more: Any, v
 
 async def test_two_questions_are_answered_together_and_one_by_one(serve_more: Any, visit: Any) -> None:
     server = await serve_more()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "form", {"name": "?"})
         page = await seen.go(f"/ui/threads/{thread_id}")
         answer = page.get_by_role("button", name=re.compile("^(Answer|Send answers)$"))
@@ -152,7 +152,7 @@ async def test_two_questions_are_answered_together_and_one_by_one(serve_more: An
 
 async def test_nothing_is_decided_but_what_the_agent_allows(serve_more: Any, visit: Any) -> None:
     server = await serve_more()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "decides", {"allowed": ["approve", "edit"]})
         page = await seen.go(f"/ui/threads/{thread_id}")
         buttons, field = page.locator("form.answer button"), page.locator("form.answer textarea")
@@ -177,7 +177,7 @@ async def test_nothing_is_decided_but_what_the_agent_allows(serve_more: Any, vis
 
 async def test_what_a_function_agent_was_asked_and_gave_is_told_run_by_run(serve: Any, visit: Any) -> None:
     server = await serve()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "talks", says("First"), says("Second"))
         await client.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": "fails", "input": {"a": 1}})
         page = await seen.go(f"/ui/threads/{thread_id}")
@@ -195,7 +195,7 @@ async def test_what_a_function_agent_was_asked_and_gave_is_told_run_by_run(serve
 
 async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(serve: Any, visit: Any) -> None:
     server = await serve()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "talks", says("Keep this"))
         page = await seen.go(f"/ui/threads/{thread_id}")
         await page.get_by_text("Metadata, lifetime, copy, delete").click()
@@ -234,7 +234,7 @@ async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(
 
 async def test_filters_say_what_is_wrong_with_them_and_pages_follow_one_another(serve: Any, visit: Any) -> None:
     server = await serve()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         for number in range(55):
             metadata = {"customer": "acme" if number % 2 else "globex"}
             await client.post("/threads", json={"metadata": metadata})
@@ -267,7 +267,7 @@ async def test_filters_say_what_is_wrong_with_them_and_pages_follow_one_another(
 
 async def test_five_megabytes_make_no_large_page_and_markup_stays_text(serve_more: Any, visit: Any) -> None:
     server = await serve_more()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         large = await thread_with(client, "huge", {"text": "y" * 500_000})
         bad = await thread_with(client, "hostile", {"a": SCRIPT, "messages": [{"role": "user", "content": SCRIPT}]})
         await client.patch(f"/threads/{bad}", json={"metadata": {SCRIPT: SCRIPT}})
@@ -300,7 +300,7 @@ async def test_five_megabytes_make_no_large_page_and_markup_stays_text(serve_mor
 
 async def test_what_somebody_does_on_a_page_stays_when_something_happens(serve_more: Any, visit: Any) -> None:
     server = await serve_more()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "chat", says("How is the weather?"))
 
         async def goes_on(runs: int) -> None:
@@ -344,7 +344,7 @@ async def test_who_may_only_look_sees_no_way_to_change_and_others_threads_are_no
             for owner, permission in (("ada", "run"), ("ada", "read"), ("bob", "run"), ("root", "admin"))
         ]
     ada, reader, bob, root = (key.secret for key in keys)
-    async with httpx.AsyncClient(base_url=server.url, timeout=60, headers={"x-api-key": ada}) as client:
+    async with httpx.AsyncClient(base_url=server.url, headers={"x-api-key": ada}) as client:
         thread_id = await thread_with(client, "graph", says("Hi"))
     for key, heading in ((reader, thread_id[-8:]), (bob, "There is no such thread"), (root, thread_id[-8:])):
         async with visit(server.url) as seen:
@@ -380,7 +380,7 @@ async def test_the_thread_of_an_agent_that_is_not_served_any_more_is_shown_as_fa
     serve: Any, visit: Any, tmp_path: Path
 ) -> None:
     server = await serve()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=server.url) as client:
         thread_id = await thread_with(client, "graph", says("Hi"))
     (tmp_path / "trackside.toml").write_text('[agents]\ntalks = "console_agents.py:talks"\n', "utf-8")
     await asyncio.to_thread(server.restart)

@@ -139,7 +139,7 @@ async def test_a_fleet_without_its_broker_says_so_and_a_balancer_may_send_reques
 ) -> None:
     async with Fleet(tmp_path, postgres_server, forkery=forkery, engine="nats", servers=1, workers=1) as fleet:
         (server,) = fleet.servers
-        async with visit(server.url) as seen, httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        async with visit(server.url) as seen, httpx.AsyncClient(base_url=server.url) as http:
             page = await seen.go("/ui/workers")
             await expect(page.locator("#engine")).to_contain_text("is connected")
             await fleet.kill_nats()
@@ -159,5 +159,5 @@ async def test_a_fleet_without_its_broker_says_so_and_a_balancer_may_send_reques
 
 
 async def thread_of(url: str, run_id: str) -> str:
-    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=url) as http:
         return str((await http.get(f"/runs/{run_id}")).json()["thread_id"])

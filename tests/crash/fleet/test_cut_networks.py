@@ -71,13 +71,13 @@ def backends(fleet: Fleet, address: str) -> int:
 
 async def is_ready(process: FleetProcess) -> bool:
     """Whether it says that it can do its work."""
-    async with httpx.AsyncClient(timeout=60) as http:
+    async with httpx.AsyncClient() as http:
         return (await http.get(f"{process.url}/health/ready")).status_code == httpx.codes.OK
 
 
 async def has_broker(process: FleetProcess) -> bool:
     """Whether a server says that it also has the broker."""
-    async with httpx.AsyncClient(timeout=60) as http:
+    async with httpx.AsyncClient() as http:
         said: dict[str, Any] = (await http.get(f"{process.url}/health/ready")).json()
     return not said["degraded"]
 

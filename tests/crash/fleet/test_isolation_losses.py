@@ -17,6 +17,7 @@ import pytest
 from fleet import Fleet
 from fleet_check import Asked, Words
 from fleet_clients import Follower
+from left_processes import is_there
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured on Linux alone"),
@@ -269,12 +270,3 @@ async def test_processes_end_with_a_supervisor_that_is_killed_and_their_runs_go_
     )
     asked.may_be_cancelled = True
     await fleet.check(words)
-
-
-def is_there(pid: int) -> bool:
-    """Whether there is such a process that has not ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}

@@ -95,7 +95,7 @@ class TinyFleet(Fleet):
 
 async def degraded(fleet: Fleet) -> str:
     """What a server says that it does worse than it should."""
-    async with httpx.AsyncClient(timeout=60) as http:
+    async with httpx.AsyncClient() as http:
         reply = await http.get(f"{fleet.servers[0].url}/health/ready")
     assert reply.status_code == httpx.codes.OK
     return " ".join(each["why"] for each in reply.json()["degraded"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from left_processes import is_there
 from sqlalchemy import update
 from tests.crash.storage.forker import Forker
 
@@ -178,14 +179,6 @@ for place in places:
 signal.pause()
 """
 LOOKS_EVERY = 0.05  # seconds
-
-
-def is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_of_three_processes_one_consumes_and_when_it_dies_another_does(url: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import nats
 import pytest
+from left_processes import is_there
 
 from trackside.app.engine.local import (
     DataFolderError,
@@ -96,13 +97,6 @@ async def without_a_password(port: int) -> bytes:
     writer.close()
     await writer.wait_closed()
     return said
-
-
-def is_there(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 async def test_stores_want_a_password_and_listen_on_loopback_alone(folder: Path) -> None:

@@ -110,7 +110,7 @@ async def served_with(
         living(guest, name="guest") as one,
     ):
         front = Front(app.asgi_before(one), note=note)
-        async with serving(front) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        async with serving(front) as url, httpx.AsyncClient(base_url=url) as http:
             yield app, http, front
 
 

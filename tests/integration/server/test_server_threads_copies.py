@@ -166,7 +166,7 @@ async def test_what_a_graph_keeps_itself_goes_with_its_thread(serve_agents: Any)
 async def test_so_many_threads_are_named_at_once_and_no_more(
     serve_agents: Any, path: str, field: str, more: dict[str, Any]
 ) -> None:
-    async with serve_agents({"chat": chat}) as served, httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+    async with serve_agents({"chat": chat}) as served, httpx.AsyncClient(base_url=served.url) as http:
         thread_id = (await served.client.threads.create())["thread_id"]
         ids = [thread_id, *(str(UUID(int=number)) for number in range(9_999))]
         most = await http.post(f"/threads/{path}", json={field: ids, **more})
