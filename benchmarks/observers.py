@@ -30,9 +30,9 @@ from trackside.app.observers.metrics import MetricsObserver
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.observers.tracing import TracingObserver
 from trackside.app.storage import Store
-from trackside.harness.buffered import BufferedObserver
 from trackside.harness.ids import new_id
 from trackside.harness.observer import BatchRunObserver, RunObserver
+from trackside.harness.observing.buffered import BufferedObserver
 
 EFFORT = Effort(rounds=5, seconds=0.7)
 CONCURRENT = (32, 256)

@@ -21,7 +21,7 @@ from trackside import (
     RunStatus,
     ensure_observer,
 )
-from trackside.harness.buffered import BufferedObserver, BufferStats, EventGap, FlushReport, GapObserver
+from trackside.harness.observing.buffered import BufferedObserver, BufferStats, EventGap, FlushReport, GapObserver
 from trackside.testing import RecordingBatchObserver, RecordingObserver, assert_run_order, make_run, run_virtual
 
 

@@ -11,7 +11,7 @@ type Trackside = Callable[..., CompletedProcess[str]]
 AGENTS = """
 import asyncio, logging, sys, structlog
 from trackside.app.observers.logging import add_run_fields
-from trackside.harness.logs import RunFieldsFilter
+from trackside.harness.running.logs import RunFieldsFilter
 
 def configure_structlog():
     structlog.configure(

@@ -1,7 +1,7 @@
 """An observer behind a buffer that records what the buffer says it missed."""
 
-from trackside.harness.backlog import EventGap
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observing.backlog import EventGap
 from trackside.testing import Misbehaviour, RecordingObserver
 
 

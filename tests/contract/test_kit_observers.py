@@ -3,7 +3,7 @@
 import pytest
 
 from trackside.harness import CallbackObserver, CompositeObserver, NullObserver, RunLifecycleEvent
-from trackside.harness.buffered import BufferedObserver
+from trackside.harness.observing.buffered import BufferedObserver
 from trackside.testing import RecordingBatchObserver, RecordingObserver
 from trackside.testing.contracts import ObserverContract
 

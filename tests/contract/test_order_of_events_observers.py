@@ -31,8 +31,8 @@ from trackside.harness import (
     RunStatus,
     run_agent,
 )
-from trackside.harness.bounding import IN_LINE
 from trackside.harness.errors import ObserverExitError
+from trackside.harness.observing.bounding import IN_LINE
 from trackside.testing import (
     Misbehaviour,
     RecordingBatchObserver,

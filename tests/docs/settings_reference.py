@@ -22,7 +22,7 @@ from trackside.app.settings import (
 )
 from trackside.app.settings._access import ACCESS_KEYS
 from trackside.app.settings._observers import _PARSERS as OBSERVER_PARSERS
-from trackside.harness.ending import StopPolicy
+from trackside.harness.running.ending import StopPolicy
 from trackside.harness.types import AgentLimits
 
 DOCUMENT: Final = DOCS / "reference" / "settings.md"

@@ -19,11 +19,12 @@ OF_APP = ["server", "dashboard", "storage", "streams", "wiring", "engine", "cli"
 FOLDERS = sorted(
     {
         str(path.parent.relative_to(PACKAGE))
-        for folder in ("storage/_*", "cli/*")
-        for path in PACKAGE.glob(f"app/{folder}/**/*.py")
+        for folder in ("app/storage/_*", "app/cli/*", "harness/*")
+        for path in PACKAGE.glob(f"{folder}/**/*.py")
+        if "adapters" not in path.parts
     }
 )
-"""The folders of what the log's room keeps to itself, and those of the command line."""
+"""The folders of what the log's room keeps to itself, those of the command line, and those of the harness."""
 
 
 @pytest.mark.parametrize("room", ["harness", "app", *(f"app/{room}" for room in OF_APP), *FOLDERS])

@@ -20,7 +20,7 @@ from trackside.app.storage.errors import (
 )
 from trackside.app.storage.subscriptions import Batch, OnFailure, ParkedEvent, ParkedState, Subscriptions
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.weighing import weight_of
+from trackside.harness.observing.weighing import weight_of
 from trackside.testing.events import EPOCH
 
 STRETCH = 7

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.property.run_agents import Working
 from tests.property.run_watchers import id_of
 
-from trackside.harness.buffered import BufferedObserver
+from trackside.harness.observing.buffered import BufferedObserver
 from trackside.testing import assert_run_order
 from trackside.testing.loop import EPOCH
 

@@ -49,8 +49,8 @@ from trackside.harness import (
     current_run,
     run_agent,
 )
-from trackside.harness.buffered import BufferedObserver
 from trackside.harness.ids import new_id
+from trackside.harness.observing.buffered import BufferedObserver
 from trackside.testing import VirtualClock, VirtualTimeLoop, make_run
 
 POLICY = {"call_limit": 5.0, "retry_for": 1.0, "first_pause": 0.1, "longest_pause": 0.5}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.contract.recorded_log import RecordedLog
 
-from trackside.harness.backlog import UNWEIGHED, Deferred, Pending
-from trackside.harness.buffered import MAX_LEFT_BEHIND, BufferedObserver, EventGap
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observing.backlog import UNWEIGHED, Deferred, Pending
+from trackside.harness.observing.buffered import MAX_LEFT_BEHIND, BufferedObserver, EventGap
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import VirtualTimeLoop, make_event
 

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trackside.harness.places import Places
+from trackside.harness.managing.places import Places
 
 TOTAL = 3
 LIMITS = {"one": 1, "two": 2, "many": 9}

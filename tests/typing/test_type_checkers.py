@@ -19,7 +19,7 @@ from trackside import (
     CompositeObserver, LifecycleEventType, ObserverBinding, RunLifecycleEvent, RunObserver, RunResult, RunSpec, RunStatus,
     ensure_observer,
 )
-from trackside.harness.buffered import BufferedObserver
+from trackside.harness.observing.buffered import BufferedObserver
 from trackside.testing import run_virtual
 
 class Observer:

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from trackside.harness.buffered import BufferStats
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observing.buffered import BufferStats
 from trackside.testing import make_event
 
 

@@ -7,8 +7,8 @@ from tests.contract.shared_ports import SharedCoordinator, SharedLog
 from tests.contract.ways_to_run import required
 
 from trackside.harness import MultitaskStrategy, RunManager, RunRecord, RunResult, RunStatus
-from trackside.harness.bounding import RequiredObserver
 from trackside.harness.memory import MemoryStream
+from trackside.harness.observing.bounding import RequiredObserver
 from trackside.testing import RecordingObserver, VirtualClock
 
 BUSY = "thread_status_updated busy"

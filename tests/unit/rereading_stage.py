@@ -8,8 +8,8 @@ import pytest
 from tests.contract.recorded_log import RecordedLog
 from tests.unit.buffer_hands import assert_adds_up
 
-from trackside.harness.buffered import BufferedObserver, BufferStats
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observing.buffered import BufferedObserver, BufferStats
 from trackside.testing import RecordingObserver, make_event
 
 

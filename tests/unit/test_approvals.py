@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from trackside import InvalidSpecError
-from trackside.harness.approvals import Approval, approval_of
+from trackside.harness.agents.approvals import Approval, approval_of
 
 
 @pytest.mark.parametrize("answer", [True, "yes", "Yes.", " OK ", "approve", "approved", "true", {"approved": True}])

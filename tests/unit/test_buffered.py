@@ -17,9 +17,9 @@ import pytest
 from tests.contract.ways_to_run import virtual
 from tests.unit.buffer_hands import assert_adds_up, events, turns
 
-from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport, InvalidBufferError
 from trackside.harness.errors import NotAnObserverError
 from trackside.harness.observer import BatchRunObserver, NullObserver, RunLifecycleEvent
+from trackside.harness.observing.buffered import BufferedObserver, BufferStats, FlushReport, InvalidBufferError
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_event, make_run
 
 

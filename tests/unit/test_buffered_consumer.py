@@ -11,8 +11,8 @@ import uvloop
 from tests.contract.ways_to_run import virtual
 from tests.unit.buffer_hands import assert_adds_up, consumer_of, events, turns
 
-from trackside.harness.buffered import BufferedObserver, FlushReport, OtherLoopError
 from trackside.harness.observer import NullObserver, RunLifecycleEvent
+from trackside.harness.observing.buffered import BufferedObserver, FlushReport, OtherLoopError
 from trackside.testing import (
     DeadlockError,
     Misbehaviour,

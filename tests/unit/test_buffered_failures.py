@@ -9,9 +9,9 @@ import pytest
 from tests.contract.ways_to_run import virtual
 from tests.unit.buffer_hands import assert_adds_up, events, turns
 
-from trackside.harness.buffered import MAX_LEFT_BEHIND, BufferedObserver, FlushReport, ObserverStuckError
 from trackside.harness.errors import ObserverTimeoutError
 from trackside.harness.observer import PartlyTaken, RunLifecycleEvent
+from trackside.harness.observing.buffered import MAX_LEFT_BEHIND, BufferedObserver, FlushReport, ObserverStuckError
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_event, run_virtual
 
 

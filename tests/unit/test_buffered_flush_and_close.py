@@ -6,9 +6,9 @@ import pytest
 from tests.contract.ways_to_run import virtual
 from tests.unit.buffer_hands import assert_adds_up, consumer_of, events, turns
 
-from trackside.harness.buffered import BufferedObserver, FlushReport
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import NullObserver, RunLifecycleEvent
+from trackside.harness.observing.buffered import BufferedObserver, FlushReport
 from trackside.testing import Misbehaviour, RecordingObserver, make_event, make_run
 
 

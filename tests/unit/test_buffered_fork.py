@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 
 PROGRAM = """
 import asyncio, dataclasses, json, logging, os, sys
-from trackside.harness.buffered import BufferedObserver
+from trackside.harness.observing.buffered import BufferedObserver
 from trackside.testing import make_event
 
 mode = sys.argv[1]
@@ -133,7 +133,7 @@ def test_child_of_a_process_between_two_loops_starts_empty_too() -> None:
 
 READS_AGAIN = """
 import asyncio, os, sys
-from trackside.harness.buffered import BufferedObserver
+from trackside.harness.observing.buffered import BufferedObserver
 from trackside.testing import make_event
 
 parent = os.getpid()

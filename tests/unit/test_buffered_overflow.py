@@ -8,12 +8,12 @@ from tests.contract.gap_recorder import GapRecorder
 from tests.contract.ways_to_run import virtual
 from tests.unit.buffer_hands import assert_adds_up, consumer_of, events, turns
 
-from trackside.harness.backlog import UNWEIGHED
-from trackside.harness.buffered import BufferedObserver, EventGap, FlushReport, GapObserver
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import NullObserver, RunLifecycleEvent
+from trackside.harness.observing.backlog import UNWEIGHED
+from trackside.harness.observing.buffered import BufferedObserver, EventGap, FlushReport, GapObserver
+from trackside.harness.observing.weighing import size_of
 from trackside.harness.types import LifecycleEventType
-from trackside.harness.weighing import size_of
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_event, make_run
 
 END = LifecycleEventType.RUN_COMPLETED

@@ -14,9 +14,9 @@ from tests.contract.ways_to_run import virtual
 from tests.unit.buffer_hands import turns
 from tests.unit.rereading_stage import Stage, by_run, in_turns, of_run
 
-from trackside.harness import backlog
-from trackside.harness.buffered import EventGap, FlushReport
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observing import backlog
+from trackside.harness.observing.buffered import EventGap, FlushReport
 from trackside.harness.ports import EventSpan
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_event, make_run, run_virtual

@@ -12,8 +12,8 @@ from tests.contract.ways_to_run import virtual
 from tests.unit.buffer_hands import turns
 from tests.unit.rereading_stage import Stage, by_run, in_turns, of_run
 
-from trackside.harness.buffered import EventGap, FlushReport
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observing.buffered import EventGap, FlushReport
 from trackside.harness.ports import EventSpan
 from trackside.testing import RecordingObserver, make_event
 

@@ -18,7 +18,7 @@ from trackside.app.dashboard.questions import (
     stop_in,
 )
 from trackside.app.server.failures import HttpError
-from trackside.harness.approvals import Approval, approval_of
+from trackside.harness.agents.approvals import Approval, approval_of
 
 
 @pytest.mark.parametrize(

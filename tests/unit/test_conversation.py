@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trackside.harness.conversation import conversation_before, unfinished_values
+from trackside.harness.agents.conversation import conversation_before, unfinished_values
 
 BEFORE = [{"says": "hello", "run_id": "r0"}, {"says": "hi"}]
 BROUGHT = [{"says": "charge it", "run_id": "r1"}, {"says": "looked up", "run_id": "r1"}]

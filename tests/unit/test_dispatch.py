@@ -23,10 +23,10 @@ from trackside.harness import (
     RunStatus,
     run_agent,
 )
-from trackside.harness.bounding import IN_LINE
-from trackside.harness.buffered import BufferedObserver, FlushReport
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.observer import RunObserver, observer_name
+from trackside.harness.observing.bounding import IN_LINE
+from trackside.harness.observing.buffered import BufferedObserver, FlushReport
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, assert_run_order, make_run
 
 TIMES = ["call_limit", "retry_for", "first_pause", "longest_pause"]

@@ -15,8 +15,8 @@ from trackside.harness import (
     NotAnObserverError,
     RunLifecycleEvent,
 )
-from trackside.harness.bounding import IN_LINE
 from trackside.harness.dispatch import ObserverSet
+from trackside.harness.observing.bounding import IN_LINE
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_run
 
 STARTED = LifecycleEventType.RUN_STARTED

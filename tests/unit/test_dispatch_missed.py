@@ -19,10 +19,10 @@ from trackside.harness import (
     RunSpec,
     RunStatus,
 )
-from trackside.harness.bounding import MissedEvents
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.memory import MemoryStream
 from trackside.harness.observer import HearTaken
+from trackside.harness.observing.bounding import MissedEvents
 from trackside.harness.ports import RunStream
 from trackside.testing import (
     Misbehaviour,

@@ -12,11 +12,11 @@ from tests.contract.ways_to_run import Gate, required, virtual
 from tests.unit.dispatched_runs import NO_RETRIES, POLICY, deliver_run, missed
 
 from trackside.harness import DispatchPolicy, LifecycleEventType, ObserverBinding, RunLifecycleEvent
-from trackside.harness.bounding import RequiredObserver
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.errors import ObserverTimeoutError
+from trackside.harness.foreign.timelimit import left_behind
 from trackside.harness.observer import PartlyTaken
-from trackside.harness.timelimit import left_behind
+from trackside.harness.observing.bounding import RequiredObserver
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_run
 
 STARTED = LifecycleEventType.RUN_STARTED

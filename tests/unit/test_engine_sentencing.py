@@ -14,7 +14,7 @@ from trackside.app.engine.children import BEAT, LEAST_GRACE, ChildLimits, ChildS
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.settings import Settings
 from trackside.app.storage.fleet import HeldRun
-from trackside.harness.ending import StopPolicy
+from trackside.harness.running.ending import StopPolicy
 from trackside.harness.types import AgentLimits, AgentStanding, CancelAction, FailureReason
 
 GOES_ON, STOPPED, FINISHED = AgentStanding

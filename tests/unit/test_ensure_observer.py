@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from trackside.harness.buffered import EventGap
 from trackside.harness.errors import NotAnObserverError, NotObserversError
+from trackside.harness.foreign.signatures import give_only_none
 from trackside.harness.manager import RunManager
 from trackside.harness.observer import (
     CallbackObserver,
@@ -19,7 +19,7 @@ from trackside.harness.observer import (
     RunObserver,
     ensure_observer,
 )
-from trackside.harness.signatures import give_only_none
+from trackside.harness.observing.buffered import EventGap
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import RecordingObserver, make_event
 

@@ -18,7 +18,7 @@ from tests.unit.logged_lines import failed, made
 from trackside import LifecycleEventType, RunLifecycleEvent, RunManager, RunSpec, RunStatus
 from trackside.app.delivery import ObserverOptionError
 from trackside.app.observers.logging import LoggingObserver, add_run_fields
-from trackside.harness.logs import RunFieldsFilter
+from trackside.harness.running.logs import RunFieldsFilter
 from trackside.testing.events import make_event, make_run
 
 HOSTILE = 'a\nERROR forged line\r\n\x1b[31mred\x1b[0m \x00 \u2028 \u2029 \x85 \u202e "quoted" {"b": 1} \ud83d'

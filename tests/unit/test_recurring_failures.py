@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pytest
 from tests.contract.ways_to_run import virtual
 
-from trackside.harness.buffered import BufferedObserver
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.recurring import IN_FULL, PERIOD
+from trackside.harness.observing.buffered import BufferedObserver
+from trackside.harness.observing.recurring import IN_FULL, PERIOD
 from trackside.testing import make_event, run_virtual
 
 
@@ -190,8 +190,8 @@ async def test_flood_leaves_nothing_to_the_garbage_collector(monkeypatch: pytest
 
 PROGRAM = """
 import asyncio, os
-from trackside.harness.buffered import BufferedObserver
-from trackside.harness.recurring import IN_FULL
+from trackside.harness.observing.buffered import BufferedObserver
+from trackside.harness.observing.recurring import IN_FULL
 from trackside.testing import make_event
 
 async def fails(event):

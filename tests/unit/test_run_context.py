@@ -19,7 +19,7 @@ from trackside.harness import (
     RunStatus,
     current_run,
 )
-from trackside.harness.bounding import IN_LINE
+from trackside.harness.observing.bounding import IN_LINE
 
 caller: ContextVar[str] = ContextVar("caller", default="nobody")
 

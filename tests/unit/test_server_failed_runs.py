@@ -10,7 +10,7 @@ from tests.contract.ways_to_run import virtual
 
 from trackside.app.server.failed_runs import FailedRuns, place_in
 from trackside.app.streams import StreamHub
-from trackside.harness.recurring import IN_FULL, PERIOD
+from trackside.harness.observing.recurring import IN_FULL, PERIOD
 
 TRACE = """Traceback (most recent call last):
   File "/home/ada/ag.py", line 6, in bad

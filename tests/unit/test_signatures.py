@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trackside.harness import CallbackObserver, RunStatus, ensure_observer, run_agent, signatures
-from trackside.harness.signatures import annotations_of, signature_of
+from trackside.harness.foreign.signatures import annotations_of, signature_of
 
 LATE = """
 async def agent(input: Missing, run: RunContext) -> Missing:

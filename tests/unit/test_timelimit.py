@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from trackside.harness.errors import ObserverCancelledError, ObserverExitError, ObserverTimeoutError
-from trackside.harness.timelimit import (
+from trackside.harness.foreign.timelimit import (
     Raised,
     call_observer,
     leave_behind,

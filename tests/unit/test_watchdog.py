@@ -12,7 +12,7 @@ import pytest
 from blockbuster import BlockBuster
 
 from trackside.harness import InvalidSpecError, RunFieldsFilter, RunManager, RunSpec, RunStatus
-from trackside.harness.watchdog import LoopWatchdog
+from trackside.harness.managing.watchdog import LoopWatchdog
 from trackside.testing import VirtualClock
 
 LOG = "trackside.watchdog"

@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from trackside.harness.weighing import size_of, weight_of
+from trackside.harness.observing.weighing import size_of, weight_of
 from trackside.testing import make_event
 
 

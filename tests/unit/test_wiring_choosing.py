@@ -8,7 +8,6 @@ import pytest
 
 from trackside.app.wiring.choosing import ChosenEvents, EventChoice
 from trackside.harness import LifecycleEventType, RunLifecycleEvent
-from trackside.harness.buffered import BufferedObserver, EventGap, GapObserver
 from trackside.harness.observer import (
     BatchRunObserver,
     CallbackObserver,
@@ -18,6 +17,7 @@ from trackside.harness.observer import (
     PartlyTaken,
     observer_name,
 )
+from trackside.harness.observing.buffered import BufferedObserver, EventGap, GapObserver
 from trackside.testing import RecordingBatchObserver, RecordingObserver, make_event, make_run, run_virtual
 
 MESSAGES = EventChoice([LifecycleEventType.HUMAN_MESSAGE], None)

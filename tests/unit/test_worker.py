@@ -12,7 +12,7 @@ from tests.contract.ways_to_run import ByManager, Way, both_ways, end_of, requir
 from tests.unit.scripted_agents import BUSY, FAILED, Scripted
 
 from trackside.harness import AgentResult, RunContext, RunManager, RunResult, RunSpec, RunStatus
-from trackside.harness.failures import TRACEBACK_CHARS
+from trackside.harness.foreign.failures import TRACEBACK_CHARS
 from trackside.testing import RecordingObserver, assert_run_order
 
 NOT_RESULTS = [

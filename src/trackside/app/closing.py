@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from trackside.harness.failures import is_own_failure, line_of
-from trackside.harness.timelimit import call_observer
+from trackside.harness.foreign.failures import is_own_failure, line_of
+from trackside.harness.foreign.timelimit import call_observer
 
 __all__ = ["close_observer"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from trackside.harness.asked import configured
+from trackside.harness.agents.asked import configured
 
 CREDENTIALS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-service-key"})
 """Headers that prove who asks. What becomes part of a run's config is kept and shown with the run."""

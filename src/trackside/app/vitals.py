@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from trackside.harness.backlog import BufferStats
+from trackside.harness.managing.stats import ManagerStats
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.stats import ManagerStats
+from trackside.harness.observing.backlog import BufferStats
 
 __all__ = [
     "EngineStats",

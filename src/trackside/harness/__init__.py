@@ -5,12 +5,8 @@ ARCHITECTURE.md says what each module is for.
 """
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.backlog import EventGap
-from trackside.harness.bounding import DispatchPolicy
-from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport
 from trackside.harness.context import Agent, AgentResult, RunContext, current_run
 from trackside.harness.embedded import run_agent
-from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import (
     ClosedError,
     ClosesItselfError,
@@ -38,9 +34,9 @@ from trackside.harness.errors import (
     UnknownThreadError,
     WaitsForItselfError,
 )
-from trackside.harness.handle import RunHandle
-from trackside.harness.logs import RunFieldsFilter, run_fields
 from trackside.harness.manager import RunManager
+from trackside.harness.managing.handle import RunHandle
+from trackside.harness.managing.stats import ManagerStats
 from trackside.harness.observer import (
     BatchRunObserver,
     CallbackObserver,
@@ -56,9 +52,13 @@ from trackside.harness.observer import (
     RunResult,
     ensure_observer,
 )
+from trackside.harness.observing.backlog import EventGap
+from trackside.harness.observing.bounding import DispatchPolicy
+from trackside.harness.observing.buffered import BufferedObserver, BufferStats, FlushReport
 from trackside.harness.ports import PriceList, StreamGap, StreamPart
 from trackside.harness.redaction import Redact
-from trackside.harness.stats import ManagerStats
+from trackside.harness.running.ending import StopPolicy
+from trackside.harness.running.logs import RunFieldsFilter, run_fields
 from trackside.harness.types import (
     AgentLimits,
     CancelAction,

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from trackside.harness.admission import check_command, is_id, member
 from trackside.harness.context import Agent
 from trackside.harness.errors import TracksideError, UnansweredError, UnknownQuestionError
+from trackside.harness.foreign.timelimit import within
 from trackside.harness.ports import PausedRun
 from trackside.harness.powers import calls_in_of, uses_thread_state
 from trackside.harness.questions import (
@@ -25,7 +26,6 @@ from trackside.harness.questions import (
 )
 from trackside.harness.services import Services
 from trackside.harness.states import AddressesAnswers, Caller, ThreadPlace, asked_of
-from trackside.harness.timelimit import within
 from trackside.harness.types import MultitaskStrategy, RunSpec
 
 logger = logging.getLogger("trackside.manager")

@@ -15,18 +15,9 @@ from functools import partial
 from itertools import chain, count
 from typing import Any
 
-from trackside.harness.bounding import (
-    REDELIVERIES,
-    Bindings,
-    DispatchPolicy,
-    MissedEvents,
-    MissedStats,
-    OptionalObserver,
-    RequiredObserver,
-)
-from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport
 from trackside.harness.errors import ClosedError, OtherLoopError
-from trackside.harness.failures import is_own_failure
+from trackside.harness.foreign.failures import is_own_failure
+from trackside.harness.foreign.timelimit import call_observer
 from trackside.harness.observer import (
     CompositeObserver,
     NullObserver,
@@ -37,8 +28,17 @@ from trackside.harness.observer import (
     after_change,
     warn_of_failure,
 )
+from trackside.harness.observing.bounding import (
+    REDELIVERIES,
+    Bindings,
+    DispatchPolicy,
+    MissedEvents,
+    MissedStats,
+    OptionalObserver,
+    RequiredObserver,
+)
+from trackside.harness.observing.buffered import BufferedObserver, BufferStats, FlushReport
 from trackside.harness.ports import RunLog
-from trackside.harness.timelimit import call_observer
 
 logger = logging.getLogger("trackside.observer")
 

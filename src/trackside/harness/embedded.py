@@ -13,19 +13,19 @@ from trackside.harness.adapters import as_agent
 from trackside.harness.addressing import addressed
 from trackside.harness.admission import as_of, record_of
 from trackside.harness.amounts import timeout_of
-from trackside.harness.arguments import check_ports
-from trackside.harness.bounding import IN_LINE
 from trackside.harness.budget import Budget
 from trackside.harness.context import call_in_place, current_run
 from trackside.harness.dispatch import ObserverSet
-from trackside.harness.ending import TASK_CANCELLED
 from trackside.harness.errors import ThreadBusyError
-from trackside.harness.lineage import line_of, starting_run
+from trackside.harness.managing.arguments import check_ports
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
+from trackside.harness.observing.bounding import IN_LINE
 from trackside.harness.payload import whole
 from trackside.harness.ports import PriceList, SystemClock
 from trackside.harness.remembered import MemoryThreadStates
+from trackside.harness.running.ending import TASK_CANCELLED
+from trackside.harness.running.lineage import line_of, starting_run
 from trackside.harness.services import Services
 from trackside.harness.types import AgentLimits, RunRecord, RunSpec
 from trackside.harness.worker import RunWorker

@@ -15,10 +15,10 @@ from typing import Any, Final
 from trackside.harness.budget import Used
 from trackside.harness.calls import Call, CallKind, CallLog
 from trackside.harness.errors import InvalidCallError, InvalidUsageError, PayloadError
+from trackside.harness.foreign.signatures import takes
 from trackside.harness.ids import new_id
 from trackside.harness.payload import MAX_CHARS, MORE, canonical, is_object, whole
 from trackside.harness.ports import PriceList
-from trackside.harness.signatures import takes
 from trackside.harness.types import JsonObject
 
 logger = logging.getLogger("trackside.journal")

@@ -15,13 +15,9 @@ from trackside.harness.adapters import as_agent
 from trackside.harness.addressing import addressed
 from trackside.harness.admission import as_of, checked_limits, idempotency_of, member, record_of, with_attempts
 from trackside.harness.amounts import seconds_of, timeout_of
-from trackside.harness.arguments import check_agents, check_ports, check_rules, check_run_id, followed, unrecorded
-from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
-from trackside.harness.closing import Closing
 from trackside.harness.context import Agent, RunContext, current_run
 from trackside.harness.dispatch import ObserverSet
-from trackside.harness.ending import Stop, StopPolicy
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
@@ -31,16 +27,21 @@ from trackside.harness.errors import (
     UnknownAgentError,
     UnknownRunError,
 )
-from trackside.harness.execution import Execution, Executions
-from trackside.harness.handle import RunHandle
-from trackside.harness.hosting import Host, asked_for
+from trackside.harness.foreign.timelimit import cancel_held_off, outlived
 from trackside.harness.items import ItemStore
 from trackside.harness.lifecycle import is_final
-from trackside.harness.lineage import starting_run
+from trackside.harness.managing import arguments
+from trackside.harness.managing.closing import Closing
+from trackside.harness.managing.execution import Execution, Executions
+from trackside.harness.managing.handle import RunHandle
+from trackside.harness.managing.hosting import Host, asked_for
+from trackside.harness.managing.outcome import ELSEWHERE, outcome_elsewhere
+from trackside.harness.managing.places import Places
+from trackside.harness.managing.stats import ManagerStats
+from trackside.harness.managing.watchdog import watchdog_of
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverBinding, RunEventCallback, RunObserver, RunResult
-from trackside.harness.outcome import ELSEWHERE, outcome_elsewhere
-from trackside.harness.places import Places
+from trackside.harness.observing.bounding import DispatchPolicy
 from trackside.harness.ports import (
     Admission,
     Clock,
@@ -55,11 +56,11 @@ from trackside.harness.ports import (
 )
 from trackside.harness.redaction import Redact, redacted
 from trackside.harness.remembered import states_beside
+from trackside.harness.running.ending import Stop, StopPolicy
+from trackside.harness.running.lineage import starting_run
+from trackside.harness.running.steady import steady
+from trackside.harness.running.streaming import is_heard
 from trackside.harness.services import Services
-from trackside.harness.stats import ManagerStats
-from trackside.harness.steady import steady
-from trackside.harness.streaming import is_heard
-from trackside.harness.timelimit import cancel_held_off, outlived
 from trackside.harness.types import (
     AgentLimits,
     AgentStanding,
@@ -70,7 +71,6 @@ from trackside.harness.types import (
     RunSpec,
     RunStatus,
 )
-from trackside.harness.watchdog import watchdog_of
 from trackside.harness.worker import RunWorker
 
 logger = logging.getLogger("trackside.manager")
@@ -140,10 +140,10 @@ class RunManager:
         log: RunLog | None = None,
         clock: Clock | None = None,
     ) -> None:
-        check_agents(agents)
-        check_rules(max_running=max_running, stopping=stopping, policy=policy, redact=redact)
-        check_ports(coordinator=coordinator, stream=stream, states=states, checkpointer=checkpointer)
-        check_ports(items=items, prices=prices, log=log, clock=clock)
+        arguments.check_agents(agents)
+        arguments.check_rules(max_running=max_running, stopping=stopping, policy=policy, redact=redact)
+        arguments.check_ports(coordinator=coordinator, stream=stream, states=states, checkpointer=checkpointer)
+        arguments.check_ports(items=items, prices=prices, log=log, clock=clock)
         clock = SystemClock() if clock is None else clock
         self._given = {} if agents is None else dict(agents)
         self._names = {id(agent): name for name, agent in self._given.items()}  # `_given` keeps the agents alive
@@ -201,7 +201,7 @@ class RunManager:
         if not isinstance(spec, RunSpec):
             raise NotASpecError(passed=f"{spec!r:.80}")
         if not self._is_recorded:
-            raise unrecorded(self.observers.bindings)
+            raise arguments.unrecorded(self.observers.bindings)
         self._closing.watch_the_loop()
         name = self._name_of(spec.agent)
         idempotency = idempotency_of(spec, name)  # from the caller's request alone, whatever the limits are now
@@ -289,7 +289,7 @@ class RunManager:
         Raises:
             UnknownRunError: there is no such run, or it ended too long ago.
         """
-        check_run_id(run_id)
+        arguments.check_run_id(run_id)
         record = await self._services.coordinator.get(run_id)
         if record is None:
             raise UnknownRunError(run_id=run_id)
@@ -309,7 +309,7 @@ class RunManager:
             WaitsForItselfError: an observer would wait for a run that waits for it. The run stops, as it was asked to.
         """
         action = member(CancelAction, action, "action")
-        check_run_id(run_id)
+        arguments.check_run_id(run_id)
         self._closing.check_the_loop()
         execution = self._runs.get(run_id)
         # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
@@ -344,7 +344,7 @@ class RunManager:
         """
         self._closing.check_the_loop()
         execution = self._runs.get(run_id)
-        after, modes = followed(after, modes)
+        after, modes = arguments.followed(after, modes)
         stream = self._services.stream
         try:
             status = (await self.get(run_id)).status

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.lifecycle import thread_status_after
+from trackside.harness.observing.weighing import size_of
 from trackside.harness.payload import whole
 from trackside.harness.ports import (
     Admission,
@@ -40,7 +41,6 @@ from trackside.harness.types import (
     RunStatus,
     ThreadStatus,
 )
-from trackside.harness.weighing import size_of
 
 KEEP_ENDED_RUNS = 256
 KEEP_STREAMS = 256

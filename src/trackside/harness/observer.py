@@ -22,8 +22,8 @@ from functools import cached_property, partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 from trackside.harness.errors import NotAnObserverError, NotObserversError
-from trackside.harness.failures import is_own_failure
-from trackside.harness.signatures import never_awaitable
+from trackside.harness.foreign.failures import is_own_failure
+from trackside.harness.foreign.signatures import never_awaitable
 from trackside.harness.types import LifecycleEventType, RunStatus
 
 __all__ = [

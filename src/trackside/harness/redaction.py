@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.foreign.signatures import signature_of
 from trackside.harness.payload import MAX_CHARS, WHOLE_CHARS, canonical_payload
-from trackside.harness.signatures import signature_of
 from trackside.harness.types import JsonObject, LifecycleEventType
 
 logger = logging.getLogger("trackside.worker")

@@ -8,8 +8,8 @@ from copy import deepcopy
 from threading import Lock
 from typing import override
 
+from trackside.harness.observing.weighing import size_of
 from trackside.harness.ports import RunCoordinator, ThreadState
-from trackside.harness.weighing import size_of
 
 logger = logging.getLogger("trackside.worker")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from trackside.harness.errors import AgentFailedError, TracksideError, UnshownStateError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 from trackside.harness.types import Json, JsonObject
 
 

@@ -12,12 +12,22 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from trackside.harness.announcing import Announcements
+from trackside.harness.agents.leaving import leave
 from trackside.harness.budget import Budget
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run, run_of
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
-from trackside.harness.ending import (
+from trackside.harness.errors import EventOrderError, TakenOverError
+from trackside.harness.foreign.failures import is_of, line_of, trace_of
+from trackside.harness.foreign.timelimit import Raised, is_in_line, start_contained
+from trackside.harness.journal import Journal
+from trackside.harness.lifecycle import is_final, thread_status_after
+from trackside.harness.observer import RunResult
+from trackside.harness.payload import whole
+from trackside.harness.ports import Claim, Settlement, ThreadState
+from trackside.harness.powers import prepares_at_once, uses_thread_state
+from trackside.harness.running.announcing import Announcements
+from trackside.harness.running.ending import (
     End,
     Stop,
     StopPolicy,
@@ -28,26 +38,16 @@ from trackside.harness.ending import (
     stopped,
     undelivered,
 )
-from trackside.harness.errors import EventOrderError, TakenOverError
-from trackside.harness.failures import is_of, line_of, trace_of
-from trackside.harness.journal import Journal
-from trackside.harness.leaving import leave
-from trackside.harness.lifecycle import is_final, thread_status_after
-from trackside.harness.observer import RunResult
-from trackside.harness.outbox import Outbox
-from trackside.harness.parting import is_kept_nowhere, say_lost, say_taken_over, settle_with, unsettled
-from trackside.harness.payload import whole
-from trackside.harness.ports import Claim, Settlement, ThreadState
-from trackside.harness.powers import prepares_at_once, uses_thread_state
-from trackside.harness.recall import ThreadMemory
+from trackside.harness.running.outbox import Outbox
+from trackside.harness.running.parting import is_kept_nowhere, say_lost, say_taken_over, settle_with, unsettled
+from trackside.harness.running.recall import ThreadMemory
+from trackside.harness.running.spending import UNLIMITED, Deadline, Spending
+from trackside.harness.running.steady import Begun, finish
+from trackside.harness.running.stopping import Stopper
+from trackside.harness.running.streaming import begin_stream, close_stream
+from trackside.harness.running.verdict import end_by, left_by, may_leave_open, say_questions
 from trackside.harness.services import Services
-from trackside.harness.spending import UNLIMITED, Deadline, Spending
-from trackside.harness.steady import Begun, finish
-from trackside.harness.stopping import Stopper
-from trackside.harness.streaming import begin_stream, close_stream
-from trackside.harness.timelimit import Raised, is_in_line, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
-from trackside.harness.verdict import end_by, left_by, may_leave_open, say_questions
 
 logger = logging.getLogger("trackside.worker")
 

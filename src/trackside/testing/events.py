@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from trackside.harness.amounts import is_count
-from trackside.harness.announcing import Announcements
-from trackside.harness.ending import End, Stop, failed, stopped
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_final, thread_status_after
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.running.announcing import Announcements
+from trackside.harness.running.ending import End, Stop, failed, stopped
 from trackside.harness.types import LifecycleEventType, RunRecord, RunStatus, ThreadStatus
 from trackside.testing.errors import InvalidTestError
 from trackside.testing.loop import EPOCH

@@ -14,16 +14,16 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from trackside.app.spool import Spool
 from trackside.app.storage import StoredCoordinator, StoredThreadStates
-from trackside.harness.closing import Closing
 from trackside.harness.context import RunContext
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import RunEmitter
-from trackside.harness.execution import Executions
-from trackside.harness.hosting import Host
-from trackside.harness.places import Places
-from trackside.harness.recall import ThreadMemory
-from trackside.harness.spending import Spending
-from trackside.harness.stopping import Stopper
+from trackside.harness.managing.closing import Closing
+from trackside.harness.managing.execution import Executions
+from trackside.harness.managing.hosting import Host
+from trackside.harness.managing.places import Places
+from trackside.harness.running.recall import ThreadMemory
+from trackside.harness.running.spending import Spending
+from trackside.harness.running.stopping import Stopper
 from trackside.harness.worker import RunWorker
 
 

@@ -23,7 +23,7 @@ from tests.integration.langgraph.saying_graphs import Said, builder, nothing, sa
 from trackside import NotAnAgentError, RunManager, RunStatus, as_agent
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.adapters.langgraph import GraphFactory
-from trackside.harness.bounding import DispatchPolicy
+from trackside.harness.observing.bounding import DispatchPolicy
 from trackside.harness.states import Caller, Describes, KeepsThreads, ThreadPlace
 from trackside.testing import RecordingObserver
 

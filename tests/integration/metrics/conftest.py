@@ -18,8 +18,8 @@ from trackside.app.vitals import (
     WriterStats,
 )
 from trackside.harness import RunLifecycleEvent, RunManager, RunStatus
-from trackside.harness.backlog import BufferStats
-from trackside.harness.stats import ManagerStats
+from trackside.harness.managing.stats import ManagerStats
+from trackside.harness.observing.backlog import BufferStats
 from trackside.testing.events import make_run
 
 type Open = Callable[..., MetricsObserver]

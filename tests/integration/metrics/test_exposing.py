@@ -18,7 +18,7 @@ from trackside.app.observers.metrics import MetricsObserver
 from trackside.app.observers.metrics.definitions import DEFINITIONS
 from trackside.app.vitals import FeedStats
 from trackside.harness import RunManager, RunSpec, RunStatus
-from trackside.harness.buffered import BufferedObserver
+from trackside.harness.observing.buffered import BufferedObserver
 from trackside.testing import RecordingObserver
 
 CALLS = [{"kind": "chat", "seconds": 1.0}]

@@ -22,8 +22,8 @@ from trackside.app.vitals import (
     WriterStats,
 )
 from trackside.harness import RunManager, RunSpec
-from trackside.harness.backlog import BufferStats
-from trackside.harness.buffered import BufferedObserver
+from trackside.harness.observing.backlog import BufferStats
+from trackside.harness.observing.buffered import BufferedObserver
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock
 
 

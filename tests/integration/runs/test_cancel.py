@@ -10,7 +10,7 @@ import pytest
 from tests.integration.runs.stage import Agents, Backend, turns, within_patience
 
 from trackside import RunContext, RunSpec, RunStatus, UnknownRunError
-from trackside.harness.ending import StopPolicy
+from trackside.harness.running.ending import StopPolicy
 
 
 @pytest.mark.parametrize("action", ["interrupt", "rollback"])

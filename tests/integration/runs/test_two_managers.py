@@ -9,8 +9,8 @@ import pytest
 from tests.integration.runs.stage import Agents, Backend, shared, within_patience
 
 from trackside import AgentLimits, InvalidSpecError, RunContext, RunResult, RunSpec, RunStatus, ThreadBusyError
-from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import NoResultHereError
+from trackside.harness.running.ending import StopPolicy
 
 pytestmark = shared
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trackside.harness.recurring import IN_FULL
+from trackside.harness.observing.recurring import IN_FULL
 
 DIALECTS = ("sqlite",)
 

@@ -27,7 +27,7 @@ from trackside.app.storage.errors import (
 from trackside.harness.context import RunContext, bind_run
 from trackside.harness.errors import ClosedError, ThreadExistsError
 from trackside.harness.journal import Journal
-from trackside.harness.settling import Settling
+from trackside.harness.running.settling import Settling
 
 
 class Chat(TypedDict, total=False):

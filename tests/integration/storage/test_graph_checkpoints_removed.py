@@ -17,7 +17,7 @@ from trackside.app.storage._writing import graph_borrowing
 from trackside.app.storage.errors import DamagedDatabaseError
 from trackside.harness.context import RunContext, bind_run
 from trackside.harness.journal import Journal
-from trackside.harness.settling import Settling
+from trackside.harness.running.settling import Settling
 
 
 def thread() -> Any:

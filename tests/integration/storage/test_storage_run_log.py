@@ -13,7 +13,7 @@ from trackside import ObserverBinding, RunLifecycleEvent, RunManager, RunSpec, R
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.harness import RunHandle
-from trackside.harness.buffered import BufferedObserver, EventGap
+from trackside.harness.observing.buffered import BufferedObserver, EventGap
 from trackside.harness.ports import EventSpan
 from trackside.testing import RecordingObserver
 

@@ -10,7 +10,7 @@ from typing import Final, Self, override
 
 from trackside.app.cli.formatting import one_line
 from trackside.app.cli.views.output import standard_error
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 _LOGGERS: Final = frozenset(
     f"trackside.{part}" for part in ("buffer", "cli", "metrics", "observer", "tracing", "wiring")

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from trackside.app.dashboard.cutting import Cut, cut, json_cut, json_text, seen_in
 from trackside.app.server.failures import HttpError
-from trackside.harness.approvals import approval_of
+from trackside.harness.agents.approvals import approval_of
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.questions import answers_said, is_breakpoint, is_question_id
 from trackside.harness.types import JsonObject

@@ -22,7 +22,7 @@ from typing import Final, Self
 import msgspec
 
 from trackside.app.vitals import WorkerStats
-from trackside.harness.timelimit import outlived
+from trackside.harness.foreign.timelimit import outlived
 from trackside.harness.types import AgentStanding, FailureReason
 
 VARIABLE: Final = "_TRACKSIDE_ISOLATED"

@@ -12,7 +12,7 @@ from typing import Final
 
 from trackside.app.engine.children import ChildLimits, ChildStats, Verdict
 from trackside.app.storage.fleet import HeldRun
-from trackside.harness.ending import StopPolicy
+from trackside.harness.running.ending import StopPolicy
 from trackside.harness.types import AgentStanding, CancelAction, FailureReason
 
 

@@ -22,7 +22,7 @@ from trackside.app.storage.fleet import Taking
 from trackside.app.vitals import WorkerStats
 from trackside.harness import RunManager
 from trackside.harness.errors import ClosedError, NoResultHereError
-from trackside.harness.timelimit import outlived
+from trackside.harness.foreign.timelimit import outlived
 
 logger = logging.getLogger("trackside.worker")
 

@@ -23,7 +23,7 @@ from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.delivery import LONGEST_TRY, Delivery, DeliveryError, ObserverOptionError, Order, retry_after_seconds
 from trackside.app.options import checked_number, checked_text
 from trackside.harness.errors import ClosedError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 from trackside.harness.lifecycle import run_status_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus

@@ -10,8 +10,8 @@ from contextvars import Context
 
 from trackside.app.spool import DeliveryReport, EventLog, Spool, SpoolError, is_refusal
 from trackside.harness.errors import TracksideError
+from trackside.harness.foreign.timelimit import outlived
 from trackside.harness.observer import HearTaken, RunLifecycleEvent
-from trackside.harness.timelimit import outlived
 
 __all__ = ["EventLog", "NotAnEventLogError", "StorageObserver"]
 

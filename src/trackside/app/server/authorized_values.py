@@ -25,7 +25,7 @@ from trackside.app.server.wire.items import ItemQuery
 from trackside.app.server.wire.lifetimes import Ttl
 from trackside.app.server.wire.protocol import STARTS, InputRespond, ProtocolCommand, RunStart
 from trackside.app.server.wire.runs import Command
-from trackside.harness.asked import configured
+from trackside.harness.agents.asked import configured
 from trackside.harness.ids import assistant_id_of, is_uuid
 from trackside.harness.payload import json_bytes
 from trackside.harness.powers import completed_of

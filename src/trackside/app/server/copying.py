@@ -9,8 +9,8 @@ from typing import Any
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.harness.powers import lacks_checkpointer
+from trackside.harness.running.steady import finish
 from trackside.harness.states import KeepsThreads
-from trackside.harness.steady import finish
 
 
 async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thread_id: str, copy_id: str) -> bool:

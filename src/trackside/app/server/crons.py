@@ -27,9 +27,9 @@ from trackside.app.storage.crons import Cron, Crons
 from trackside.app.storage.errors import StorageError
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.errors import ClosedError, InvalidSpecError, ThreadBusyError, TracksideError
+from trackside.harness.foreign.timelimit import outlived
 from trackside.harness.ports import Clock, SystemClock
 from trackside.harness.threads import in_own_thread
-from trackside.harness.timelimit import outlived
 
 logger = logging.getLogger("trackside.crons")
 

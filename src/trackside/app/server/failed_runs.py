@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, Final, override
 
-from trackside.harness.recurring import IN_FULL, Recurrences
+from trackside.harness.observing.recurring import IN_FULL, Recurrences
 from trackside.harness.types import RunStatus
 
 logger = logging.getLogger("trackside.server")

@@ -19,8 +19,8 @@ from trackside.app.storage import StoredRun, StoredThread
 from trackside.app.streams import Mirror, Reader
 from trackside.app.streams.ends import ToldEnd
 from trackside.harness.errors import ClosedError, NoResultHereError, TracksideError, UnknownRunError
-from trackside.harness.handle import RunHandle
 from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
+from trackside.harness.managing.handle import RunHandle
 from trackside.harness.states import Caller
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, ThreadStatus
 

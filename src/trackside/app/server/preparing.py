@@ -15,7 +15,7 @@ from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.runs import STREAM_MODES
 from trackside.harness import RunManager, RunSpec
-from trackside.harness.asked import PLACE
+from trackside.harness.agents.asked import PLACE
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
 from trackside.harness.powers import check_of, owners_config_of, stream_modes_of
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, asked_of

@@ -35,11 +35,11 @@ from trackside.app.streams import Mirrors, StreamHub
 from trackside.app.vitals import FeedStats
 from trackside.harness import RunManager
 from trackside.harness.errors import TracksideError
+from trackside.harness.foreign.timelimit import outlived
 from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import json_bytes
 from trackside.harness.states import Caller
-from trackside.harness.timelimit import outlived
 
 if TYPE_CHECKING:
     from trackside.app.observers.webhook import Poster

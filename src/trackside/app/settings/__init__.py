@@ -36,8 +36,8 @@ from trackside.app.settings._langgraph_json import PROJECT_FILE, Project, Projec
 from trackside.app.settings._observers import OBSERVER_KEYS, ObserverSettings, read_observers
 from trackside.app.settings._sources import Entry, entry_of, from_environment, from_file, read_document
 from trackside.app.settings.errors import DefaultDatabaseError, SettingsError, where_set
-from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import Fault
+from trackside.harness.running.ending import StopPolicy
 from trackside.harness.types import AgentLimits
 
 __all__ = [

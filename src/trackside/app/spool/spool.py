@@ -19,9 +19,9 @@ from trackside.app.spool._file import Entry, SpoolFile, bytes_in, set_aside, wai
 from trackside.app.spool._records import DamagedLineError, Refused, Waiting, encode, waiting
 from trackside.app.spool.errors import SpoolError, SpoolFullError
 from trackside.harness.errors import ClosedError, TracksideError
-from trackside.harness.failures import text_of
+from trackside.harness.foreign.failures import text_of
+from trackside.harness.foreign.timelimit import outlived
 from trackside.harness.observer import HearTaken, RunLifecycleEvent
-from trackside.harness.timelimit import outlived
 
 logger = logging.getLogger("trackside.spool")
 

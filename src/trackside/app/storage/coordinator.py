@@ -47,7 +47,7 @@ from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import is_final
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
-from trackside.harness.steady import finish
+from trackside.harness.running.steady import finish
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec, RunStatus, ThreadStatus
 
 logger = logging.getLogger("trackside.storage")

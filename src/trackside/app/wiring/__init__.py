@@ -35,7 +35,7 @@ from trackside.app.wiring.scheduling import scheduling
 from trackside.app.wiring.secrets import webhook_secret_of
 from trackside.app.wiring.spooling import spool_folder
 from trackside.harness import CompositeObserver, ObserverBinding, RunEventCallback, RunManager, RunObserver
-from trackside.harness.arguments import check_agents
+from trackside.harness.managing.arguments import check_agents
 from trackside.harness.types import AgentLimits
 
 if TYPE_CHECKING:

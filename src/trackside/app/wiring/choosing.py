@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
-from trackside.harness.buffered import GapObserver
+from trackside.harness.foreign.signatures import takes
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
     HearTaken,
@@ -17,7 +17,7 @@ from trackside.harness.observer import (
     batches_of,
     take_in_order,
 )
-from trackside.harness.signatures import takes
+from trackside.harness.observing.buffered import GapObserver
 from trackside.harness.types import LifecycleEventType
 
 _ENDS_KEPT: Final = 1_000

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from trackside.app.settings import Settings
 from trackside.app.wiring.agents import AgentReference, AgentReferenceError, Wanted, load_object
-from trackside.harness.signatures import signature_of
+from trackside.harness.foreign.signatures import signature_of
 
 _KEY: Final = "server.app"
 _FORM: Final = "it is an ASGI app, as those of Starlette and FastAPI are"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, override
 
 from trackside.app.wiring.errors import AddressNeededError
 from trackside.harness import RunContext, RunManager, current_run
-from trackside.harness.lineage import line_of
+from trackside.harness.running.lineage import line_of
 
 if TYPE_CHECKING:
     import httpx

@@ -25,9 +25,9 @@ from trackside.app.wiring.choosing import ChosenEvents, EventChoice
 from trackside.app.wiring.observer_types import BUILT_IN, find_observer, why_not_installed
 from trackside.harness import ObserverBinding, RunObserver, TracksideError
 from trackside.harness.errors import NotAnObserverError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
+from trackside.harness.foreign.signatures import signature_of
 from trackside.harness.observer import RunLifecycleEvent, ensure_observer
-from trackside.harness.signatures import signature_of
 from trackside.harness.types import LifecycleEventType
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.context import Agent
 from trackside.harness.errors import NotAnAgentError
+from trackside.harness.foreign.signatures import annotations_of
 from trackside.harness.journal import human_messages
-from trackside.harness.signatures import annotations_of
 
 __all__ = ["as_agent", "human_messages"]
 

@@ -15,14 +15,14 @@ from typing import Any, Self, get_type_hints
 
 import msgspec
 
-from trackside.harness.asked import check_no_graph_options
+from trackside.harness.agents.asked import check_no_graph_options
+from trackside.harness.agents.kept_context import kept_context, recall_context
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
+from trackside.harness.foreign.signatures import name_of, signature_of
 from trackside.harness.journal import answer_message, as_message, human_messages, listed_messages, message_id
-from trackside.harness.kept_context import kept_context, recall_context
 from trackside.harness.payload import copied, whole
 from trackside.harness.questions import ANSWERED
-from trackside.harness.signatures import name_of, signature_of
 from trackside.harness.states import Caller
 from trackside.harness.threads import AGENT_THREADS, Threads
 from trackside.harness.types import Json, JsonObject, RunSpec

@@ -14,8 +14,8 @@ import pytest
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.context import Agent, AgentResult, RunContext, current_run
-from trackside.harness.handle import RunHandle
 from trackside.harness.manager import RunManager
+from trackside.harness.managing.handle import RunHandle
 from trackside.harness.memory import MemoryStream
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamPart

@@ -51,7 +51,7 @@ from trackside.app.wiring.projects import enter_project
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.admission import another_attempt, record_of
 from trackside.harness.errors import Fault, ThreadBusyError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 from trackside.harness.ids import new_id
 from trackside.harness.powers import completed_of
 from trackside.harness.threads import AGENT_THREADS

@@ -9,7 +9,7 @@ from trackside.app.cli.formatting import count
 from trackside.app.cli.views.output import standard_error
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.wiring.recorder import Recorder
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 
 def say_what_is_spooled(recorder: Recorder, run_id: str) -> None:

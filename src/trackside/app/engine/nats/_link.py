@@ -24,7 +24,7 @@ from nats.aio.subscription import Subscription
 from trackside.app.engine.nats._errors import NotAllowedError
 from trackside.app.engine.nats._identity import NO_TLS, login_options
 from trackside.app.engine.nats._options import Access
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 __all__ = ["Link", "Subscribed", "why_not"]
 

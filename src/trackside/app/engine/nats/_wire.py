@@ -17,7 +17,7 @@ from trackside.app.engine.nats._link import Link, Subscribed
 from trackside.app.engine.nats._messages import Counts
 from trackside.app.engine.nats._names import Names
 from trackside.app.streams.wire import Topic
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 __all__ = ["NatsWire"]
 

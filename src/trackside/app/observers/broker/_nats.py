@@ -29,8 +29,8 @@ from trackside.app.broker_access import Address, Login, WatchedTls
 from trackside.app.delivery import DeliveryError, ObserverOptionError
 from trackside.app.observers.broker._message import Message, Outcome, too_large
 from trackside.harness.errors import ClosedError
-from trackside.harness.failures import line_of
-from trackside.harness.timelimit import outlived
+from trackside.harness.foreign.failures import line_of
+from trackside.harness.foreign.timelimit import outlived
 
 __all__ = ["JetStream", "StreamPlan"]
 

@@ -29,7 +29,7 @@ from trackside.app.broker_access import Address, Login
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.broker._message import Message, Outcome, too_large
 from trackside.harness.errors import ClosedError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 __all__ = ["RedisStreams"]
 

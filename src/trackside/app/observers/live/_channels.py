@@ -11,8 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.observing.weighing import weight_of
 from trackside.harness.payload import canonical_payload
-from trackside.harness.weighing import weight_of
 
 _EVENT_BYTES = 600
 """About how many bytes an event takes besides its payload."""

@@ -4,7 +4,7 @@ The lines go where the program's own lines go: through structlog if the program 
 logger `trackside.runs`. With a `format`, the observer writes them itself. A thread does it, so that no log, however
 slow, holds up a run.
 
-To have the lines of an agent say which run they belong to, put `trackside.harness.logs.RunFieldsFilter` on a handler,
+To have the lines of an agent say which run they belong to, put `trackside.RunFieldsFilter` on a handler,
 or `add_run_fields` among structlog's processors.
 """
 
@@ -25,8 +25,8 @@ from trackside.app.observers.logging._handover import Handover, LineStats
 from trackside.app.observers.logging._lines import RunLine, console_line, json_line, line_about
 from trackside.app.observers.logging._outputs import LOGGER, CapturingHandler, FileOutput, Spoken, speak
 from trackside.harness.amounts import is_count
-from trackside.harness.logs import run_fields
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.running.logs import run_fields
 
 __all__ = ["LineStats", "LoggingObserver", "add_run_fields"]
 

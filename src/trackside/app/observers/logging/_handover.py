@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from trackside.harness.errors import ClosedError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 logger = logging.getLogger("trackside.observer")
 

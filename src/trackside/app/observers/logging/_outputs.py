@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, override
 
 from trackside.app.observers.logging._lines import RunLine, one_line
 from trackside.harness.errors import ClosedError
-from trackside.harness.logs import run_fields
+from trackside.harness.running.logs import run_fields
 
 LOGGER: Final = "trackside.runs"
 

@@ -12,8 +12,8 @@ from prometheus_client import Metric
 from trackside.app.observers.metrics import definitions as d
 from trackside.app.observers.metrics._instruments import gauge_or_counter, summary
 from trackside.app.vitals import EngineVitals, FeedStats, QueueStats, Vitals, WorkerStats, WriterStats
-from trackside.harness.backlog import BufferStats, DropReason
-from trackside.harness.stats import ManagerStats
+from trackside.harness.managing.stats import ManagerStats
+from trackside.harness.observing.backlog import BufferStats, DropReason
 
 logger = logging.getLogger("trackside.metrics")
 

@@ -16,9 +16,9 @@ from trackside.app.observers.notify._receivers import NotSentError, Receiver
 from trackside.app.observers.notify._rules import rules_of
 from trackside.harness.amounts import is_count
 from trackside.harness.errors import ClosedError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
+from trackside.harness.foreign.timelimit import outlived
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.timelimit import outlived
 
 _GATHER: Final = 2.0
 """Seconds for which a digest waits for more events that belong in it."""

@@ -13,7 +13,7 @@ from typing import Any, Final, override
 from trackside.app.delivery import ObserverOptionError
 from trackside.app.masking import parts_of, without_secrets
 from trackside.app.observers.notify._messages import Message
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 __all__ = ["NotSentError", "Receiver"]
 

@@ -28,7 +28,7 @@ from trackside.app.bounded_answers import bound_answers
 from trackside.app.observers.tracing import _conventions as names
 from trackside.app.observers.tracing._flushing import SpanStats, in_a_thread
 from trackside.app.process_name import process_name
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 __all__ = ["MAX_WAITING", "Export"]
 

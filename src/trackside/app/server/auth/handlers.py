@@ -15,7 +15,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Principal
 from trackside.app.server.responses import Scope
 from trackside.harness.errors import TracksideError
-from trackside.harness.signatures import signature_of
+from trackside.harness.foreign.signatures import signature_of
 from trackside.harness.types import JsonObject
 
 type Resource = Literal["threads", "assistants", "crons", "store"]

@@ -18,7 +18,7 @@ import jwt
 from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.server.auth.exposure import is_loopback
 from trackside.app.server.failures import HttpError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 
 if TYPE_CHECKING:
     import httpx

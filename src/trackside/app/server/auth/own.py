@@ -18,8 +18,8 @@ from trackside.app.server.failures import FAILED, HttpError
 from trackside.app.server.principal import OURS, Permission, Principal
 from trackside.app.server.responses import Scope
 from trackside.harness.errors import TracksideError
+from trackside.harness.foreign.signatures import signature_of
 from trackside.harness.payload import canonical
-from trackside.harness.signatures import signature_of
 
 logger = logging.getLogger("trackside.server")
 

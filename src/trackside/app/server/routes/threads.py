@@ -44,8 +44,8 @@ from trackside.app.storage.errors import InvalidQueryError
 from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadExistsError, ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
+from trackside.harness.running.steady import finish
 from trackside.harness.states import KeepsThreads, StateUpdate, asked_of
-from trackside.harness.steady import finish
 
 routes = Routes("Threads")
 

@@ -14,8 +14,8 @@ from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
 from trackside.harness.errors import ClosedError
+from trackside.harness.foreign.timelimit import outlived
 from trackside.harness.ports import RunHost
-from trackside.harness.timelimit import outlived
 
 logger = logging.getLogger("trackside.storage")
 

@@ -16,8 +16,9 @@ from trackside.app.storage._feeding.window import MOST_AHEAD, EventLane, InHand,
 from trackside.app.storage._subscriptions.consumer import SubscriptionConsumer
 from trackside.app.storage._subscriptions.records import OnFailure
 from trackside.app.storage.errors import StorageError, SubscriptionLostError, SubscriptionPausedError
-from trackside.harness.exits import interrupt_loop
-from trackside.harness.failures import is_own_failure, text_of
+from trackside.harness.foreign.exits import interrupt_loop
+from trackside.harness.foreign.failures import is_own_failure, text_of
+from trackside.harness.foreign.timelimit import call_observer
 from trackside.harness.observer import (
     PartlyTaken,
     RunLifecycleEvent,
@@ -25,7 +26,6 @@ from trackside.harness.observer import (
     batches_of,
     observer_name,
 )
-from trackside.harness.timelimit import call_observer
 
 logger = logging.getLogger("trackside.subscriptions")
 

@@ -16,7 +16,7 @@ from trackside.app.delivery import Order
 from trackside.app.storage._rows.records import StoredEvent
 from trackside.app.storage._subscriptions.records import Batch, ParkedEvent
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.weighing import weight_of
+from trackside.harness.observing.weighing import weight_of
 
 MOST_AHEAD: Final = 10_000
 """How many events, done or not, may follow the first that is not done: so many at most return if the process dies."""

@@ -43,8 +43,8 @@ from trackside.app.storage._writing.outages import has_to_stop, patiently
 from trackside.app.storage._writing.work import Refused
 from trackside.app.storage._writing.writer import NoWriter, Writer, answer_of
 from trackside.harness.context import current_run
-from trackside.harness.settling import current_settling
-from trackside.harness.timelimit import outlived
+from trackside.harness.foreign.timelimit import outlived
+from trackside.harness.running.settling import current_settling
 
 MAX_PUT_BYTES = 256 * 1_048_576
 """How much one step of a graph may add. It is never cut: the graph would go on with half of its state."""

@@ -27,7 +27,7 @@ from trackside.app.storage._subscriptions.records import (
     SubscriptionFilter,
     SubscriptionState,
 )
-from trackside.harness.weighing import weight_of
+from trackside.harness.observing.weighing import weight_of
 
 STRETCH: Final = 10_000
 """How many positions are looked through at once, which takes some milliseconds."""

@@ -31,7 +31,7 @@ from trackside.app.storage._writing.work import Refused, Work
 from trackside.app.storage.fleet import QueueNews
 from trackside.app.vitals import WriterStats
 from trackside.harness.errors import ClosedError, TracksideError
-from trackside.harness.timelimit import outlived, settled
+from trackside.harness.foreign.timelimit import outlived, settled
 
 logger = logging.getLogger("trackside.storage")
 

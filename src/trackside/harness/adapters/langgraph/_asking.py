@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
-from trackside.harness.asked import check_thread
+from trackside.harness.agents.asked import check_thread
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.types import RunSpec
 

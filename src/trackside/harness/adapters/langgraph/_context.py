@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, is_typeddict
 
-from trackside.harness.asked import configured
-from trackside.harness.signatures import signature_of
+from trackside.harness.agents.asked import configured
+from trackside.harness.foreign.signatures import signature_of
 
 
 def completed(

@@ -19,13 +19,13 @@ from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
 from trackside.harness.adapters.langgraph._context import completed, fitting, is_of
 from trackside.harness.adapters.langgraph._factory_arguments import Access, Arguments, Call, annotation_text
 from trackside.harness.adapters.langgraph._places import configurable_of, metadata_of, section
-from trackside.harness.asked import configured
+from trackside.harness.agents.asked import configured
 from trackside.harness.context import AgentResult, RunContext
 from trackside.harness.errors import NotAnAgentError
-from trackside.harness.logs import fields_of
-from trackside.harness.signatures import annotations_of, name_of
+from trackside.harness.foreign.signatures import annotations_of, name_of
+from trackside.harness.foreign.timelimit import Raised, start_contained
+from trackside.harness.running.logs import fields_of
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
-from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import USER, JsonObject
 
 logger = logging.getLogger("trackside.worker")

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_type_hints
 from trackside.harness.adapters.langgraph._items import LentItems
 from trackside.harness.adapters.langgraph._users import user_of
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.foreign.signatures import inner_of, signature_of
 from trackside.harness.items import ItemStore
-from trackside.harness.signatures import inner_of, signature_of
 
 type Access = Literal["threads.create_run", "threads.update", "threads.read", "assistants.read"]
 """What a graph is made for, as LangGraph's runtime says it."""

@@ -15,7 +15,7 @@ from langgraph.types import StateSnapshot
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
 from trackside.harness.adapters.langgraph._sent_on import SentOn
 from trackside.harness.errors import TracksideError, UnshownStateError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 from trackside.harness.states import ThreadPlace
 
 GRAPH_FAILURES: Final = (

@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from trackside.harness.adapters.langgraph._errors import NoCheckpointerError
 from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
 from trackside.harness.adapters.langgraph._users import user_of
-from trackside.harness.asked import PLACE, check_thread
+from trackside.harness.agents.asked import PLACE, check_thread
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError, UnknownCheckpointError
 from trackside.harness.ids import assistant_id_of

@@ -20,7 +20,7 @@ from trackside.harness.adapters.langgraph._places import Origin
 from trackside.harness.adapters.langgraph._threads import renamed_questions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 from trackside.harness.payload import whole
 from trackside.harness.questions import answers_by_id, is_question_id, not_paused
 from trackside.harness.states import ThreadPlace

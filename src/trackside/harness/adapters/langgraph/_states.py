@@ -25,7 +25,7 @@ from trackside.harness.errors import (
     UnknownNodeError,
     UnshownStateError,
 )
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 from trackside.harness.payload import whole
 from trackside.harness.states import StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.threads import in_own_thread

@@ -13,9 +13,9 @@ from langchain_core.messages import BaseMessage
 
 from trackside.harness.adapters.langgraph._graph import Saver
 from trackside.harness.context import RunContext, keep_to_run
-from trackside.harness.logs import fields_of
-from trackside.harness.settling import Settling
-from trackside.harness.timelimit import Raised, start_contained
+from trackside.harness.foreign.timelimit import Raised, start_contained
+from trackside.harness.running.logs import fields_of
+from trackside.harness.running.settling import Settling
 
 logger = logging.getLogger("trackside.worker")
 

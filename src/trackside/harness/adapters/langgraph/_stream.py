@@ -17,7 +17,7 @@ from trackside.harness.adapters.langgraph._input import GraphInput, id_of
 from trackside.harness.adapters.langgraph._output import Outlet
 from trackside.harness.adapters.langgraph._states import with_checkpoints
 from trackside.harness.adapters.langgraph._threads import INTERRUPT
-from trackside.harness.asked import check_modes
+from trackside.harness.agents.asked import check_modes
 from trackside.harness.context import RunContext
 from trackside.harness.journal import excerpt
 from trackside.harness.payload import whole

@@ -43,11 +43,11 @@ from trackside.harness.adapters.openai_agents._input import (
 )
 from trackside.harness.adapters.openai_agents._stream import STREAM_MODES, AgentStream
 from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
-from trackside.harness.asked import check_no_graph_options
+from trackside.harness.agents.asked import check_no_graph_options
+from trackside.harness.agents.conversation import unfinished_values
 from trackside.harness.context import AgentResult, RunContext, RunPaused
-from trackside.harness.conversation import unfinished_values
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError
-from trackside.harness.exits import CarriedExit
+from trackside.harness.foreign.exits import CarriedExit
 from trackside.harness.journal import answer_message
 from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject

@@ -9,10 +9,10 @@ from typing import Any
 from agents import Agent, RunResultStreaming, RunState, ToolApprovalItem
 
 from trackside.harness.adapters.openai_agents._config import RunnerOptions
-from trackside.harness.approvals import Approval, approval_of
+from trackside.harness.agents.approvals import Approval, approval_of
+from trackside.harness.agents.kept_context import CONTEXT_AGAIN
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
-from trackside.harness.kept_context import CONTEXT_AGAIN
 from trackside.harness.payload import canonical, whole
 from trackside.harness.types import Json, JsonObject
 

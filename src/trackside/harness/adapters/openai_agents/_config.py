@@ -13,7 +13,7 @@ from agents.lifecycle import RunHooksBase
 from agents.run_config import DEFAULT_MAX_TURNS
 from agents.tracing import get_trace_provider
 
-from trackside.harness.asked import options_in
+from trackside.harness.agents.asked import options_in
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 

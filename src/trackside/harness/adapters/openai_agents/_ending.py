@@ -28,7 +28,7 @@ from agents import (
 from agents.tool import default_tool_error_function, default_tool_timeout_error_message
 
 from trackside.harness.adapters.openai_agents._usage import UsageRecorder
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 from trackside.harness.payload import whole
 
 _SDK = f"{Path(agents.__file__).parent}/"

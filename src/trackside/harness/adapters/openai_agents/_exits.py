@@ -11,7 +11,7 @@ from agents import FunctionTool
 from agents.run_internal import tool_execution
 
 from trackside.harness.adapters.openai_agents._usage import UsageRecorder
-from trackside.harness.exits import carrying_exits
+from trackside.harness.foreign.exits import carrying_exits
 
 _INVOKE = "_invoke_function_tool_with_metadata"  # private, but nothing public stands between a tool and its task
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from agents import TResponseInputItem
 
+from trackside.harness.agents.conversation import conversation_before
 from trackside.harness.context import RunContext
-from trackside.harness.conversation import conversation_before
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.journal import message_id, plain_message
 from trackside.harness.payload import whole

@@ -22,7 +22,7 @@ from agents.items import TResponseOutputItem, TResponseStreamEvent
 
 from trackside.harness.adapters.openai_agents._approvals import arguments_of
 from trackside.harness.adapters.openai_agents._usage import CallWatch
-from trackside.harness.asked import check_modes
+from trackside.harness.agents.asked import check_modes
 from trackside.harness.context import RunContext
 from trackside.harness.ids import new_id
 from trackside.harness.payload import whole

@@ -26,12 +26,12 @@ from trackside.harness.adapters.pydantic_ai._options import (
 from trackside.harness.adapters.pydantic_ai._questions import Waiting, calls_in
 from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
 from trackside.harness.adapters.pydantic_ai._watch import watch_of
+from trackside.harness.agents.conversation import conversation_before, unfinished_values
+from trackside.harness.agents.kept_context import recall_context
 from trackside.harness.context import AgentResult, RunContext, RunPaused
-from trackside.harness.conversation import conversation_before, unfinished_values
 from trackside.harness.errors import ErrorOutputError
-from trackside.harness.exits import CarriedExit
+from trackside.harness.foreign.exits import CarriedExit
 from trackside.harness.journal import LEAD_AGENT, answer_message
-from trackside.harness.kept_context import recall_context
 from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
 

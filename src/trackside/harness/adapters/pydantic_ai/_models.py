@@ -19,7 +19,7 @@ from pydantic_ai.usage import RequestUsage
 
 from trackside.harness.calls import Call
 from trackside.harness.context import RunContext, RunPaused
-from trackside.harness.exits import carrying_exits
+from trackside.harness.foreign.exits import carrying_exits
 
 
 class Ledger:

@@ -12,7 +12,7 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.models import Model
 
 from trackside.harness.adapters.pydantic_ai._watch import EVENTS, MESSAGES, UPDATES
-from trackside.harness.asked import check_modes, check_no_graph_options, options_in
+from trackside.harness.agents.asked import check_modes, check_no_graph_options, options_in
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 

@@ -10,9 +10,9 @@ from pydantic_ai.messages import ModelMessage, ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
 
 from trackside.harness.adapters.pydantic_ai._messages import kept, recalled
-from trackside.harness.approvals import Approval, approval_of
+from trackside.harness.agents.approvals import Approval, approval_of
+from trackside.harness.agents.kept_context import kept_context
 from trackside.harness.context import AgentResult, RunContext
-from trackside.harness.kept_context import kept_context
 from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 

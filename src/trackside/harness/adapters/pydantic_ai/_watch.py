@@ -25,7 +25,7 @@ from pydantic_ai.tools import ToolDefinition
 from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, is_compaction, tool_messages
 from trackside.harness.adapters.pydantic_ai._models import Ledger, counted
 from trackside.harness.context import RunContext, RunPaused, keep_to_run
-from trackside.harness.exits import carrying_exits
+from trackside.harness.foreign.exits import carrying_exits
 from trackside.harness.ids import new_id
 from trackside.harness.journal import LEAD_AGENT
 from trackside.harness.payload import whole

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trackside.harness.context import RunContext, current_run, keep_to_run
 from trackside.harness.errors import RunDepthError
-from trackside.harness.offering import current_call
+from trackside.harness.observing.offering import current_call
 
 MAX_DEPTH = 8
 """How deep runs may start runs."""

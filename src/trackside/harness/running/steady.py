@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from typing import Any
 
+from trackside.harness.foreign.timelimit import Raised, leave_behind, settled, start_contained
 from trackside.harness.ports import (
     Admission,
     Claim,
@@ -16,7 +17,6 @@ from trackside.harness.ports import (
     RunHost,
     Settlement,
 )
-from trackside.harness.timelimit import Raised, leave_behind, settled, start_contained
 from trackside.harness.types import CancelAction, RunRecord, RunSpec, RunStatus, ThreadStatus
 
 _TRIES = 3  # a closing event loop cancels every task it finds, once

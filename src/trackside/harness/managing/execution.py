@@ -13,22 +13,22 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from trackside.harness.bounding import MissedStats
 from trackside.harness.context import caller_of, current_run
-from trackside.harness.ending import Stop
 from trackside.harness.errors import ClosesItselfError, NoResultHereError
-from trackside.harness.exits import interrupt_loop
-from trackside.harness.logs import fields_of
+from trackside.harness.foreign.exits import interrupt_loop
+from trackside.harness.foreign.timelimit import call_in_line
+from trackside.harness.managing.outcome import ELSEWHERE, Outcome, all_done_or
+from trackside.harness.managing.places import Places
+from trackside.harness.managing.stats import ManagerStats, Tally
+from trackside.harness.managing.waiting import Waits
+from trackside.harness.managing.watchdog import LoopWatchdog
 from trackside.harness.observer import RunResult
-from trackside.harness.outcome import ELSEWHERE, Outcome, all_done_or
-from trackside.harness.places import Places
+from trackside.harness.observing.bounding import MissedStats
+from trackside.harness.running.ending import Stop
+from trackside.harness.running.logs import fields_of
+from trackside.harness.running.streaming import close_stream
 from trackside.harness.services import Services
-from trackside.harness.stats import ManagerStats, Tally
-from trackside.harness.streaming import close_stream
-from trackside.harness.timelimit import call_in_line
 from trackside.harness.types import AgentStanding, CancelAction, CancelMode, RunRecord, RunStatus
-from trackside.harness.waiting import Waits
-from trackside.harness.watchdog import LoopWatchdog
 from trackside.harness.worker import RunWorker
 
 logger = logging.getLogger("trackside.manager")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from trackside.harness.ending import Stop
-from trackside.harness.execution import Execution, Executions
+from trackside.harness.managing.execution import Execution, Executions
+from trackside.harness.running.ending import Stop
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec, RunStatus
 
 

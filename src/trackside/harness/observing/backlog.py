@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunObserver
+from trackside.harness.observing.weighing import weight_of
 from trackside.harness.ports import EventSpan
-from trackside.harness.weighing import weight_of
 
 type DropReason = Literal["overflow", "closed", "fork", "not_in_log"]
 """Why an event was never given on: no room, the buffer was closed first, it is for the parent process to give, or it

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from trackside.harness.logs import fields_of
 from trackside.harness.ports import RunStream
+from trackside.harness.running.logs import fields_of
 from trackside.harness.types import RunRecord, RunSpec
 
 logger = logging.getLogger("trackside.stream")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any
 
-from trackside.harness.bounding import DispatchPolicy, Retries
 from trackside.harness.context import Agent, RunContext
 from trackside.harness.errors import (
     NotWaitedForError,
@@ -18,13 +17,14 @@ from trackside.harness.errors import (
     ThreadNotRolledBackError,
     ThreadNotSavedError,
 )
-from trackside.harness.failures import line_of, trace_of
+from trackside.harness.foreign.failures import line_of, trace_of
+from trackside.harness.foreign.timelimit import leave_behind
+from trackside.harness.observing.bounding import DispatchPolicy, Retries
 from trackside.harness.ports import ThreadState, ThreadStates
 from trackside.harness.powers import asks_of
 from trackside.harness.questions import answers_of, marks_of, not_paused
-from trackside.harness.steady import Begun
-from trackside.harness.stopping import Stopper
-from trackside.harness.timelimit import leave_behind
+from trackside.harness.running.steady import Begun
+from trackside.harness.running.stopping import Stopper
 
 logger = logging.getLogger("trackside.worker")
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from trackside.harness.amounts import seconds_of
-from trackside.harness.bounding import MissedEvents
 from trackside.harness.errors import (
     InvalidSpecError,
     NoAnswerError,
@@ -15,8 +14,9 @@ from trackside.harness.errors import (
     ThreadMemoryError,
     UnknownInterruptError,
 )
-from trackside.harness.failures import is_of, line_of, text_of, traceback_of
+from trackside.harness.foreign.failures import is_of, line_of, text_of, traceback_of
 from trackside.harness.observer import RunResult
+from trackside.harness.observing.bounding import MissedEvents
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import ThreadState
 from trackside.harness.types import CancelMode, FailureReason, JsonObject, RunRecord, RunStatus

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Final
 
 from trackside.harness.budget import Budget
-from trackside.harness.ending import Stop
 from trackside.harness.journal import Journal
-from trackside.harness.logs import fields_of
+from trackside.harness.running.ending import Stop
+from trackside.harness.running.logs import fields_of
 from trackside.harness.types import FailureReason, RunRecord, RunStatus
 
 logger = logging.getLogger("trackside.worker")

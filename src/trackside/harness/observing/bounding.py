@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 from trackside.harness.amounts import seconds_of, timeout_of
 from trackside.harness.errors import InvalidSpecError, ObserverTimeoutError
-from trackside.harness.failures import is_own_failure, line_of, trace_of
+from trackside.harness.foreign.failures import is_own_failure, line_of, trace_of
+from trackside.harness.foreign.signatures import takes
+from trackside.harness.foreign.timelimit import call_observer, settled
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
     CompositeObserver,
@@ -27,8 +29,6 @@ from trackside.harness.observer import (
     observer_name,
     warn_of_failure,
 )
-from trackside.harness.signatures import takes
-from trackside.harness.timelimit import call_observer, settled
 
 logger = logging.getLogger("trackside.dispatch")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection
 from typing import Protocol
 
-from trackside.harness.execution import Executions
+from trackside.harness.managing.execution import Executions
+from trackside.harness.managing.outcome import Outcome
 from trackside.harness.observer import RunResult
-from trackside.harness.outcome import Outcome
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import CancelAction, RunRecord
 

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Sequence
 
 from trackside.harness.context import Agent, AgentResult, RunContext, flaw_of
-from trackside.harness.ending import End, failed, unanswered
 from trackside.harness.errors import AgentOutputError, PayloadError
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import CLOSE_QUESTIONS
-from trackside.harness.logs import fields_of
 from trackside.harness.payload import MAX_CHARS, WHOLE_CHARS, canonical_payload, shortened
 from trackside.harness.ports import PausedRun, ThreadState
 from trackside.harness.powers import partial_of, uses_thread_state
 from trackside.harness.questions import INTERRUPTS
+from trackside.harness.running.ending import End, failed, unanswered
+from trackside.harness.running.logs import fields_of
 from trackside.harness.types import JsonObject, RunStatus
 
 logger = logging.getLogger("trackside.worker")

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Sequence
 from contextvars import Context
 
-from trackside.harness.backlog import Deferred, Found
+from trackside.harness.foreign.timelimit import Raised, leave_behind, start_contained
+from trackside.harness.observing.backlog import Deferred, Found
+from trackside.harness.observing.weighing import weight_of
 from trackside.harness.ports import EventSpan, RunLog
-from trackside.harness.timelimit import Raised, leave_behind, start_contained
-from trackside.harness.weighing import weight_of
 
 logger = logging.getLogger("trackside.buffer")
 

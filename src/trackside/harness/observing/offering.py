@@ -6,12 +6,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 
-from trackside.harness.backlog import EventGap
 from trackside.harness.errors import ObserverStuckError
-from trackside.harness.failures import is_own_failure
+from trackside.harness.foreign.failures import is_own_failure
+from trackside.harness.foreign.timelimit import call_observer
 from trackside.harness.observer import RunLifecycleEvent, RunObserver
-from trackside.harness.recurring import RecurringFailures
-from trackside.harness.timelimit import call_observer
+from trackside.harness.observing.backlog import EventGap
+from trackside.harness.observing.recurring import RecurringFailures
 
 logger = logging.getLogger("trackside.buffer")
 

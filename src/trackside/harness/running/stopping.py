@@ -12,12 +12,12 @@ from types import FrameType
 from typing import Any
 
 from trackside.harness.context import RunContext, keep_to_run
-from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import NotWaitedForError
-from trackside.harness.logs import fields_of
-from trackside.harness.steady import Begun
+from trackside.harness.foreign.timelimit import give_up_waiting
+from trackside.harness.running.ending import StopPolicy
+from trackside.harness.running.logs import fields_of
+from trackside.harness.running.steady import Begun
 from trackside.harness.threads import calls_left, left_behind
-from trackside.harness.timelimit import give_up_waiting
 from trackside.harness.types import RunRecord
 
 logger = logging.getLogger("trackside.worker")

@@ -12,14 +12,14 @@ from inspect import isfunction
 from typing import Any
 
 from trackside.harness.amounts import is_count
-from trackside.harness.bounding import DispatchPolicy
-from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import InvalidSpecError, NotAgentsError, UnknownRunError
 from trackside.harness.items import ItemStore
 from trackside.harness.observer import ObserverBinding, observer_name
+from trackside.harness.observing.bounding import DispatchPolicy
 from trackside.harness.payload import canonical
 from trackside.harness.ports import Clock, PriceList, RunCoordinator, RunLog, RunStream, ThreadStates
 from trackside.harness.redaction import check_hook
+from trackside.harness.running.ending import StopPolicy
 
 _PORTS: Mapping[str, tuple[type, str]] = {
     "coordinator": (RunCoordinator, "store.coordinator()"),

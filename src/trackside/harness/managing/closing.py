@@ -8,12 +8,12 @@ from contextvars import Context
 from typing import Any
 
 from trackside.harness.dispatch import ObserverSet
-from trackside.harness.ending import TASK_CANCELLED, Stop
 from trackside.harness.errors import ManagerLoopError
-from trackside.harness.execution import Executions
-from trackside.harness.outcome import all_done, all_done_or
+from trackside.harness.foreign.timelimit import let_drop, settled
+from trackside.harness.managing.execution import Executions
+from trackside.harness.managing.outcome import all_done, all_done_or
 from trackside.harness.ports import Clock
-from trackside.harness.timelimit import let_drop, settled
+from trackside.harness.running.ending import TASK_CANCELLED, Stop
 from trackside.harness.types import CancelMode, RunStatus
 
 _LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, even if nobody wants to wait

@@ -10,9 +10,9 @@ from types import coroutine
 from typing import Any, NamedTuple
 
 from trackside.harness.errors import WaitsForItselfError
+from trackside.harness.foreign.timelimit import call_in_line
+from trackside.harness.managing.outcome import Outcome
 from trackside.harness.observer import RunResult
-from trackside.harness.outcome import Outcome
-from trackside.harness.timelimit import call_in_line
 from trackside.harness.types import MultitaskStrategy, RunRecord
 from trackside.harness.worker import RunWorker
 

@@ -7,8 +7,8 @@ import contextlib
 import logging
 
 from trackside.harness.context import Agent, RunContext
+from trackside.harness.foreign.timelimit import Raised, leave_behind, start_contained
 from trackside.harness.powers import leave_of
-from trackside.harness.timelimit import Raised, leave_behind, start_contained
 
 logger = logging.getLogger("trackside.worker")
 

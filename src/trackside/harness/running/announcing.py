@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 
 from trackside.harness.emitter import Draft
-from trackside.harness.ending import End
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import terminal_event_of
-from trackside.harness.logs import fields_of
 from trackside.harness.ports import Claim
 from trackside.harness.redaction import Redact, redacted
+from trackside.harness.running.ending import End
+from trackside.harness.running.logs import fields_of
 from trackside.harness.types import JsonObject, LifecycleEventType, RunRecord, RunStatus, ThreadStatus
 
 logger = logging.getLogger("trackside.worker")

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from trackside.harness.ending import result_of
 from trackside.harness.errors import ManagerLoopError, NoResultHereError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.observer import RunResult
+from trackside.harness.running.ending import result_of
 from trackside.harness.types import RunRecord
 
 ELSEWHERE = "another process executes it"

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from trackside.harness.context import current_run
-from trackside.harness.steady import finish
+from trackside.harness.running.steady import finish
 
 _current: ContextVar[Settling | None] = ContextVar("trackside_settling", default=None)
 

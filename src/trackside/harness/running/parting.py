@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trackside.harness.admission import seconds_before
-from trackside.harness.bounding import MissedEvents
-from trackside.harness.ending import End
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import thread_status_after
+from trackside.harness.observing.bounding import MissedEvents
 from trackside.harness.ports import RunCoordinator, Settlement
+from trackside.harness.running.ending import End
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, ThreadStatus
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import override
 
-from trackside.harness.failures import line_of
+from trackside.harness.foreign.failures import line_of
 from trackside.harness.observer import RunLifecycleEvent, RunObserver, described, warn_of_failure
 
 logger = logging.getLogger("trackside.observer")

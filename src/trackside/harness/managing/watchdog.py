@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from trackside.harness.amounts import timeout_of
 from trackside.harness.context import RunContext, run_of
-from trackside.harness.logs import fields_of
 from trackside.harness.ports import Clock, SystemClock
+from trackside.harness.running.logs import fields_of
 
 logger = logging.getLogger("trackside.watchdog")
 

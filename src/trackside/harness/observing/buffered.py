@@ -24,7 +24,18 @@ from functools import partial
 from weakref import WeakSet
 
 from trackside.harness.amounts import is_count, is_seconds
-from trackside.harness.backlog import (
+from trackside.harness.errors import ClosedError, InvalidBufferError, ObserverStuckError, OtherLoopError
+from trackside.harness.foreign.timelimit import let_drop
+from trackside.harness.observer import (
+    ObserverBinding,
+    PartlyTaken,
+    RunEventCallback,
+    RunLifecycleEvent,
+    RunObserver,
+    batches_of,
+    observer_name,
+)
+from trackside.harness.observing.backlog import (
     Backlog,
     BufferStats,
     Deferred,
@@ -35,20 +46,9 @@ from trackside.harness.backlog import (
     OpenGap,
     Pending,
 )
-from trackside.harness.errors import ClosedError, InvalidBufferError, ObserverStuckError, OtherLoopError
-from trackside.harness.observer import (
-    ObserverBinding,
-    PartlyTaken,
-    RunEventCallback,
-    RunLifecycleEvent,
-    RunObserver,
-    batches_of,
-    observer_name,
-)
-from trackside.harness.offering import MAX_LEFT_BEHIND, Offers
+from trackside.harness.observing.offering import MAX_LEFT_BEHIND, Offers
+from trackside.harness.observing.rereading import Rereading
 from trackside.harness.ports import RunLog
-from trackside.harness.rereading import Rereading
-from trackside.harness.timelimit import let_drop
 
 __all__ = [
     "MAX_LEFT_BEHIND",
