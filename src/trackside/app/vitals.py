@@ -173,6 +173,8 @@ class Vitals:
     feeds: Callable[[], Sequence[FeedStats]]
     spooled: Callable[[], int]
     """How many runs have their rest on this machine's disk, waiting for the log."""
+    reads: Callable[[], int] = int
+    """How many reads of the database have succeeded in this process."""
     agents: Sequence[str] = ()
     """The agents that are served, whether they have had a run here or not."""
     engine: Callable[[], EngineVitals | None] = lambda: None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,10 +137,69 @@ async def test_a_database_that_does_not_answer_is_a_reason(serve_agents: Any, mo
     monkeypatch.setattr(health, "_PATIENCE", 0.01)
     async with serve_agents({"echo": echo}) as served:
         parts = served.app.parts
-        found = await parts.health.look(Silent(), parts.vitals, [])
+        found = await parts.health.look(Silent(), replace(parts.vitals, reads=int), [])
 
     assert found.status == "unready"
     assert found.reasons == [health.Finding("database", "it does not answer within 0.01 s")]
+
+
+async def test_reads_that_wait_behind_others_that_succeed_are_a_warning(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database answers, and a server to which requests would go instead has the same one."""
+
+    class Long:
+        """A store whose line of reads is long."""
+
+        async def run(self, run_id: str) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(health, "_PATIENCE", 0.01)
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+        vitals = replace(parts.vitals, reads=itertools.count().__next__)
+        found = await parts.health.look(Long(), vitals, [])
+        before = parts.vitals.reads()
+        await parts.store.run("nobody's")
+        after = parts.vitals.reads()
+
+    assert found.status == "ready"
+    assert health.Finding("database", "a read takes more than 0.01 s, though others succeed") in found.warnings
+    assert after > before
+
+
+async def test_a_disk_that_hangs_is_a_warning_and_keeps_one_thread(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, looks = threading.Event(), 0
+
+    def hang(path: Path) -> Usage:
+        nonlocal looks
+        looks += 1
+        answers.wait()
+        return Usage(2**40)
+
+    class Well:
+        """A store whose database answers at once."""
+
+        async def run(self, run_id: str) -> None: ...
+
+    async with serve_agents({"echo": echo}) as served:
+        parts, health_of_it = served.app.parts, health.Health()
+        monkeypatch.setattr(shutil, "disk_usage", hang)
+        monkeypatch.setattr(health, "_FRESH", 0.0)
+        monkeypatch.setattr(health, "_PATIENCE", 0.01)
+        try:
+            found = [await health_of_it.look(Well(), parts.vitals, ["/"]) for _ in range(3)]
+        finally:
+            answers.set()
+        monkeypatch.setattr(health, "_PATIENCE", 60.0)
+        well = await health_of_it.look(Well(), parts.vitals, ["/"])
+
+    disk = health.Finding("disk", "how much is free is not known within 0.01 s")
+    assert [(one.status, disk in one.warnings) for one in found] == [("ready", True)] * 3
+    assert looks <= 2, "another look begins when the first one is over"
+    assert [one for one in well.warnings if one.check == "disk"] == []
 
 
 async def test_a_database_that_takes_nothing_while_something_waits_is_a_reason(serve_agents: Any) -> None:

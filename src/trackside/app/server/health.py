@@ -10,6 +10,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from trackside.harness.errors import TracksideError
 from trackside.harness.threads import in_own_thread
 
 _FRESH: Final = 1.0  # seconds for which an answer is good: however many ask, the database is asked once
-_PATIENCE: Final = 2.0  # seconds that a read may take
+_PATIENCE: Final = 2.0  # seconds that a read, and a look at the disks beside it, may take
 _STALLED: Final = 5.0  # seconds without a transaction while some wait
 _LAGS: Final = 0.5  # seconds for one turn of the event loop
 _BEHIND: Final = 60.0  # seconds that an observer may be behind
@@ -39,6 +40,10 @@ class Finding(msgspec.Struct, frozen=True):
 
     check: str
     why: str
+
+
+type _Judged = tuple[Finding, bool]
+"""Something that is wrong, and whether it is a reason to be unready; otherwise it is a warning."""
 
 
 class EngineShown(msgspec.Struct, frozen=True):
@@ -86,6 +91,8 @@ class Health:
         self._at = 0.0
         self._writer: _Seen | None = None
         self._blocks = 0
+        self._looking: asyncio.Task[list[_Judged]] | None = None
+        """The look at the disks that began last."""
 
     def begin_ending(self, why: str) -> None:
         """From now on the server is not ready, for this reason."""
@@ -109,13 +116,13 @@ class Health:
 
     async def _look(self, store: Store, vitals: Vitals, folders: Sequence[str]) -> Readiness:
         lag = await _lag()
-        reasons = await _unreadable(store)
+        looked = await asyncio.gather(_read(store, vitals), self._disks(folders))
+        reasons, warnings = list[Finding](), [*self._blocked(vitals), *_unfinished(vitals)]
+        for finding, is_reason in chain.from_iterable(looked):
+            (reasons if is_reason else warnings).append(finding)
         reasons += self._unwritable(vitals.writer())
         if lag > _LAGS:
             reasons.append(Finding("event_loop", f"it takes {lag:.1f} s to get to anything"))
-        warnings = [*self._blocked(vitals), *_unfinished(vitals)]
-        for finding, is_reason in await in_own_thread(_space, folders):
-            (reasons if is_reason else warnings).append(finding)
         engine = _engine(vitals.engine())
         if self._ending is not None:  # last: the end may begin during the other looks
             reasons.insert(0, Finding("closing", self._ending))
@@ -134,6 +141,17 @@ class Health:
             yield Finding("database", "it takes nothing: transactions fail; the log says why")
         elif now - since > _STALLED:
             yield Finding("database", f"it has taken nothing for {now - since:.0f} s")
+
+    async def _disks(self, folders: Sequence[str]) -> list[_Judged]:
+        """What there is to say of the disks that these folders are on. One that hangs keeps one thread, however often it
+        is looked at.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(in_own_thread(_space, folders), name="trackside-looks-at-disks")
+        await asyncio.wait((self._looking,), timeout=_PATIENCE)
+        if not self._looking.done():  # as with one that has gone, that is no reason to answer nobody
+            return [(Finding("disk", f"how much is free is not known within {_PATIENCE:g} s"), False)]
+        return self._looking.result()
 
     def _blocked(self, vitals: Vitals) -> Iterator[Finding]:
         blocks = vitals.manager().loop_blocks_total
@@ -163,14 +181,18 @@ async def _lag() -> float:
     return loop.time() - begun
 
 
-async def _unreadable(store: Store) -> list[Finding]:
+async def _read(store: Store, vitals: Vitals) -> list[_Judged]:
+    """What a read of the database has come to."""
+    before = vitals.reads()
     try:
         async with asyncio.timeout(_PATIENCE):
             await store.run(_NO_RUN)
     except TimeoutError:
-        return [Finding("database", f"it does not answer within {_PATIENCE:g} s")]
+        if vitals.reads() > before:  # it answers, and the line of those who ask is long: that of other servers is, too
+            return [(Finding("database", f"a read takes more than {_PATIENCE:g} s, though others succeed"), False)]
+        return [(Finding("database", f"it does not answer within {_PATIENCE:g} s"), True)]
     except TracksideError as exc:  # its text has the database's address, which is not for everybody
-        return [Finding("database", f"it cannot be read ({type(exc).__name__}); the log says more")]
+        return [(Finding("database", f"it cannot be read ({type(exc).__name__}); the log says more"), True)]
     return []
 
 
@@ -182,9 +204,9 @@ def _unfinished(vitals: Vitals) -> Iterator[Finding]:
             yield Finding("feeds", f"{feed.subscription} is {feed.behind_seconds:.0f} s behind")
 
 
-def _space(folders: Sequence[str]) -> list[tuple[Finding, bool]]:
-    """Where there is little space left, and whether that is a reason to be unready."""
-    found: dict[int | str, tuple[Finding, bool]] = {}
+def _space(folders: Sequence[str]) -> list[_Judged]:
+    """Where there is little space left."""
+    found: dict[int | str, _Judged] = {}
     for folder in folders:
         there = nearest_place(Path(folder))
         try:

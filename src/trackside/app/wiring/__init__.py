@@ -417,6 +417,7 @@ def _vitals(
         manager=manager.stats,
         observers=manager.observers.stats,
         writer=store.writer_stats,
+        reads=store.reads_total,
         feeds=deliveries.stats,
         spooled=lambda: spool.waiting,
         agents=[*manager.agents],

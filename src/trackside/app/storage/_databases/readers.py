@@ -53,6 +53,8 @@ class Readers:
         self._reads = reads
         self.database = database
         """How messages name what is read."""
+        self.answered = 0
+        """How many reads have succeeded."""
         self._loop = asyncio.get_running_loop()
         self._closed = False
 
@@ -74,11 +76,13 @@ class Readers:
         """
         self._check()
         try:
-            return await self._reads.read(read)
+            found = await self._reads.read(read)
         except errors.StorageError as exc:
             if type(exc) not in _OF_READS:
                 raise
             raise _OF_READS[type(exc)](**exc.details) from exc
+        self.answered += 1
+        return found
 
     async def rows(self, statement: Mapping[Dialect, str], *values: Any) -> list[tuple[Any, ...]]:
         """The rows that one statement, in each database's own SQL, finds; for what is read so often that it matters.
@@ -89,11 +93,13 @@ class Readers:
         """
         self._check()
         try:
-            return await self._reads.rows(statement[self._reads.dialect], values)
+            rows = await self._reads.rows(statement[self._reads.dialect], values)
         except errors.StorageError as exc:
             if type(exc) not in _OF_READS:
                 raise
             raise _OF_READS[type(exc)](**exc.details) from exc
+        self.answered += 1
+        return rows
 
     def _check(self) -> None:
         if self._closed:

@@ -28,6 +28,10 @@ class StoreReading:
 
     _readers: Readers
 
+    def reads_total(self) -> int:
+        """How many reads of the database have succeeded in this process; may be called from any thread."""
+        return self._readers.answered
+
     async def events(
         self,
         after: int = 0,
