@@ -115,7 +115,7 @@ class UnknownThreadError(TracksideError, LookupError):
 
 
 class ThreadExistsError(TracksideError, ValueError):
-    """Thread id {thread_id!r} is taken: an id names one thread for ever. Leave it out, pass a new one, or get the existing one with if_exists="do_nothing" (over HTTP)."""  # noqa: E501
+    """Thread id {thread_id!r} is taken: an id names one thread for ever. Leave it out, or pass a new one."""
 
 
 class ThreadInUseError(TracksideError):

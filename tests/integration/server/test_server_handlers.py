@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from langgraph_sdk.errors import ConflictError
 from tests.integration.server.handler_projects import AUTH, EACH, NOWHERE, OWNERS, SHARED, refused, spec_for
 
 
@@ -86,6 +87,20 @@ async def test_threads_that_runs_make_have_what_the_handler_says(serve_auth: Any
         assert {run["metadata"]["owner"] for run in batch} == {"ada"}
         stolen = bob.runs.create_batch([{"assistant_id": "chat", "input": {"text": "c"}, "thread_id": NOWHERE}])
         assert await refused(stolen) == 404
+
+
+@pytest.mark.parametrize("project", [OWNERS, EACH])
+async def test_only_who_may_have_the_thread_with_an_id_that_is_taken_is_sent_to_it(
+    serve_auth: Any, project: str
+) -> None:
+    async with serve_auth(project) as place, place.clients("ada", "bob") as (ada, bob):
+        thread_id = (await ada.threads.create())["thread_id"]
+        told = []
+        for client in (ada, bob):
+            with pytest.raises(ConflictError) as taken:
+                await client.threads.create(thread_id=thread_id)
+            told.append("do_nothing" in taken.value.body["detail"])
+        assert told == [True, False]
 
 
 async def test_the_most_specific_handler_decides(serve_auth: Any) -> None:

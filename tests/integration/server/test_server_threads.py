@@ -71,6 +71,21 @@ async def test_an_id_names_one_thread(serve_agents: Any) -> None:
             await threads.create(thread_id="mine")
 
 
+async def test_who_is_refused_an_id_is_sent_to_the_thread_that_has_it_only_if_that_is_there(serve_agents: Any) -> None:
+    async with serve_agents({"chat": chat}) as served:
+        threads, told = served.client.threads, []
+        thread_id = (await threads.create())["thread_id"]
+        for _ in range(2):
+            with pytest.raises(ConflictError) as refused:
+                await threads.create(thread_id=thread_id)
+            told.append(refused.value.body)
+            await threads.delete(thread_id) if len(told) == 1 else None
+        with pytest.raises(NotFoundError):
+            await threads.create(thread_id=thread_id, if_exists="do_nothing")
+    assert ["do_nothing" in one["detail"] for one in told] == [True, False]
+    assert {one["code"] for one in told} == {"thread-exists"}
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [

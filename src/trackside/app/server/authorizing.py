@@ -150,6 +150,23 @@ async def _on_thread(call: AnyCall, action: Action, thread_id: str | None, **mor
     return seeing_all(call)
 
 
+async def for_existing(call: AnyCall, thread_id: str) -> AnyCall:
+    """The call of somebody who may make a thread, for the thread that may be there already.
+
+    Raises:
+        HttpError: it is refused.
+        UnknownThreadError: the thread does not fit.
+    """
+    thread = None if call.wanted is None else await call.parts.store.thread(thread_id)
+    if thread is None:
+        return call
+    if not call.wanted:  # being allowed to make threads is no reason to get one that somebody else has made
+        return replace(await on_thread(call, "read", thread_id), body=call.body)
+    if not fits(call, metadata_shown(thread)):
+        raise UnknownThreadError(thread_id=thread_id)
+    return seeing_all(call)
+
+
 async def copied_metadata(call: AnyCall, thread: StoredThread, copy_id: str) -> JsonObject | None:
     """The metadata of a copy of a thread, which a handler may have changed; None: those of the thread.
 
@@ -235,16 +252,7 @@ async def _new_thread(call: AnyCall, resource: Resource, action: Action) -> AnyC
     thread_id = new_id() if body.thread_id is None else uuid_of(body.thread_id, "thread_id")
     named = replace(call, body=msgspec.structs.replace(body, thread_id=thread_id))
     call = await ask(named, resource, action, thread_id=UUID(thread_id))
-    if call.wanted is None or body.if_exists != "do_nothing":
-        return call
-    thread = await call.parts.store.thread(thread_id)
-    if thread is None:
-        return call
-    if not call.wanted:  # being allowed to make threads is no reason to get one that somebody else has made
-        return replace(await on_thread(call, "read", thread_id), body=call.body)
-    if not fits(call, metadata_shown(thread)):
-        raise UnknownThreadError(thread_id=thread_id)
-    return seeing_all(call)
+    return await for_existing(call, thread_id) if body.if_exists == "do_nothing" else call
 
 
 async def _named(call: AnyCall, resource: Resource, action: Action) -> AnyCall:

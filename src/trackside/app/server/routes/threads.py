@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from trackside.app.server.access import check_served
-from trackside.app.server.authorizing import About, copied_metadata, on_thread, threads_wanted
+from trackside.app.server.authorizing import About, copied_metadata, for_existing, on_thread, threads_wanted
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.copying import check_prunable, copy_checkpoints, keep_latest
 from trackside.app.server.failures import HttpError
@@ -83,10 +83,13 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
                 agent=agent,
                 ttl_minutes=minutes_of(asked.ttl),
             )
-    except ThreadExistsError:
-        if asked.if_exists != "do_nothing":
+    except ThreadExistsError as exc:
+        if asked.if_exists == "do_nothing":
+            return await _changed(call, await _threads(call).get(thread_id))
+        if not await _is_there(call, thread_id):
             raise
-        return await _changed(call, await _threads(call).get(thread_id))
+        why = f'{exc} The thread that has it is there: if_exists="do_nothing" gets it.'
+        raise HttpError(status=409, detail=why, code=exc.code) from exc
     if steps:
         await _replay(call, thread, steps)
         thread = await _threads(call).get(thread_id)
@@ -267,6 +270,15 @@ async def copy_thread(call: Call[None, None]) -> Any:
             raise
 
     return await _shown(call, await finish(copy, name=f"copy-{copy_id}"))
+
+
+async def _is_there(call: Call[ThreadCreate, None], thread_id: str) -> bool:
+    """Whether the caller gets this thread, which exists or did, with `if_exists="do_nothing"`."""
+    try:
+        await _threads(await for_existing(call, thread_id)).get(thread_id)
+    except (HttpError, UnknownThreadError):
+        return False
+    return True
 
 
 def _threads(call: Call[Any, Any]) -> Threads:
