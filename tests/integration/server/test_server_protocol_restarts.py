@@ -13,6 +13,9 @@ from tests.integration.server.conftest import serve
 from tests.integration.server.protocol_agents import Held, asking, talking
 from tests.integration.server.test_server_protocol import HI, ends, events_until, interrupted, of
 
+from trackside.app.server.protocol import thread_events
+from trackside.app.server.thread_states import StatesOfThread
+from trackside.app.settings import ServerSettings
 from trackside.harness import AgentLimits
 from trackside.harness.ids import new_id
 
@@ -84,6 +87,42 @@ async def test_who_comes_back_without_a_number_is_told_of_the_end_and_who_watche
         assert events == await events_until(again, ends), "it is told once, and as often as somebody comes"
         more = await again.run.start(input={"messages": [{"role": "user", "content": "more", "id": "5"}]})
         assert {event["event_id"].split(":")[1] for event in await watching} == {more["run_id"]}
+
+
+async def test_who_comes_back_hears_what_comes_though_the_thread_does_not_say_what_it_was_left_with(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, given_up = asyncio.Event(), asyncio.Event()
+
+    async def state(*_: Any, **__: Any) -> Any:
+        hangs.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    def quiet(_: Any) -> None:
+        """Nothing comes of it."""
+
+    async with followed(quiet, database_url) as (_, thread):
+        await thread.run.start(input={})
+        await events_until(thread, ends)
+    monkeypatch.setattr(thread_events, "_LOOK_FIRST", 0.01)
+    monkeypatch.setattr(StatesOfThread, "state", state)
+    settings: Any = {"server": ServerSettings(heartbeat=0.05)}
+    async with followed(quiet, database_url, **settings) as (served, _), httpx.AsyncClient(base_url=served.url) as http:
+        path, asked = f"/threads/{thread.thread_id}/stream/events", {"channels": ["lifecycle", "values"]}
+        async with asyncio.timeout(60), http.stream("POST", path, json=asked) as stream:
+            lines = stream.aiter_lines()
+            await hangs.wait()
+            while await anext(lines) != ": heartbeat":
+                pass
+            await served.client.runs.create(thread.thread_id, "it", input={})
+            while '"event":"completed"' not in await anext(lines):
+                pass
+            assert not given_up.is_set()
+        async with asyncio.timeout(60):
+            await given_up.wait()  # since the client has gone
 
 
 async def test_who_has_started_a_run_that_has_not_begun_is_not_told_of_the_end_of_the_last_one(

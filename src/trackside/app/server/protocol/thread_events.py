@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -30,7 +30,9 @@ _WORD_OF_WATCHERS: Final = 0.5
 """Seconds after a run's end in which another server's word that a client has watched the end may still be under way."""
 
 _LOOK_FIRST: Final = 5.0
-"""Seconds for which a stream, before it begins, waits to learn what is open; after that, it looks while it streams."""
+"""Seconds for which a stream, before it begins, waits to learn what is open, and then what the client has missed; after
+that, it looks while it streams.
+"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +71,6 @@ class ProtocolEvents:
                 reader = read_events(threads, thread_id, self.wanted, self.since, holder=holder)
             with reader:
                 await outlet.begin(self.headers)
-                await self._look_back(reader)
                 await self._follow(outlet, reader, receive)
 
     async def _note_attempts(self, log: ThreadEventLog) -> None:
@@ -112,6 +113,10 @@ class ProtocolEvents:
         departure = Departure(receive, reader.rouse)
         try:
             with outlet.is_open(reader.nudge):
+                reader.passes_past = self._begins_watching
+                looking = self._look_beside(reader, self._look_back(reader), name="trackside-looks-back")
+                first = (looking, departure.watching)
+                await asyncio.wait(first, timeout=_LOOK_FIRST, return_when=asyncio.FIRST_COMPLETED)
                 await self._write(outlet, reader, departure)
         except SlowReaderError:
             pass  # logged already; the connection is closed, as the answer is not whole
@@ -131,14 +136,19 @@ class ProtocolEvents:
                 return
             elif reader.log.moved and self._elsewhere is None:
                 self._follow_elsewhere(reader, reader.log.moved.pop())
-            elif reader.log.in_doubt is not None and not reader.log.looking.locked() and self._has_looked():
-                self._looking = asyncio.create_task(self._ask_again(reader.log), name="trackside-looks-what-is-open")
-                self._looking.add_done_callback(lambda _: reader.nudge())
+            elif self._has_looked() and reader.log.in_doubt is not None and not reader.log.looking.locked():
+                self._look_beside(reader, self._ask_again(reader.log), name="trackside-looks-what-is-open")
             elif not await reader.wait():
                 await outlet.write([HEARTBEAT])
 
+    def _look_beside(self, reader: EventReader, look: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Look at the thread while the client is told what comes: its agent may take long to say what it knows."""
+        looking = self._looking = asyncio.create_task(look, name=name)
+        looking.add_done_callback(lambda _: reader.nudge())
+        return looking
+
     def _has_looked(self) -> bool:
-        """Whether no look at what is open is under way; if the last one failed, that is raised."""
+        """Whether no look at the thread is under way; if the last one failed, that is raised."""
         if self._looking is not None and self._looking.done():
             self._looking.result()
             self._looking = None
@@ -168,14 +178,13 @@ class ProtocolEvents:
         only watches would take its end for that of the next run.
         """
         thread, log = self.states.thread, reader.log
-        reader.passes_past = self._begins_watching
         if log.last is not None or thread.last_run_id is None or self.parts.manager.has(thread.last_run_id):
             return
         is_done = reader.passes_past and thread.status is ThreadStatus.idle  # there is no question either
         if is_done or (run := await self._last_run()) is None:
             return
         if (goes_on := await self._tell(reader, run, looks_back=True)) is not None:
-            self._follow_elsewhere(reader, goes_on)
+            log.moved.append(goes_on)
 
     async def _last_run(self) -> StoredRun | None:
         """The run that the thread had last; None if a run is let in that has not begun: the client that has just asked
