@@ -133,8 +133,8 @@ async def get_recorded_run(call: Call[None, OneRunQuery]) -> Any:
 async def get_stats(call: Call[None, StatsQuery]) -> Any:
     """Get totals of runs: how many, how they ended, what they used; in all, and by agent, model and caller.
 
-    A caller who is not an admin gets the totals of their own runs, of at most 2,000. For more runs the response is 403,
-    because nobody keeps their sums.
+    Runs that clients have deleted count, too, until the log no longer has them. A caller who is not an admin gets the
+    totals of their own runs, of at most 2,000. For more runs the response is 403, because nobody keeps their sums.
     """
     query, owner, store = call.query, call.principal.owner, call.parts.store
     if query.thread_id is not None and owner is not None and await store.thread(query.thread_id, owner=owner) is None:
@@ -172,7 +172,8 @@ async def get_timeline(call: Call[None, TimelineQuery]) -> Any:
 async def list_failures(call: Call[None, FailureQuery]) -> Any:
     """List why runs failed, the most common reason first.
 
-    The server looks at the 2,000 failed runs that were created last; `X-Truncated: true` says that there are more.
+    The server looks at the 2,000 failed runs that were created last; `X-Truncated: true` says that there are more. As in
+    the totals, runs that clients have deleted count, too.
     """
     query = call.query
     found = await call.parts.store.failures(

@@ -49,13 +49,13 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     error_type: str | None
     error: str | None
-    """The first line of what the newest of them failed with that is there to be looked at."""
+    """The first line of what the newest of them failed with that is there to be looked at; null if all were deleted."""
     status: RunStatus
     agent: str | None
     count: int
     last_at: datetime
     run_id: str
-    """The newest of them that is there to be looked at."""
+    """The newest of them that is there to be looked at, or, if all were deleted, the newest."""
 
 
 class Now(Struct, frozen=True, kw_only=True):
