@@ -20,12 +20,14 @@ from trackside.app.storage._databases.readers import Readers
 from trackside.app.storage._rows.arguments import check_seconds_option
 from trackside.app.storage._rows.encoding import time_text
 from trackside.app.storage._threads import reads
+from trackside.app.storage._threads.forgetting import CLAIM_SECONDS, ClaimForgetting, ForgetThreads
 from trackside.app.storage._threads.reads import PAGE, Waiting
-from trackside.app.storage._threads.works import ForgetThreads, RemoveThread
+from trackside.app.storage._threads.works import RemoveThread
 from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError, StoreOptionError
 from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, prune_threads
+from trackside.harness.ids import new_id
 
 __all__ = ["ForgetMemory", "ForgetOfAgent", "Sweeper", "Swept"]
 
@@ -39,6 +41,10 @@ _LEAST_EVERY: Final = 0.1  # seconds
 _LONGEST_LINGER: Final = 365 * 86_400  # seconds
 _SURELY_AWAY: Final = 10
 """If nothing can be forgotten of this many threads, the first of a page, then nothing can be of the others either."""
+_LONGEST_CALL: Final = 60.0  # seconds: while somebody else's checkpointer is asked, nobody else has threads forgotten
+_RENEWED_EVERY: Final = CLAIM_SECONDS / 3
+_PATIENCE: Final = 60.0  # seconds that who asks for a round waits for another sweeper that is at it
+_LOOK_EVERY: Final = 0.1  # seconds
 
 type ForgetMemory = Callable[[Sequence[str]], Awaitable[object]]
 """Removes what some threads remember elsewhere, as in a checkpointer. May be asked again for the same threads."""
@@ -89,6 +95,7 @@ class Sweeper:
         self._forget = forget
         self._every = every
         self._linger = timedelta(seconds=linger)
+        self._claimant = new_id()
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -107,22 +114,27 @@ class Sweeper:
         self._nudge.set()
 
     async def sweep(self) -> Swept:
-        """One whole round, now.
+        """One whole round, now. Another sweeper that asks a checkpointer to forget is waited for, for a minute at most.
 
         Raises:
             StorageError: the store failed; the next round goes on from there.
             Exception: what a checkpointer that somebody else has written raised for one of the threads. All others are
                 dealt with nevertheless, and the next round asks again.
         """
+        return await self._round(patience=_PATIENCE)
+
+    async def _round(self, *, patience: float) -> Swept:
         await self._items.sweep()
         expired = await self._expire()
-        forgotten, failures = await self._forget_all()
+        forgotten, failures = await self._forget_all(patience)
         swept = Swept(expired, forgotten, await self._delete())
         _raise_one_of(failures)
         return swept
 
     async def forget(self, *, expired: bool = False) -> int:
         """Remove now the memory of threads that are gone, and nothing else; returns of how many threads.
+
+        Another sweeper is waited for as by `sweep`.
 
         Args:
             expired: also remove threads whose time is over, so that they are gone.
@@ -133,7 +145,7 @@ class Sweeper:
         """
         if expired:
             await self._expire()
-        forgotten, failures = await self._forget_all()
+        forgotten, failures = await self._forget_all(_PATIENCE)
         _raise_one_of(failures)
         return forgotten
 
@@ -145,9 +157,9 @@ class Sweeper:
             try:
                 if loop.time() >= due:
                     due = loop.time() + self._every
-                    await self.sweep()
+                    await self._round(patience=0.0)
                 else:
-                    _raise_one_of((await self._forget_all())[1])
+                    _raise_one_of((await self._forget_all(0.0))[1])
             except StorageError as exc:
                 logger.warning("what removed threads left could not be cleared away, and will be later: %s", exc)
             except Exception:  # a checkpointer's, or any other: if this task ended, what is left would stay for ever
@@ -174,11 +186,13 @@ class Sweeper:
                 return count
             after = page[-1]
 
-    async def _forget_all(self) -> tuple[int, list[Exception]]:
+    async def _forget_all(self, patience: float) -> tuple[int, list[Exception]]:
         """Remove what threads remember that were deleted, or that ended with their runs and have lingered long enough.
 
-        Returns how many were forgotten, and what other people's checkpointers raised.
+        Returns how many were forgotten, and what other people's checkpointers raised. Leaves the rest to another sweeper
+        that is at it for longer than `patience`.
         """
+        until = asyncio.get_running_loop().time() + patience
         ended_before = datetime.now(UTC) - self._linger
         finds: tuple[_Find, ...] = (reads.deleted_to_forget, partial(reads.ended_to_forget, before=ended_before))
         count = 0
@@ -186,16 +200,48 @@ class Sweeper:
         for find in finds:
             after = None
             while page := await self._readers.run(partial(find, after=after)):
-                failed = await self._forget_elsewhere([one.thread_id for one in page])
-                failures += failed.values()
-                if forgotten := [one.thread_id for one in page if one.thread_id not in failed]:
-                    await self._writer.write(ForgetThreads(forgotten=forgotten, now=time_text(datetime.now(UTC))))
-                count += len(forgotten)
+                while (done := await self._forget_page([one.thread_id for one in page])) is None:
+                    if asyncio.get_running_loop().time() >= until:
+                        self._nudge.set()  # the other one may be past what was removed just now
+                        return count, failures
+                    await asyncio.sleep(_LOOK_EVERY)
+                count += done[0]
+                failures += done[1]
                 after = page[-1]
         return count, failures
 
-    async def _forget_elsewhere(self, thread_ids: Sequence[str]) -> dict[str, Exception]:
-        """Ask each of `forget`; returns the threads whose memory could not be removed, and why."""
+    async def _forget_page(self, thread_ids: Sequence[str]) -> tuple[int, list[Exception]] | None:
+        """The same for some of them; None: another sweeper is at it."""
+        failed: Mapping[str, Exception] = {}
+        if self._forget:
+            claim = ClaimForgetting(claimant=self._claimant, wanted=thread_ids)
+            left: Sequence[str] | None = await self._writer.write(claim)
+            asked = None if left is None else await self._forget_elsewhere(left)
+            if left is None or asked is None:
+                return None
+            thread_ids, failed = left, asked
+        forgotten = [thread_id for thread_id in thread_ids if thread_id not in failed]
+        now = time_text(datetime.now(UTC))
+        forget = ForgetThreads(claimant=self._claimant, forgotten=forgotten, now=now)
+        return (len(forgotten), [*failed.values()]) if await self._writer.write(forget) else None
+
+    async def _forget_elsewhere(self, thread_ids: Sequence[str]) -> Mapping[str, Exception] | None:
+        """Ask each of `forget`; returns the threads whose memory could not be removed, and why.
+
+        None: somebody else has claimed to ask, or has had some of these threads forgotten, as nothing was heard from here.
+        """
+        asking = asyncio.create_task(self._ask(thread_ids), name="trackside-forgetting")
+        try:
+            while not (await asyncio.wait([asking], timeout=_RENEWED_EVERY))[0]:
+                claim = ClaimForgetting(claimant=self._claimant, wanted=thread_ids)
+                if await self._writer.write(claim) != thread_ids:
+                    return None
+            return await asking
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def _ask(self, thread_ids: Sequence[str]) -> dict[str, Exception]:
         theirs: Mapping[str, Sequence[str]] = {}
         if agents := [forget.agent for forget in self._forget if isinstance(forget, ForgetOfAgent)]:
             theirs = await self._readers.run(partial(reads.threads_by_agent, thread_ids=thread_ids, agents=agents))
@@ -236,13 +282,15 @@ async def _failing(forget: ForgetMemory, thread_ids: Sequence[str]) -> dict[str,
 
 
 async def _failure_of(forget: ForgetMemory, thread_ids: Sequence[str]) -> Exception | None:
-    """What somebody else's checkpointer raised."""
+    """What somebody else's checkpointer raised, or that it took too long."""
+    limit = asyncio.timeout(_LONGEST_CALL)
     try:
-        await forget(thread_ids)
+        async with limit:
+            await forget(thread_ids)
     except StorageError:
         raise
     except Exception as exc:  # noqa: BLE001  # whatever it is: the same is asked for again later
-        return exc
+        return TimeoutError(f"it took more than {_LONGEST_CALL:g} s") if limit.expired() else exc
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 from sqlalchemy import Connection, Row, Select, and_, case, func, literal_column, or_, select
 
 from trackside.app.storage._rows.conditions import holds_mostly
-from trackside.app.storage._rows.fleet_tables import duties
+from trackside.app.storage._rows.fleet_tables import FORGETTING, duties
 from trackside.app.storage._rows.leases import LeaseClock, read_clock, seconds_left, wall_time
 from trackside.app.storage._rows.processes import seconds_alive
 from trackside.app.storage._rows.queue import Standing
@@ -295,6 +295,6 @@ def _held(
 def read_duties(connection: Connection) -> list[HeldDuty]:
     """Reads who has which duty."""
     clock = read_clock(connection)
-    rows = connection.execute(select(duties).order_by(duties.c.name))
+    rows = connection.execute(select(duties).where(duties.c.name != FORGETTING).order_by(duties.c.name))
     held = [HeldDuty(row.name, row.holder, row.since, seconds_left(row, clock)) for row in rows]
     return [duty for duty in held if duty.seconds_left > 0]

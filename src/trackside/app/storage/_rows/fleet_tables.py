@@ -32,6 +32,9 @@ duties = Table(
 )
 """What one process does for all: the one that holds the lease, which is like those of workers."""
 
+FORGETTING: Final = "forgetting"
+"""The duty that whoever asks others to forget threads has meanwhile; it is nothing of a fleet's."""
+
 server_metadata: Final = MetaData(naming_convention=metadata.naming_convention)
 """Tables that only a database server has: where processes share an SQLite file, each run is executed by one of them."""
 

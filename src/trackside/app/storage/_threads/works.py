@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, override
 
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import exists, select, update
 
 from trackside.app.storage._coordination.endings import cancel_unattended, rest_as
 from trackside.app.storage._databases.session import GraphAccess
-from trackside.app.storage._graph.works import copy_checkpoints, remove_checkpoints
+from trackside.app.storage._graph.works import copy_checkpoints
 from trackside.app.storage._rows.encoding import json_of, json_text, time_of, time_text
 from trackside.app.storage._rows.fold import ThreadRow
 from trackside.app.storage._rows.lifetimes import FOREVER, Lifetime
 from trackside.app.storage._rows.queue import Lane
-from trackside.app.storage._rows.tables import runs, thread_labels, thread_states, threads
+from trackside.app.storage._rows.tables import runs, threads
 from trackside.app.storage._writing.expiry import active_on, unattended_on
 from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.harness.errors import (
@@ -356,44 +356,3 @@ class RemoveRun(OnThread):
     def _is_removed(self, unit: UnitOfWork) -> bool:
         removed = select(runs.c.run_id).where(runs.c.run_id == self.run_id, runs.c.removed_at.is_not(None))
         return bool(unit.session.execute(removed))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgetThreads(Work):
-    """Removes what threads that are gone remember, and notes that; notes their runs as gone, too, if they are not yet.
-
-    Threads that have no runs are not needed for anything any more. One that was begun anew since it was found stays as
-    it is.
-    """
-
-    forgotten: Sequence[str]
-    now: str
-
-    @property
-    @override
-    def size(self) -> int:
-        return _ROW_BYTES * len(self.forgotten)
-
-    @override
-    def thread_ids(self) -> Iterable[str]:
-        return self.forgotten
-
-    @override
-    def apply(self, unit: UnitOfWork) -> None:
-        session = unit.session
-        has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-        found = session.execute(
-            select(threads.c.thread_id, has_run).where(
-                threads.c.thread_id.in_(self.forgotten), threads.c.removed_at.is_not(None)
-            )
-        )
-        gone = [thread_id for thread_id, _ in found]
-        session.execute(delete(thread_states).where(thread_states.c.thread_id.in_(gone)))
-        remove_checkpoints(session, gone)
-        of_these = (runs.c.thread_id.in_(gone), runs.c.removed_at.is_(None))
-        session.execute(update(runs).where(*of_these).values(removed_at=self.now))
-        session.execute(update(threads).where(threads.c.thread_id.in_(gone)).values(forgotten=True))
-        needless = [thread_id for thread_id, is_needed in found if not (is_needed or unit.changes_thread(thread_id))]
-        for table in (thread_labels, threads):
-            session.execute(delete(table).where(table.c.thread_id.in_(needless)))
-        unit.forget_threads(needless)
