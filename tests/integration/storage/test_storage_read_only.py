@@ -360,6 +360,22 @@ def test_a_guest_who_never_finds_a_quiet_moment_hears_of_it(recorded: Path) -> N
         reads.read(lambda _: run(COME_AND_GO, recorded, 1))
 
 
+def test_a_guest_who_reads_for_longer_than_he_waits_for_others_tries_once_more(recorded: Path) -> None:
+    reads = GuestReads(SqliteDatabase(path=recorded, busy_timeout=0))
+    found: list[str | None] = []
+
+    def read(connection: Connection) -> None:
+        found.append(titles(connection)[0])
+        if len(found) == 1:
+            run(COME_AND_GO, recorded, 1)
+            a_while_ago = time.time_ns() - 1_000_000_000  # a fresh change would be read once more
+            os.utime(recorded, ns=(a_while_ago, a_while_ago))
+
+    reads.read(read)
+
+    assert found == [None, "6"]
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_change_in_the_same_tick_of_the_clock_as_the_one_before_is_noticed(
     recorded: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool
