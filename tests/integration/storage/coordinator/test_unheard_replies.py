@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -103,3 +104,32 @@ async def test_what_was_let_in_without_hearing_of_it_holds_its_thread_no_longer(
 
     assert standing(database, record.run_id) is None
     assert (await a.store.run(record.run_id)).error_type == "worker_lost"
+
+
+async def test_what_is_being_let_in_is_not_given_back_however_long_the_reply_takes(
+    hand: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = hand()
+    a.agents = ()
+    record = run_of("t")
+    written, may_come = asyncio.Event(), asyncio.Event()
+    write = a.store._writer.write_to_the_end
+
+    async def write_and_wait(work: Any) -> Any:
+        reply = await write(work)
+        written.set()
+        await may_come.wait()
+        return reply
+
+    with monkeypatch.context() as slow:
+        slow.setattr(a.store._writer, "write_to_the_end", write_and_wait)
+        async with asyncio.TaskGroup() as tasks:
+            admission = tasks.create_task(a.coordinator.admit(record))
+            await written.wait()
+
+            await a.coordinator._upkeep.disown()
+            await a.coordinator._upkeep.disown()
+
+            may_come.set()
+    assert admission.result().ready
+    assert standing(database, record.run_id) == ("pending", a.name)

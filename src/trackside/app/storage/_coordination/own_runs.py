@@ -85,6 +85,10 @@ class OwnRuns:
     def __iter__(self) -> Iterator[OwnRun]:
         return iter(self._runs.values())
 
+    def is_expected(self, run_id: str) -> bool:
+        """Whether this worker has a run, is about to hear that it was let in, or has yet to tell how it ended."""
+        return run_id in self._runs or run_id in self._let_in or run_id in self.untold
+
     def ids(self) -> KeysView[str]:
         """A live view of their ids."""
         return self._runs.keys()

@@ -220,16 +220,15 @@ class Upkeep:
         admission was lost.
 
         A run that is on its way at this moment is known by the next round, so only what two rounds in a row find is a
-        stranger.
+        stranger. An admission may take longer, as its reply may be asked for once more, but whoever made it still waits.
 
         Raises:
             StorageError: the store failed.
         """
         query = select(active_runs.c.run_id).where(active_runs.c.owner == self._worker_id)
         owned = await self._readers.all(query, lambda row: str(row.run_id))
-        untold = self._own.untold
-        untold.intersection_update(owned)
-        unknown = {run_id for run_id in owned if run_id not in self._own and run_id not in untold}
+        self._own.untold.intersection_update(owned)
+        unknown = {run_id for run_id in owned if not self._own.is_expected(run_id)}
         strangers, self._strangers = unknown & self._strangers, unknown
         if strangers:
             await self._writer.write(Disown(owner=self._worker_id, strangers=strangers))
