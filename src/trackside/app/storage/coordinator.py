@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from trackside.app.storage._coordination.admissions import Admissions
 from trackside.app.storage._coordination.cancelling import request_cancel
 from trackside.app.storage._coordination.enrolment import BEATS_PER_LEASE, Enrolment
 from trackside.app.storage._coordination.own_runs import OwnRun, OwnRuns
 from trackside.app.storage._coordination.steps import (
-    Admit,
     Admitted,
     Claim,
     Displaced,
@@ -32,20 +32,17 @@ from trackside.app.storage._coordination.taker import Taker
 from trackside.app.storage._coordination.upkeep import Upkeep
 from trackside.app.storage._databases.readers import Readers
 from trackside.app.storage._databases.signals import CommitSignals
-from trackside.app.storage._reading.run_records import find_holder, find_run, start_of
-from trackside.app.storage._rows.encoding import json_text, time_text
+from trackside.app.storage._reading.run_records import find_holder, find_run
+from trackside.app.storage._rows.encoding import time_text
 from trackside.app.storage._rows.leases import LeaseClock
-from trackside.app.storage._rows.lifetimes import lifetime_of
 from trackside.app.storage._rows.queue import Handover
 from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import NoFleetError, StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
 from trackside.harness import ports
-from trackside.harness.admission import request_of
-from trackside.harness.errors import ClosedError, PayloadError, TracksideError, UnknownRunError
+from trackside.harness.errors import ClosedError, TracksideError, UnknownRunError
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import is_final
-from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
 from trackside.harness.running.steady import finish
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec, RunStatus, ThreadStatus
@@ -92,10 +89,12 @@ class StoredCoordinator:
         self._readers = readers
         self._signals = signals
         self._lease = lease_seconds
-        self._keeps_requests = keeps_requests
         self._host: RunHost | None = None
         self._runs = OwnRuns(on_taken=self._arm, store=writer)
         self._fleet = fleet
+        self._admissions = Admissions(
+            owner=self.worker_id, own=self._runs, durable=hands_over, keeps_requests=keeps_requests, fleet=fleet
+        )
         self._enrolment = Enrolment(
             writer, worker_id=self.worker_id, lease_seconds=lease_seconds, on_enrolled=self._listen, member=fleet
         )
@@ -152,33 +151,7 @@ class StoredCoordinator:
     ) -> Admission:
         """Let a run in, at the head of its thread or behind those that are there, in one transaction."""
         await self._enrolment.enroll()
-        request = None if spec is None else self._request_of(spec, record)
-        work = Admit(
-            run_id=record.run_id,
-            thread_id=record.thread_id,
-            owner=self.worker_id,
-            start=start_of(record, request),
-            multitask=record.multitask,
-            due_at=None if record.due_at is None else time_text(record.due_at),
-            portable=self.durable and request is not None,
-            keeps_request=self._keeps_requests,
-            idempotency=idempotency,
-            fates=self._runs.fates,
-        )
-        if self._fleet is not None and request is not None:
-            work.pool, work.version = self._fleet.pool_of(record.agent), self._fleet.version
-            work.nobodys = record.parent_run_id is None or record.parent_run_id not in self._runs
-            if record.due_at is not None and work.nobodys:  # the scheduler's machine may have another time
-                work.due_in = (record.due_at - record.created_at).total_seconds()
-        if spec is not None:
-            work.asks_for, work.any_owner = spec.owner, spec.any_owner
-            work.thread_exists, work.thread_ends = spec.thread_exists, spec.thread_ends
-            if spec.thread_ttl is not None:
-                work.lifetime = lifetime_of(spec.thread_ttl, record.created_at, field="thread_ttl")
-            if spec.thread_metadata:
-                as_the_run = spec.thread_metadata == spec.metadata  # then also without what a hook took out
-                metadata = record.metadata if as_the_run else spec.thread_metadata
-                work.thread_metadata = canonical_payload(metadata, path="thread_metadata")
+        work = self._admissions.work_of(record, spec, idempotency)
         with self._runs.letting_in(record):
             admitted: Admitted = await self._writer.write_to_the_end(work)
         if (existing := admitted.existing) is not None:
@@ -193,22 +166,6 @@ class StoredCoordinator:
             ready = own.ready
         displaced = await self._displaced(record, admitted.displaced) if admitted.displaced else ()
         return Admission(record=record, ready=ready, displaced=displaced, elsewhere=elsewhere)
-
-    def _request_of(self, spec: RunSpec, record: RunRecord) -> str | None:
-        """What was asked for, as JSON text; None if it need not be kept.
-
-        Raises:
-            PayloadError: it cannot be read, and another process would need it.
-        """
-        if not (self.durable or self._keeps_requests):
-            return None
-        try:
-            return json_text(request_of(spec, record.agent))
-        except PayloadError as exc:
-            if self.durable:
-                raise
-            logger.warning("the request of run %s is not kept: %s", record.run_id, exc)
-            return None
 
     async def take(self, run_ids: Sequence[str]) -> dict[str, Taking]:
         """Take these runs for this worker of a fleet, as far as they can be had; returns what became of each.
