@@ -237,6 +237,8 @@ def test_tables_with_events_are_upgraded_only_if_somebody_says_so(here: Run, ter
     assert refused.returncode == 2
     assert f"error: --yes: nobody is here to confirm it; it would {what} in {steps} steps.\n" == refused.stderr
     assert foretold.stdout == f"Would {what} in {steps} steps.\n"
+    told = json.loads(here("db", "upgrade", "--dry-run", "--json").stdout)
+    assert told == {"found": "0001", "known": _schema.REVISIONS[-1], "steps": steps}
 
     shown = terminal("db", "upgrade", columns=160)
     shown.wait_for("An older Trackside cannot use them afterwards. [y/N]")

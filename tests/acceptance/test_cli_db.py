@@ -72,6 +72,17 @@ def test_the_version_of_the_tables(here: Run, database: Path, tmp_path: Path) ->
     assert (missing.returncode, missing.stderr.startswith("error: nothing recorded at")) == (2, True)
 
 
+def test_programs_read_from_which_version_the_tables_were_brought_to_which(here: Run, database: Path) -> None:
+    (known,) = rows(database, "SELECT version_num FROM alembic_version")[0]
+    made = {"found": None, "known": known, "steps": 1}
+
+    assert json.loads(here("db", "upgrade", OTHER, "--dry-run", "--json").stdout) == made
+    assert json.loads(here("db", "upgrade", OTHER, "--json").stdout) == made
+    done = {"found": known, "known": known, "steps": 0}
+    assert json.loads(here("db", "upgrade", OTHER, "--json").stdout) == done
+    assert json.loads(here("db", "upgrade", OTHER, "--dry-run", "--json").stdout) == done
+
+
 def test_the_version_of_newer_tables_is_shown_beside_ours(here: Run, database: Path) -> None:
     (version,) = rows(database, "SELECT version_num FROM alembic_version")[0]
     with closing(sqlite3.connect(database)) as open_database, open_database:
@@ -93,8 +104,10 @@ def test_space_is_given_back(here: Run, database: Path) -> None:
     here("prune", "--older-than", "30d", "--yes")
 
     assert database.stat().st_size == before
-    assert here("db", "compact").returncode == 0
+    said = json.loads(here("db", "compact", "--json").stdout)
+    assert said == {"bytes_before": before, "bytes_after": database.stat().st_size}
     assert database.stat().st_size < before / 2
+    assert here("db", "compact").stdout == "Done.\n"
     assert here("db", "check", "--all").stdout == "All is well.\n"
     assert here("db", "compact", "--database=sqlite:///none.db").returncode == 2
 

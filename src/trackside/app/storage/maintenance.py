@@ -57,6 +57,11 @@ def _backend_there(url: str) -> Backend:
     return backend
 
 
+def no_version() -> SchemaVersion:
+    """The version of a database that is not there yet."""
+    return SchemaVersion(found=None, known=REVISIONS[-1])
+
+
 def schema_version(url: str) -> SchemaVersion:
     """The version of a database's tables, even if it is not known here. Changes nothing.
 
@@ -116,8 +121,16 @@ def upgrade_database(url: str, *, on_step: OnStep | None = None) -> SchemaVersio
     return version
 
 
-def compact_database(url: str) -> None:
-    """Give the space of removed runs back to the disk.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """How many bytes a database took on the disk before it was compacted, and how many it takes now."""
+
+    bytes_before: int
+    bytes_after: int
+
+
+def compact_database(url: str) -> Compacted:
+    """Give the space of removed runs back to the disk; returns how much the database took there, and takes.
 
     The file is written anew. For that, as much space as it takes in the end has to be free beside it, and as much once
     more where SQLite has temporary files (the folder in `SQLITE_TMPDIR` or `TMPDIR`, else /var/tmp). Nobody else can
@@ -134,7 +147,9 @@ def compact_database(url: str) -> None:
     if not isinstance(backend, SqliteBackend):
         raise CompactedByServerError(database=str(backend))
     prepare(backend, create=False)
+    before = backend.size()
     backend.compact()
+    return Compacted(bytes_before=before, bytes_after=backend.size())
 
 
 def check_database(url: str, *, sample: int | None = SAMPLE) -> list[Finding]:

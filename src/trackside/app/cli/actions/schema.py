@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from trackside.app.cli.actions.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode, ended
@@ -14,9 +15,12 @@ from trackside.app.cli.views.output import standard_error, standard_output
 from trackside.app.cli.views.progress import Progress
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import blaming
+from trackside.harness.types import JsonObject
+
+if TYPE_CHECKING:
+    from trackside.app.storage.maintenance import SchemaVersion
 
 _DATABASE = "database.url"
-_UP_TO_DATE = "the tables are up to date"
 _MEANWHILE = (
     "Until that is done, servers and workers that are up start no run, and runs that end meanwhile may end as errors; "
     "the more is in the log, the longer it takes."
@@ -43,7 +47,7 @@ def show_version(database: str | None, *, json: bool) -> ExitCode:
     return ended(console)
 
 
-def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
+def upgrade(database: str | None, *, yes: bool, dry_run: bool, json: bool) -> ExitCode:
     """Bring the tables up to date; if they contain events, only if the person at the terminal agrees."""
     from trackside.app.storage.maintenance import upgrade_database
 
@@ -51,21 +55,23 @@ def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
     console = standard_output()
     foreseen = _foreseen(settings)
     if dry_run:
-        console.print(
-            f"Would do nothing: {_UP_TO_DATE}." if foreseen is None else f"Would {foreseen.what}.", soft_wrap=True
-        )
+        if json:
+            console.print_json_lines([_upgrade_object(foreseen.version)])
+        else:
+            console.print(f"Would {foreseen.what}.", soft_wrap=True)
         return ended(console)
-    if foreseen is not None and foreseen.events:
+    if foreseen.events:
         if settings.sqlite_file is None:  # a file has no other users that would carry on
             standard_error().print(_MEANWHILE, soft_wrap=True)
         question = f"{foreseen.what[0].upper()}{foreseen.what[1:]}? An older Trackside cannot use them afterwards."
         if not agrees(question, yes=yes, would=f"it would {foreseen.what}"):
             return not_done("Nothing was changed.")
-    steps = None if foreseen is None else foreseen.steps
-    progress = Progress("Upgrading", "step", total=steps, broken_off=_broken_off)
+    progress = Progress("Upgrading", "step", total=foreseen.version.steps or None, broken_off=_broken_off)
     with saying_waits(), blaming(settings), progress:
         version = upgrade_database(settings.database_url, on_step=progress.reach)
-    if version.found == version.known:
+    if json:
+        console.print_json_lines([_upgrade_object(version)])
+    elif version.found == version.known:
         console.print(f"Nothing to do: the tables are of version {version.known}.")
     elif version.found is None:
         console.print(f"Made the tables, of version {version.known}.")
@@ -78,48 +84,56 @@ def _broken_off(steps: int) -> str:
     return "nothing has changed, because no step counts without the others; the same command starts over."
 
 
+def _upgrade_object(version: SchemaVersion) -> JsonObject:
+    """An upgrade for programs: the version that the tables had, the one that they have now, and the steps between."""
+    return {**asdict(version), "steps": version.steps}
+
+
 @dataclass(frozen=True, slots=True)
 class _Foreseen:
-    """What an upgrade would do, in words and in steps, and how many events are in the tables."""
+    """What an upgrade would do, in words, from which version, and how many events are in the tables."""
 
     what: str
-    steps: int
-    events: int
+    version: SchemaVersion
+    events: int = 0
 
 
-def _foreseen(settings: Settings) -> _Foreseen | None:
-    """What an upgrade would do; None if the tables are up to date.
+def _foreseen(settings: Settings) -> _Foreseen:
+    """What an upgrade would do.
 
     Raises:
         StorageError: the database cannot be read, or a newer Trackside made its tables; an upgrade would say the same.
     """
     from trackside.app.storage.errors import DatabaseMissingError
-    from trackside.app.storage.maintenance import held_events, upgradable_version
+    from trackside.app.storage.maintenance import held_events, no_version, upgradable_version
 
     with blaming(settings):
         try:
             version = upgradable_version(settings.database_url)
         except DatabaseMissingError:
-            return _Foreseen("make the tables", steps=1, events=0)
+            return _Foreseen("make the tables", no_version())
         if version.found is None:
-            return _Foreseen("make the tables", steps=version.steps, events=0)
+            return _Foreseen("make the tables", version)
         if version.steps == 0:
-            return None
+            return _Foreseen("do nothing: the tables are up to date", version)
         events = held_events(settings.database_url)
     steps = count(version.steps, "step")
     what = f"bring the tables of {settings.database_shown}, with {count(events, 'event')}, from version {version.found}"
-    return _Foreseen(f"{what} to {version.known} in {steps}", steps=version.steps, events=events)
+    return _Foreseen(f"{what} to {version.known} in {steps}", version, events)
 
 
-def compact(database: str | None) -> ExitCode:
+def compact(database: str | None, *, json: bool) -> ExitCode:
     """Give unused space back to the disk."""
     from trackside.app.storage.maintenance import compact_database
 
     settings = load_settings({_DATABASE: database})
     with saying_waits(), blaming(settings):
-        compact_database(settings.database_url)
+        compacted = compact_database(settings.database_url)
     console = standard_output()
-    console.print("Done.")
+    if json:
+        console.print_json_lines([asdict(compacted)])
+    else:
+        console.print("Done.")
     return ended(console)
 
 

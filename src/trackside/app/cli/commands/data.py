@@ -208,6 +208,7 @@ def upgrade(
     dry_run: DryRun = False,
     database: Database = None,
     url: Annotated[str | None, only_here(_TABLES)] = None,
+    json: Json = False,
 ) -> int:
     """Create the tables, or bring those of an older version up to date. Every process that records runs does so, too.
 
@@ -215,7 +216,7 @@ def upgrade(
     """
     from trackside.app.cli.actions import schema
 
-    return schema.upgrade(database, yes=yes, dry_run=dry_run)
+    return schema.upgrade(database, yes=yes, dry_run=dry_run, json=json)
 
 
 @db.command()
@@ -234,11 +235,13 @@ def check(
 
 
 @db.command()
-def compact(database: Database = None, url: Annotated[str | None, only_here(_TABLES)] = None) -> int:
+def compact(
+    database: Database = None, url: Annotated[str | None, only_here(_TABLES)] = None, json: Json = False
+) -> int:
     """Give the space of removed runs back to the disk. Nobody can record meanwhile; new runs would reuse the space, too.
 
     Twice the space that the file takes in the end has to be free: once beside the file, and once for temporary files.
     """
     from trackside.app.cli.actions import schema
 
-    return schema.compact(database)
+    return schema.compact(database, json=json)

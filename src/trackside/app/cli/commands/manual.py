@@ -305,7 +305,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "db upgrade": Entry(
         "Upkeep",
         (
-            Example("trackside db upgrade --dry-run", "what it would do", runs=True),
+            Example("trackside db upgrade --dry-run --json", "what it would do, for a program", runs=True),
             Example("trackside db upgrade --yes", "when you upgrade a server", runs=True),
         ),
         _ASKS,
@@ -322,7 +322,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Upkeep",
         (
             Example("trackside db compact", "SQLite only; nobody can write meanwhile", runs=True),
-            Example("trackside db compact -d sqlite:///old.db", "for another file"),
+            Example("trackside db compact -d sqlite:///old.db --json", "for another file, for a program"),
         ),
     ),
 }

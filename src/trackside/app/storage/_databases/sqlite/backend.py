@@ -60,6 +60,11 @@ class SqliteBackend:
             if not is_needed():
                 return
 
+    def size(self) -> int:
+        """How many bytes the file takes, with what was written beside it and is not in it yet."""
+        path = self._database.path
+        return sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}-wal")) if file.exists())
+
     def compact(self) -> None:
         """Write the file anew without its unused space; nobody else writes meanwhile.
 
