@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from trackside.app.cli.top.watching import Watched
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.app.storage.errors import DatabaseIOError
-from trackside.harness import ObserverBinding, RunManager, RunSpec
+from trackside.harness import ObserverBinding, RunHandle, RunManager, RunSpec
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 from trackside.harness.types import RunStatus
@@ -323,17 +324,23 @@ async def test_what_happens_while_the_events_of_a_run_are_read_is_told_once(
         assert words(app) == ["chat", "before", "behind"]
 
 
-async def test_a_run_that_has_started_does_not_wait_again_for_a_list_that_was_on_its_way(store: Store) -> None:
+@asynccontextmanager
+async def one_behind_another(store: Store) -> AsyncIterator[tuple[RunManager, RunHandle, asyncio.Event]]:
+    """A manager in which one run waits for the place of another, the waiting run, and what lets both end."""
     go_on = asyncio.Event()
 
     async def work(input: object) -> None:
         await go_on.wait()
 
-    storage = ObserverBinding(StorageObserver(store), required=True)
-    coordinator = store.coordinator()
+    storage, coordinator = ObserverBinding(StorageObserver(store), required=True), store.coordinator()
     async with RunManager({"work": work}, observers=[storage], coordinator=coordinator, max_running=1) as manager:
         await manager.start(RunSpec("work", 1))
-        run = await manager.start(RunSpec("work", 2))
+        yield manager, await manager.start(RunSpec("work", 2)), go_on
+        go_on.set()
+
+
+async def test_a_run_that_has_started_does_not_wait_again_for_a_list_that_was_on_its_way(store: Store) -> None:
+    async with one_behind_another(store) as (_, run, go_on):
         waiting = await store.runs(status=[RunStatus.pending])
         go_on.set()
         await run.result()
@@ -341,11 +348,35 @@ async def test_a_run_that_has_started_does_not_wait_again_for_a_list_that_was_on
     watched = Watched()
     watched.begin(waiting)
     assert watched.runs[run.run_id].status is RunStatus.pending
-
     watched.take(began, 0.0)
     watched.begin(waiting)
-
     assert watched.runs[run.run_id].status is RunStatus.running
+
+
+async def test_nor_does_one_that_many_have_ended_after(store: Store, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer, asked_again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    app = TopApp(records := StoredRecords(store, Home(url)))
+    runs, others = records.runs, [started(number, "chat") for number in range(600)]
+
+    async def runs_later(**wanted: Any) -> Any:
+        if answer.is_set():
+            asked_again.set()
+        found = await runs(**wanted)
+        if wanted["status"] == [RunStatus.pending] and found:
+            asked.set()
+            await answer.wait()
+        return found
+
+    monkeypatch.setattr(records, "runs", runs_later)
+    monkeypatch.setattr(screen, "COUNTED_EVERY", 0.02)
+    async with one_behind_another(store) as (manager, run, _), app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: asked.is_set() and app._follower is not None)
+        await manager.cancel(run.run_id, wait=True)
+        await store.append([*others, *map(ended, others)])
+        await until(pilot, lambda: app.watched.outcomes[RunStatus.success] == 600)
+        answer.set()
+        await asked_again.wait()
+        assert run.run_id not in app.watched.runs
 
 
 @pytest.mark.timeout(280)

@@ -230,6 +230,7 @@ class TopApp(App[None]):
         while True:
             try:
                 self._now = await self._records.now()
+                self.watched.look()
                 self.watched.begin(await self._records.runs(status=[RunStatus.pending], limit=SHOWN))
             except TracksideError as exc:
                 self._away["numbers"] = one_line(str(exc))

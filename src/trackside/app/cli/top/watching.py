@@ -62,11 +62,19 @@ class Watched:
     outcomes: Counter[RunStatus] = field(default_factory=Counter)
     """How many runs ended how, since the beginning of the watch."""
     _ended: deque[str] = field(default_factory=deque)
+    _dropped: set[str] = field(default_factory=set)
+    """Runs that ended and were left out since somebody began to look which runs there are."""
     _events: deque[tuple[float, int, int]] = field(default_factory=deque)
 
+    def look(self) -> None:
+        """Note that somebody begins to look which runs there are, for `begin`."""
+        self._dropped.clear()
+
     def begin(self, runs: Iterable[StoredRun]) -> None:
-        """Take the existing runs. Even if this comes late, events say more about a run that has started."""
+        """Take the existing runs. Even if this comes late, events say more about a run that has started, or ended."""
         for run in runs:
+            if run.run_id in self._dropped:
+                continue
             known = self.runs.get(run.run_id)
             if known is None or known.status is RunStatus.pending:
                 self.runs[run.run_id] = _seen(run)
@@ -98,7 +106,8 @@ class Watched:
         self.outcomes[seen.status] += 1
         self._ended.append(seen.run_id)
         while len(self._ended) > _ENDED:
-            self.runs.pop(self._ended.popleft(), None)
+            self._dropped.add(dropped := self._ended.popleft())
+            self.runs.pop(dropped, None)
         return seen.tokens
 
     def rates(self, now: float) -> tuple[float, float, float]:
