@@ -123,3 +123,21 @@ def test_a_cost_that_nobody_knows_is_said_not_to_count(here: Trackside, tmp_path
     )
     assert (known.returncode, known.stderr) == (1, "")
     assert here("run", "own.py:home", "hello").stderr == "", "nobody asked for a limit"
+
+
+def test_tokens_that_a_run_cannot_count_fail_it_and_those_that_it_can_are_the_same_everywhere(
+    here: Trackside, tmp_path: Path
+) -> None:
+    agent = "async def {}(input, run):\n    run.record_usage('m', input_tokens={}, output_tokens=0)\n"
+    (tmp_path / "agents.py").write_text(agent.format("wrong", "10**30") + agent.format("most", "10**12"))
+
+    wrong, most = here("run", "agents.py:wrong", "hello"), here("run", "agents.py:most", "hello", "--json")
+
+    assert wrong.returncode == 1
+    assert f"input_tokens = {10**30} is not the usage of a model: token counts are whole numbers" in wrong.stdout
+    result = json.loads(most.stdout.splitlines()[-1])["result"]
+    row = json.loads(here("runs", "--json", "--status", "success").stdout)
+    totals = json.loads(here("stats", "--json", "--status", "success").stdout)["total"]
+    assert result["completion_data"]["total_tokens"] == row["total_input_tokens"] == 10**12
+    assert totals["total_input_tokens"] == 10**12
+    assert "1,000,000,000,000 tokens" in here("runs", result["run_id"]).stdout

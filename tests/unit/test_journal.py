@@ -149,14 +149,26 @@ def test_cost_of_many_calls_is_a_number_however_much_it_is() -> None:
 @pytest.mark.parametrize(
     "field", ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"]
 )
-@pytest.mark.parametrize("count", [-1, 1.5, "7", None, True, math.nan], ids=repr)
+@pytest.mark.parametrize("count", [-1, 1.5, "7", None, True, math.nan, 10**12 + 1, 10**30], ids=repr)
 def test_count_that_is_no_whole_number_from_zero_up_is_refused_and_nothing_counted(field: str, count: Any) -> None:
     journal = Journal()
     counts: dict[str, Any] = {"input_tokens": 1, "output_tokens": 1, field: count}
 
-    with pytest.raises(InvalidSpecError, match="token counts are whole numbers from 0 up"):
+    with pytest.raises(InvalidSpecError, match=rf"^{field} = .*token counts are whole numbers from 0 up to 1,000,0"):
         journal.record_usage("m", **counts)
     assert journal.completion_data(0) == Journal().completion_data(0)
+
+
+def test_tokens_that_a_run_cannot_count_are_refused_and_what_was_counted_stays() -> None:
+    journal = Journal()
+    journal.record_usage("m", input_tokens=10**12 - 3, output_tokens=1)
+
+    with pytest.raises(InvalidSpecError, match="tokens = 3 is not .*: a run counts at most 1,000,000,000,000 in all"):
+        journal.record_usage("m", input_tokens=1, output_tokens=2)
+    journal.record_usage("m", input_tokens=2, output_tokens=0)
+
+    data = journal.completion_data(0)
+    assert (data["total_input_tokens"], data["total_output_tokens"], data["llm_call_count"]) == (10**12 - 1, 1, 2)
 
 
 @pytest.mark.parametrize("cost", [-0.01, math.nan, math.inf, -math.inf, 10**400, "1"], ids="{!r:.9}".format)

@@ -213,8 +213,8 @@ class RunContext:
         framework knows it; the price list may ask for it.
 
         Raises:
-            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, the cost is
-                negative, or `answered` is neither True nor False.
+            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, or brings the run's
+                tokens above 10**12; the cost is negative; or `answered` is neither True nor False.
             InvalidCallError: (a `ValueError`) `seconds` is not a number of seconds, or `call` is not a call of a run.
         """
         self._journal.record_usage(

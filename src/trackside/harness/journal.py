@@ -29,6 +29,10 @@ LEAD_AGENT = "lead_agent"
 EXCERPT_CHARS = 2_000
 """How much of the first human and the last AI message `completion_data` keeps."""
 
+MOST_TOKENS: Final = 10**12
+"""How many tokens a run can count: no run uses more, and the rows of runs and their sums hold that many."""
+
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens", "cache_write_tokens")
 _MOST_USD = sys.float_info.max  # beyond it there is `inf`, which JSON does not have
 
 _WHAT_IT_IS = ("type", "role", "id")
@@ -202,14 +206,19 @@ class Journal:
         """Count one call of a model; with `answered=False`, what a call that failed after all has used.
 
         Raises:
-            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, the cost is negative, or
-                `answered` is neither True nor False.
+            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, or brings the run's
+                tokens above `MOST_TOKENS`; the cost is negative; or `answered` is neither True nor False.
             InvalidCallError: (a `ValueError`) `seconds` is not a number of seconds, or `call` is not a call of a run.
         """
         tokens = (input_tokens, output_tokens, cache_read_tokens, reasoning_tokens, cache_write_tokens)
-        for count in tokens:
-            if type(count) is not int or count < 0:
-                raise InvalidUsageError(field="tokens", value=count, why="token counts are whole numbers from 0 up")
+        for field, count in zip(_COUNTS, tokens, strict=True):
+            if type(count) is not int or not 0 <= count <= MOST_TOKENS:
+                why = f"token counts are whole numbers from 0 up to {MOST_TOKENS:,}"
+                raise InvalidUsageError(field=field, value=count, why=why)
+        used = self._total
+        if used.input_tokens + used.output_tokens + input_tokens + output_tokens > MOST_TOKENS:
+            more = input_tokens + output_tokens
+            raise InvalidUsageError(field="tokens", value=more, why=f"a run counts at most {MOST_TOKENS:,} in all")
         if cost_usd is not None and not _is_cost(cost_usd):
             raise InvalidUsageError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
         if type(answered) is not bool:

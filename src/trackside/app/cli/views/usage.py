@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from trackside.app.cli.formatting import cost, count, json_line, one_line
+from trackside.harness.journal import MOST_TOKENS
 
-_MOST: Final = 10**12
 _MOST_USD: Final = 10**6
-"""The most of each that a run's row can hold."""
+"""The most that a run's row can hold."""
 
 
 def used_in(completion: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _known(name: str, value: Any) -> Any:
     if name.startswith("token_usage_by_"):
         return {one: used_in(usage) for one, usage in _items(value) if isinstance(usage, Mapping)}
     if name.endswith(("_tokens", "_count")):
-        return value if type(value) is int and 0 <= value <= _MOST else None
+        return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
     if name == "cost_usd":
         return value if type(value) in {int, float} and 0 <= value <= _MOST_USD else None
     return value

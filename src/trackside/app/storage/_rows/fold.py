@@ -16,11 +16,12 @@ from trackside.app.storage._rows.encoding import EventRow, json_text, time_of
 from trackside.app.storage._rows.queue import ActiveRun
 from trackside.harness.admission import MAX_ID_CHARS, is_too_heavy
 from trackside.harness.errors import EventOrderError
+from trackside.harness.journal import MOST_TOKENS
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import CancelMode, LifecycleEventType, RunStatus, ThreadStatus
 
-_MAX_COUNT = 10**12  # no run uses more; sums of such numbers still fit into 64 bits
+_MAX_COUNT = MOST_TOKENS  # sums of such numbers still fit into 64 bits
 _MAX_COST = 10**6  # US dollars: so do sums of such costs, in nano-dollars
 _MAX_SECONDS = 10**12
 _ONLY_IN_EVENTS = frozenset({"calls", "calls_omitted"})  # as long as a run is; a page of runs does not read them
