@@ -152,6 +152,23 @@ async def test_who_watches_a_run_that_he_has_asked_for_hears_its_end_also_if_it_
     assert {one["run_id"] for one in of(events, "lifecycle")} == {said["result"]["run_id"]}
 
 
+async def test_the_end_of_a_retry_is_not_that_of_the_run_that_whoever_watches_asks_for_next(serve_agents: Any) -> None:
+    counts = Counts()
+    async with (
+        serve_agents({"counts": counts}) as served,
+        served.client.threads.stream(assistant_id="counts") as it,  # the client watches no thread whose id it made up
+    ):
+        said = await command(served, it.thread_id, "run.start", assistant_id="counts", input={"n": 0})
+        await served.client.runs.join(it.thread_id, asked := said["result"]["run_id"])
+        retried = await served.client.http.post(f"/runs/{asked}/retry", json=None)
+        await served.client.runs.join(it.thread_id, retried["run_id"])
+        watching = asyncio.create_task(events_until(it, ends, WATCH, opened=(opened := asyncio.Event())))
+        await opened.wait()
+        counts.let_go.set()
+        more = await command(served, it.thread_id, "run.start", assistant_id="counts", input={"n": 1})
+        assert {one["run_id"] for one in of(await watching, "lifecycle")} == {more["result"]["run_id"]}
+
+
 async def test_the_end_that_nobody_has_watched_is_not_that_of_the_next_run_a_while_later(
     serve_agents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from trackside.app.server.routing import Call
 from trackside.app.server.starting import Started, expect_webhook, is_let_in, let_in
 from trackside.app.server.wire.runs import RunCreate, request_shown
 from trackside.app.storage import StoredRun
+from trackside.app.streams.live_messages import by_no_command
 from trackside.harness import RunSpec
 from trackside.harness.admission import another_attempt
 from trackside.harness.lifecycle import is_final
@@ -60,6 +61,7 @@ async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None, 
         thread_id=ended.run.thread_id,
         parent_run_id=ended.run.parent_run_id,
     )
+    spec = by_no_command(spec)  # nobody who watches the thread for the end of a command waits for this run
     if ended.lost_thread:
         spec = msgspec.structs.replace(spec, thread_id=None)
     if spec.agent not in call.parts.manager.agents:

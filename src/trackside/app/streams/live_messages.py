@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from trackside.app.streams.frames import Frame
 from trackside.harness.questions import NO_QUESTION, is_question_id
@@ -159,6 +160,14 @@ def bytes_about(frame: Frame) -> int:
 def is_by_command(spec: RunSpec) -> bool:
     """Whether a command of version 2 of the protocol has asked for a run."""
     return bool(spec.options and spec.options.get(BY_COMMAND))
+
+
+def by_no_command(spec: RunSpec) -> RunSpec:
+    """The same run, asked for in another way."""
+    if not is_by_command(spec):
+        return spec
+    options = {name: value for name, value in (spec.options or {}).items() if name != BY_COMMAND}
+    return replace(spec, options=options or None)
 
 
 def answers_in(resume: Any) -> tuple[str, ...] | None:
