@@ -18,7 +18,7 @@ from trackside.app.dashboard.pages import _run_reading, run_actions
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.log import RunDetails
 from trackside.harness.ids import new_id
-from trackside.harness.types import RunStatus
+from trackside.harness.types import RunSpec, RunStatus
 from trackside.testing import make_run
 
 DIALECTS = ("sqlite",)
@@ -78,6 +78,28 @@ async def test_a_run_of_many_steps_is_forked_from_its_beginning(
         thread = (await http.get(f"/runs/{forked}")).json()["thread_id"]
         states = [(await http.get(f"{one}/state")).json()["values"] for one in (path, f"/threads/{thread}")]
         assert states == [{"steps": ["first", *names, "second", *names]}] * 2
+
+
+@pytest.mark.parametrize("runs_before", [0, 1])
+async def test_a_fork_has_the_limits_that_were_asked_for_with_its_run(serve_agents: Any, runs_before: int) -> None:
+    limits = {"timeout": 300.0, "max_tokens": 5_000, "max_cost_usd": 0.5, "max_llm_calls": 7, "max_tool_calls": 9}
+    async with (
+        serve_agents({"graph": counting("one")}) as served,
+        httpx.AsyncClient(base_url=served.url, timeout=60) as http,
+    ):
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        for _ in range(runs_before):
+            body = {"assistant_id": "graph", "input": {}}
+            await http.post(f"/threads/{thread_id}/runs/wait", json=body)
+        config = {"recursion_limit": 11}
+        spec = RunSpec("graph", {}, thread_id=thread_id, config=config, any_owner=True, **limits)
+        run = await served.app.manager.start(spec)
+        await run.result()
+        forked = (await sent(http, f"/ui/runs/{run.run_id}/fork")).headers["hx-redirect"].rpartition("/")[2]
+        await http.get(f"/runs/{forked}/join")
+        asked = await served.app.store.request_of(forked)
+    assert {name: asked[name] for name in limits} == limits
+    assert asked["config"]["recursion_limit"] == 11
 
 
 @pytest.mark.parametrize("action", ["interrupt", "rollback"])

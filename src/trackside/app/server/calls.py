@@ -33,6 +33,9 @@ class Call[B, Q]:
     """For a request that starts a run with a thread's agent: the one that handlers were asked about. No other runs."""
     is_answer: bool | None = None
     """For a run whose input may be an answer: whether handlers were asked about it as one. It starts only as that."""
+    limits: JsonObject | None = None
+    """For a run that does the same as another: the timeout and the budgets that the other had of its own. No client says
+    any."""
 
     def header(self, name: str) -> str | None:
         """The value of a header; None if it was not sent."""

@@ -105,6 +105,8 @@ async def started(
     _check_assistant(call)
     headers = _headers_of(call)
     spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes, headers=headers)
+    if call.limits:
+        spec = msgspec.structs.replace(spec, **call.limits)
     if by_command:
         spec = msgspec.structs.replace(spec, options={**(spec.options or {}), BY_COMMAND: True})
     spec = await prepared(parts, call.principal, spec)

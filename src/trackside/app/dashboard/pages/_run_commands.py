@@ -63,6 +63,11 @@ def create_request(request: Mapping[str, Any], agent: str, metadata: Mapping[str
     return body
 
 
+def own_limits(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The timeout and the budgets that were asked for with a run; bodies of the API have none."""
+    return {name: limit for name in _LIMITS if (limit := request.get(name)) is not None}
+
+
 def commands_of(
     *,
     run_id: str,
@@ -167,8 +172,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _limits(request: Mapping[str, Any]) -> list[str]:
-    given = ((option, request.get(name)) for name, option in _LIMITS.items())
-    return [word for option, limit in given if limit is not None for word in (option, _json(limit))]
+    return [word for name, limit in own_limits(request).items() for word in (_LIMITS[name], _json(limit))]
 
 
 def _metadata(name: str, value: Any) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal
 
 from trackside.app.attempts import last_attempt
 from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.pages import _run_reading as reading
-from trackside.app.dashboard.pages._run_commands import create_request
+from trackside.app.dashboard.pages._run_commands import create_request, own_limits
 from trackside.app.dashboard.questions import value_of
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
@@ -87,6 +88,7 @@ async def fork_run(call: Call[Fork, None]) -> Any:
     if call.body.input is not None:
         body["input"] = value_of(call.body.input, "json", what="the input") if call.body.input.strip() else None
     body["config"] = _without_place(body.get("config"))
+    call = replace(call, limits=own_limits(run.request))
     before = await _checkpoint_before(call, run)
     if before is None:
         started = await API.ask(call, runs.create_stateless_run, path={}, body={**body, "on_completion": "keep"})
