@@ -12,7 +12,10 @@ from forking import Forkery
 from served_records import Served, objects, serving
 
 from trackside.app.cli.records import remote
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
+from trackside.harness import ObserverBinding, RunManager, RunSpec
+from trackside.testing import make_run
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -84,6 +87,30 @@ def test_a_command_that_is_suggested_carries_the_place_that_was_asked(
     assert f"`trackside threads {shown}` lists them" in here("threads", "nobody", *at).stderr
     assert f"`trackside subscriptions {shown}` lists" in here("subscriptions", "nobody", *at).stderr
     assert f"`trackside run AGENT INPUT --thread thread-1 {shown}`" in here("resume", "thread-1", "yes", *at).stderr
+
+
+def test_a_whole_id_is_found_however_many_newer_ones_begin_with_it(
+    served: Served, here: Trackside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def later(input: object) -> None:
+        """Never begins."""
+
+    async def record() -> None:
+        async with Store.open(served.database) as store:
+            writes = ObserverBinding(StorageObserver(store), required=True)
+            async with RunManager({"later": later}, observers=[writes], coordinator=store.coordinator()) as manager:
+                await manager.start(RunSpec("later", run_id="later", after_seconds=3_600))
+            for number in ("", *range(1, 6)):
+                await store.append(make_run(f"many{number}", thread_id=f"of-many{number}"))
+                await store.append(make_run(f"later{number}", thread_id=f"of-later{number}") if number else [])
+
+    asyncio.run(record())
+    monkeypatch.setattr(remote, "_PAGE", 3)
+
+    for typed, status in {"many": "success", "later": "pending"}.items():
+        (found,) = objects(here("runs", typed, "--json", *served.at("server")))[:1]
+        assert (found["run_id"], found["status"]) == (typed, status)
+    assert "'man' is the beginning of the ids of more than one" in here("runs", "man", *served.at("server")).stderr
 
 
 def test_ids_are_found_by_their_ends_too(served: Served, here: Trackside, place: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final, Unpack
 
 import msgspec
 
+from trackside.app.cli.arguments import ALL
 from trackside.app.cli.records.fleet import QueueNow, WorkerNow
 from trackside.app.cli.records.protocol import (
     EventFilters,
@@ -62,7 +63,16 @@ class RemoteRecords:
     async def run(self, run_id: str) -> StoredRun | None:
         """The run with this id."""
         found = await self.runs(id_prefix=run_id, limit=_PAGE) if run_id else []
+        if len(found) == _PAGE and not any(run.run_id == run_id for run in found):
+            found = await self.runs(limit=ALL, **await self._where(run_id))
         return next((run for run in found if run.run_id == run_id), None)
+
+    async def _where(self, run_id: str) -> RunFilters:
+        """The smallest listing that has a run: by its first event, that of its thread; without one, of those that wait."""
+        begun = await self.events(run_id=run_id, limit=1)
+        if begun:
+            return {"id_prefix": run_id, "thread_id": begun[0].event.thread_id}
+        return {"id_prefix": run_id, "status": [RunStatus.pending]}
 
     async def runs(
         self,
