@@ -113,6 +113,27 @@ def test_a_whole_id_is_found_however_many_newer_ones_begin_with_it(
     assert "'man' is the beginning of the ids of more than one" in here("runs", "man", *served.at("server")).stderr
 
 
+def test_a_copy_of_a_thread_that_waits_is_said_to_wait_though_it_has_no_runs(
+    served: Served, here: Trackside, place: str
+) -> None:
+    here("run", "ask", "hello", *served.at("server"))
+    thread = objects(here("threads", "--status", "interrupted", "--json", *served.at("server")))[0]["thread_id"]
+
+    async def copied() -> str:
+        async with Store.open(served.database) as store:
+            copy = await store.threads_of(None).copy(thread)
+            return copy.thread_id
+
+    copy = asyncio.run(copied())
+    shown, refused = here("threads", copy, *served.at(place)), here("resume", copy, "7", *served.at(place))
+
+    assert "It waits, but no run of it has said for what, as with a copy of a thread" in shown.stdout
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(f"error: Thread '{copy}' waits, but no run of it has said for what")
+    assert f"at /threads/{copy} and in its console" in refused.stderr
+    assert "It waits, but" not in here("threads", thread, *served.at(place)).stdout
+
+
 def test_ids_are_found_by_their_ends_too(served: Served, here: Trackside, place: str) -> None:
     newest = objects(here("runs", "-n", "1", "--json", *served.at("server")))[0]
     run_id, thread_id = newest["run_id"], newest["thread_id"]

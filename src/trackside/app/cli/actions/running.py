@@ -97,6 +97,7 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
 
     Raises:
         NotWaitingError: the thread does not wait for an answer.
+        UnsaidQuestionError: it waits, but none of its runs has said for what.
         UnansweredError, UnknownQuestionError: it waits for several answers, or for a different one.
     """
     if (server := options.place.server) is not None:

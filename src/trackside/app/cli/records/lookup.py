@@ -50,6 +50,10 @@ class NotWaitingError(TracksideError):
     """Thread {thread_id!r} does not wait for an answer, {standing}; start a run on it with `trackside run AGENT INPUT --thread {thread}`."""  # noqa: E501
 
 
+class UnsaidQuestionError(TracksideError):
+    """Thread {thread_id!r} waits, but no run of it has said for what, as with a copy of a thread: a server that has its agent says it at /threads/{thread_id} and in its console, and takes the answer there."""  # noqa: E501
+
+
 class NotEndedError(TracksideError):
     """Run {run_id!r} has not ended, it is {status}; only a run that has ended is started anew."""
 
@@ -175,10 +179,13 @@ async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, lis
 
     Raises:
         NotWaitingError: there is none.
+        UnsaidQuestionError: the thread waits, but it has no run that has paused it.
         UnknownIdError, AmbiguousIdError, ShortenedIdError: there is no such thread.
     """
     found = await find_thread(records, thread, whole=True)
     run, questions = await _asked(records, found)
+    if run is None and found.status is ThreadStatus.interrupted:
+        raise UnsaidQuestionError(thread_id=found.thread_id)
     if run is None or not questions:
         raise not_waiting(found.thread_id, STANDINGS[found.status])
     return run, questions

@@ -19,10 +19,15 @@ from trackside.app.cli.views.tables import print_facts
 from trackside.app.cli.views.usage import usage_line, used_in
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import JsonObject
+from trackside.harness.types import JsonObject, ThreadStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import StoredEvent, StoredRun, StoredThread
+
+_UNSAID = (
+    "It waits, but no run of it has said for what, as with a copy of a thread: a server that has its agent says it in its "
+    "console, and takes the answer there."
+)
 
 
 def print_run(
@@ -75,6 +80,8 @@ def print_thread(
         *(("asks", printable(line)) for line in question_lines(interrupts)),
     ]
     print_facts(console, facts)
+    if thread.status is ThreadStatus.interrupted and not (interrupts or runs):
+        console.print(f"\n{_UNSAID}", soft_wrap=True)
     if interrupts:
         console.print(f"\n{answer_note(interrupts)}", soft_wrap=True)
         console.print(f"  {resume_command(thread.thread_id, interrupts, home)}", style="bold", soft_wrap=True)
