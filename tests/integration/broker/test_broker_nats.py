@@ -18,6 +18,7 @@ from trackside.app.delivery import DeliveryError
 from trackside.app.observers.broker import BrokerObserver, _nats
 from trackside.harness.observer import PartlyTaken
 from trackside.testing.events import make_event, make_run
+from trackside.testing.loop import run_virtual
 
 SUBJECTS = ["human_message", "run_cancelled", "run_completed", "run_failed", "run_started", "thread_status_updated"]
 
@@ -191,6 +192,40 @@ async def test_what_was_taken_before_the_time_was_up_is_not_asked_for_again(
     with pytest.raises(PartlyTaken, match="did not answer within 25 s") as raised:
         await observer.on_events(events)
     assert raised.value.taken == 5
+
+
+def test_on_a_slow_link_the_rest_of_a_batch_is_left_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[str] = []
+    links: list[Any] = []
+
+    async def connect(self: Any, *_: Any) -> None:
+        links.append(self)
+
+    async def publish(self: Any, message: Any) -> None:
+        await asyncio.sleep(0.3)
+        published.append(message.event_id)
+
+    monkeypatch.setattr(_nats._Link, "connect", connect)
+    monkeypatch.setattr(_nats._Link, "publish", publish)
+    monkeypatch.setattr(_nats._Link, "is_up", True)
+    events = [make_event(sequence=n + 1) for n in range(100)]
+
+    async def publish_all() -> list[BaseException]:
+        observer = BrokerObserver(url="nats://127.0.0.1:4222", timeout=10)
+        refusals: list[BaseException] = []
+        while left := events[len(published) :]:
+            try:
+                await observer.on_events(left)
+            except PartlyTaken as part:
+                refusals.append(part.cause)
+        await observer.aclose()
+        return refusals
+
+    refusals = run_virtual(publish_all())
+    assert published == [event.event_id for event in events]
+    assert refusals
+    assert all(getattr(each, "held_back", False) and not getattr(each, "away", False) for each in refusals)
+    assert len(links) == 1
 
 
 async def test_a_stream_that_is_full_blames_no_event(stage: NatsStage) -> None:

@@ -82,8 +82,8 @@ async def test_a_batch_is_kept_in_its_order(stage: BrokerStage) -> None:
             await observer.on_events(left)
             break
         except PartlyTaken as exc:
-            if "did not answer within" not in str(exc.cause):  # a busy machine may take longer for so many
-                raise
+            if not (getattr(exc.cause, "held_back", False) or "did not answer within" in str(exc.cause)):
+                raise  # else a busy machine takes longer for so many
             left = left[exc.taken :]
     assert [message.event_id for message in await stage.kept()] == [event.event_id for event in events]
 

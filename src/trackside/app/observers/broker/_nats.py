@@ -34,6 +34,8 @@ from trackside.harness.foreign.timelimit import outlived
 
 __all__ = ["JetStream", "StreamPlan"]
 
+_BEGUN_WITHIN: Final = 0.5
+"""In which part of the time for several messages each of them but the first has to be sent."""
 _CLOSE_SECONDS: Final = 2.0
 _NAME_IN_USE: Final = 10_058  # JetStream's `err_code`s
 _TOO_LARGE_FOR_STREAM: Final = 10_054
@@ -81,13 +83,20 @@ class JetStream:
         full, or is being made. We cannot use the header by which a stream would enforce the order itself
         (`Nats-Expected-Last-Msg-Id`): a stream with replicas that must refuse a message because of it stops for good,
         for everybody.
+
+        Where that takes long, as on a slow link, the rest is left for the next call. So each message has some of the time
+        for itself, and a connection that is only slow does not look dead.
         """
         link: _Link | None = None
         taken = 0
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _BEGUN_WITHIN * self._timeout
         try:
             async with asyncio.timeout(self._timeout):
                 link = await self._linked(messages[0])
                 for message in messages:
+                    if taken and loop.time() >= until:
+                        return taken, self._later(message)
                     await link.publish(message)
                     taken += 1
         except TimeoutError:
@@ -168,6 +177,10 @@ class JetStream:
 
     def _away(self, what: str, why: str) -> DeliveryError:
         return DeliveryError(receiver=self._shown, what=what, why=why, away=True)
+
+    def _later(self, message: Message) -> DeliveryError:
+        why = "those before it have taken most of the time that there is for all of them; it comes next"
+        return DeliveryError(receiver=self._shown, what=message.what, why=why, held_back=True)
 
 
 class _Link:
