@@ -52,6 +52,31 @@ async def test_of_several_transports_each_has_to_take_an_event(tmp_path: Path, r
     await one.aclose()
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["side by side", "nested"])
+async def test_who_has_an_event_does_not_get_it_again_when_another_is_back(
+    tmp_path: Path, receiver: LineageReceiver, nested: bool
+) -> None:
+    first, second = ({"type": "file", "log_file_path": str(tmp_path / name), "append": True} for name in ("a", "b"))
+    post = {"type": "http", "url": receiver.url}
+    inner = [transforming(composite(second, post))] if nested else [second, post]
+    observer = OpenLineageObserver(transport=composite(first, *inner))
+    events = [make_event(LifecycleEventType.RUN_STARTED, run_id=new_id()) for _ in range(3)]
+    receiver.status = 503
+    for event in [*events, *events]:
+        with pytest.raises(DeliveryError, match="it answered 503"):
+            await observer.on_event(event)
+    receiver.status = 200
+    for event in events:
+        await observer.on_event(event)
+    runs = [event.run_id for event in events]
+    assert [event["run"]["runId"] for event in receiver.events] == runs
+    for name in ("a", "b"):
+        assert [json.loads(line)["run"]["runId"] for line in (tmp_path / name).read_text().splitlines()] == runs
+    await observer.on_event(events[0])  # which all have had: somebody wants it delivered anew
+    assert len(receiver.events) == len((tmp_path / "a").read_text().splitlines()) == 4
+    await observer.aclose()
+
+
 @pytest.mark.parametrize("kind", ["http", "datadog", "transform", "composite", "by name", "deep"])
 async def test_a_transport_within_another_waits_as_one_by_itself(receiver: LineageReceiver, kind: str) -> None:
     post = {"type": "http", "url": receiver.url}
