@@ -267,6 +267,40 @@ def test_what_a_task_raises_when_all_is_over_is_logged_also_where_a_machine_stan
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["the connection was lost"]
 
 
+async def ends_after_a_halt() -> None:
+    """Ends when it is cancelled, once it has had its answers; and the machine stands still just then."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop._virtual_time += 3_600
+        for _ in range(3):
+            await asyncio.sleep(1)
+
+
+def test_what_needs_answers_to_end_has_time_for_that_after_a_machine_stood_still() -> None:
+    patience = Patience(30)
+
+    async def is_late() -> None:
+        async with patience.limit("it did not end"):
+            await ends_after_a_halt()
+
+    with pytest.raises(AssertionError, match=r"it did not end within 30 s; if it only needs longer, "):
+        patience.run(is_late(), VirtualTimeLoop)
+
+
+def test_what_is_left_when_all_is_over_has_time_to_end_after_a_machine_stood_still() -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def leave_something() -> None:
+        left.append(asyncio.create_task(ends_after_a_halt()))
+        await asyncio.sleep(0)
+
+    Patience(30).run(leave_something(), VirtualTimeLoop)
+    assert left[0].cancelled()
+
+
 @pytest.mark.parametrize(
     ("then", "outcome", "is_logged"),
     [("pass", "passed", True), ("raise KeyError('status')", "failed", True), (GOES_ON, "failed", False)],

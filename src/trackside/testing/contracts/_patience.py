@@ -17,8 +17,10 @@ import pytest
 from trackside.testing.loop import DeadlockError, HorizonError, waiting_on
 
 _LONGEST_FAREWELL: Final = 5.0
-_LAST_TURNS: Final = 100
-"""Turns of the loop that a step has at least to end when it was cancelled: a machine may have stood still meanwhile."""
+_PARTS: Final = 100
+"""The parts of a farewell. One part comes after another, each in a turn of the loop of its own: if the machine stands
+still, that counts as one of them, and what was cancelled has the others to end.
+"""
 
 _SWALLOWS: Final = "as if something swallowed CancelledError instead of ending with it"
 
@@ -71,19 +73,19 @@ class Patience:
     async def limit(self, undone: str) -> AsyncGenerator[None]:
         """Let a step end in time, or else cancel it; `undone` says in words what it did not do."""
         loop = asyncio.get_running_loop()
-        limit = asyncio.timeout(None)
+        limit, part = asyncio.timeout(None), self._farewell / _PARTS
         late = ""
 
         def is_late() -> None:
             nonlocal late
             late = f"{undone} within {self._seconds:g} s"
-            timers.append(loop.call_later(self._farewell, give_up_soon, late, _LAST_TURNS))
+            timers.append(loop.call_later(part, give_up_after, _PARTS - 1, late))
             late += f"; if it only needs longer, set `patience`. Waiting were: {waiting_on(loop)}"
             limit.reschedule(loop.time())
 
-        def give_up_soon(said: str, turns: int) -> None:
-            if turns:
-                timers[:] = [loop.call_soon(give_up_soon, said, turns - 1)]
+        def give_up_after(parts: int, said: str) -> None:
+            if parts:
+                timers[:] = [loop.call_later(part, give_up_after, parts - 1, said)]
             else:
                 self._give_up(said, loop)
 
@@ -148,14 +150,16 @@ class Patience:
         """Cancel all tasks, also those that come meanwhile, and wait for them, but not for long."""
         cancelled = {asyncio.current_task()}
         own = {*cancelled}
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._farewell):
-                while others := asyncio.all_tasks() - own:
-                    for task in others - cancelled:
-                        task.add_done_callback(self._tell_of)
-                        task.cancel()
-                    cancelled |= others
-                    await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        loop, parts, part = asyncio.get_running_loop(), _PARTS, self._farewell / _PARTS
+        until = loop.time() + part
+        while parts and (others := asyncio.all_tasks() - own):
+            for task in others - cancelled:
+                task.add_done_callback(self._tell_of)
+                task.cancel()
+            cancelled |= others
+            await asyncio.wait(others, timeout=max(0.0, until - loop.time()), return_when=asyncio.FIRST_COMPLETED)
+            if loop.time() >= until:
+                parts, until = parts - 1, loop.time() + part
 
     def _tell_of(self, task: asyncio.Task[Any]) -> None:
         """Have the loop report what a task raised that was cancelled when all was over, as `asyncio.run` does.
