@@ -1,7 +1,9 @@
 """Failures of receivers, and the limit of messages: nothing is lost, and nobody gets more than he wants."""
 
 import asyncio
+import itertools
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from trackside import LifecycleEventType, RunLifecycleEvent
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.notify import NotifyObserver, _observer
 from trackside.app.observers.notify._digest import HourlyRoom
+from trackside.app.observers.notify._messages import Message
 from trackside.app.storage import Store
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
 from trackside.app.storage.feeding import FeedPolicy
@@ -107,6 +110,46 @@ async def test_a_receiver_that_never_answers_holds_up_its_own_messages_for_a_bou
         await asyncio.sleep(0.01)
     assert len(inbox.requests) == 1
     inbox.released.set()
+    await observer.aclose()
+
+
+async def test_what_waits_in_line_while_others_are_taken_comes_again_and_the_receiver_is_there(
+    inbox: HttpInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer = await notifier(inbox, timeout=13)
+    (receiver,) = observer._receivers
+    send, timeout = receiver.send, asyncio.timeout
+    waits: list[asyncio.Timeout] = []
+    begun, let_go = [asyncio.Event() for _ in range(3)], [threading.Event() for _ in range(3)]
+    numbers, loop = itertools.count(), asyncio.get_running_loop()
+
+    def send_when_let_go(message: Message) -> None:
+        number = next(numbers)
+        loop.call_soon_threadsafe(begun[number].set)
+        assert let_go[number].wait(60)
+        send(message)
+
+    def noted(seconds: float | None) -> asyncio.Timeout:
+        waits.append(timeout(seconds))
+        return waits[-1]
+
+    monkeypatch.setattr(receiver, "send", send_when_let_go)
+    monkeypatch.setattr(asyncio, "timeout", noted)
+    first, second, third = (asyncio.create_task(offer(observer, failed(run_id))) for run_id in "abc")
+    await begun[0].wait()
+    while len(waits) < 3:
+        await asyncio.sleep(0)
+    let_go[0].set()
+    await begun[1].wait()
+    waits[2].reschedule(0)  # the third has waited for its turn as long as it may
+    (failure,) = await third
+    assert failure is not None
+    assert (failure.held_back, failure.away) == (True, False)
+    assert "it took 1 of them in 13 s" in str(failure)
+    for event in let_go:
+        event.set()
+    assert await first == await second == await offer(observer, failed("c")) == [None]
+    assert len(inbox.requests) == 3
     await observer.aclose()
 
 

@@ -228,10 +228,14 @@ class NotifyObserver:
         """Send a receiver what it lacks, once it is done with its previous message; returns what it failed with."""
         if all(receiver in subject.told for _, subject in events):
             return None
+        taken = receiver.taken
         try:
             async with asyncio.timeout(self._timeout):
                 await receiver.lock.acquire()
         except TimeoutError:
+            if receiver.taken > taken:
+                why = f"others came first, and it took {receiver.taken - taken} of them in {self._timeout:g} s"
+                return NotSentError(why, away=False, in_line=True)
             return NotSentError(f"it is still busy with another message after {self._timeout:g} s", away=True)
         lacking = [(event, subject) for event, subject in events if receiver not in subject.told]
         if not lacking:  # by now: it took the message of the previous try late
@@ -264,6 +268,7 @@ def _settle(receiver: Receiver, job: asyncio.Future[None], subjects: Sequence[Su
     """Record what became of a message, whether or not anybody still waits for it."""
     receiver.lock.release()
     is_taken = not job.cancelled() and job.exception() is None
+    receiver.taken += is_taken
     if place is not None:
         place.end(is_news=is_taken and not all(subject.told for subject in subjects))
     for subject in subjects:
@@ -273,11 +278,14 @@ def _settle(receiver: Receiver, job: asyncio.Future[None], subjects: Sequence[Su
 
 
 def _not_taken(event: RunLifecycleEvent, failures: Mapping[Receiver, NotSentError]) -> DeliveryError:
+    raised_by_all = [*failures.values()]
     return DeliveryError(
         receiver=", ".join(receiver.label for receiver in failures),
         what=_named(event),
-        why="; ".join(dict.fromkeys(raised.why for raised in failures.values())),
-        away=all(raised.away for raised in failures.values()),
+        why="; ".join(dict.fromkeys(raised.why for raised in raised_by_all)),
+        away=any(raised.away for raised in raised_by_all)
+        and all(raised.away or raised.in_line for raised in raised_by_all),
+        held_back=all(raised.in_line for raised in raised_by_all),
     )
 
 

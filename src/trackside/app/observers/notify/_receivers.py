@@ -29,12 +29,13 @@ _LONGEST_THROTTLE: Final = 1.0
 
 
 class NotSentError(Exception):
-    """A receiver did not take a message; `away` if it takes none at all now."""
+    """A receiver did not take a message; `away` if it takes none at all now, `in_line` if it takes others first."""
 
-    def __init__(self, why: str, *, away: bool) -> None:
+    def __init__(self, why: str, *, away: bool, in_line: bool = False) -> None:
         super().__init__(why)
         self.why = why
         self.away = away
+        self.in_line = in_line
 
 
 class _Sending:
@@ -115,6 +116,8 @@ class Receiver:
         service.request_rate_per_sec = min(service.request_rate_per_sec, _LONGEST_THROTTLE)
         self.label = f"receiver {number} ({service.service_name})"
         self.lock = asyncio.Lock()
+        self.taken = 0
+        """How many messages it has taken."""
         self._secrets = secrets
         self._apprise = apprise.Apprise(asset=asset)
         self._apprise.add(service)
