@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from tests.integration.storage.conftest import held_up
 from tests.integration.storage.fleet.running import TAKEN, end_lease, running
 
 from trackside import RunStatus, __version__
-from trackside.app.storage._coordination import recovery
+from trackside.app.storage._coordination import enrolment, recovery
 from trackside.app.storage._databases.postgres import connections
 from trackside.app.storage._rows.encoding import time_text
 from trackside.app.storage.errors import StoreOptionError
@@ -45,6 +45,31 @@ async def test_the_runs_of_a_worker_that_gives_no_sign_of_life_end_with_the_reas
     async with asyncio.timeout(30):
         while "long" not in agents.cancelled:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0, None), (60, "60 s ahead of"), (-60, "60 s behind")])
+async def test_a_process_whose_clock_is_not_that_of_the_database_says_so_as_it_comes(
+    member: Any,
+    dialect: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
+    said: str | None,
+) -> None:
+    if dialect == "sqlite":
+        said = None  # it is on this machine
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+    monkeypatch.setattr(enrolment, "datetime", Clock)
+    with caplog.at_level(logging.WARNING, "trackside.storage"):
+        await member()
+    lines = [line for line in caplog.messages if "clock" in line]
+    assert len(lines) == (said is not None)
+    assert said is None or f"this machine's clock is {said} the database's" in lines[0]
 
 
 async def test_while_leases_say_nothing_only_those_are_gone_whose_processes_have_ended(

@@ -16,7 +16,7 @@ from trackside.app.process_name import process_name
 from trackside.app.storage._coordination.heart import Heart
 from trackside.app.storage._coordination.membership import Leave, Register
 from trackside.app.storage._rows.encoding import json_text, time_text
-from trackside.app.storage._rows.leases import LeaseClock
+from trackside.app.storage._rows.leases import DATABASE_CLOCK, LeaseClock
 from trackside.app.storage._writing.work import Refused
 from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
@@ -27,6 +27,7 @@ logger = logging.getLogger("trackside.storage")
 
 BEATS_PER_LEASE: Final = 3
 _LEAST_JUMP: Final = 1.0  # seconds; a clock that is off by more was surely set, and not just read late
+_CLOCK_SECONDS: Final = 5.0  # by which clocks may differ
 
 
 class Enrolment:
@@ -98,6 +99,7 @@ class Enrolment:
                 self._failure = exc
                 raise
             self._note_known(began, registration)
+            self._say_if_clock_is_off(registration)
             self._loop = asyncio.get_running_loop()
             self._heart = Heart(self._beat, every=self._lease / BEATS_PER_LEASE)
             self._on_enrolled()
@@ -112,6 +114,19 @@ class Enrolment:
             return
         if not self._is_beating():  # else a sign of life is on its way, ahead of what comes now
             self._renew()
+
+    def _say_if_clock_is_off(self, registration: Register) -> None:
+        """Log that this machine's clock and the database's disagree, which only this machine can know for sure."""
+        clock = registration.clock
+        if clock is None or clock.clock != DATABASE_CLOCK or self._says.get("isolated_in"):  # its supervisor says so
+            return
+        ahead = datetime.now(UTC).timestamp() - (monotonic() - registration.written_at) - clock.seconds
+        if abs(ahead) > _CLOCK_SECONDS:
+            logger.warning(
+                "this machine's clock is %.0f s %s the database's: have both set by NTP, as their times are compared",
+                abs(ahead),
+                "ahead of" if ahead > 0 else "behind",
+            )
 
     def _is_beating(self) -> bool:
         return self._beating is not None and not self._beating.done()
