@@ -39,7 +39,7 @@ async def fleet_here(
     *,
     servers: int = 2,
     workers: int = 1,
-    lease: float = 2.0,
+    lease: float = 60.0,
     **settings: Any,
 ) -> AsyncGenerator[FleetHere]:
     """Run a fleet with these agents; its last process is closed first."""

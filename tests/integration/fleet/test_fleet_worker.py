@@ -310,7 +310,7 @@ async def test_runs_of_a_pool_go_to_its_workers(postgres_with_tables: str) -> No
     async with fleet_here(here, postgres_with_tables, "postgres", servers=1, pools=pools) as fleet:
         settings = Settings(
             database_url=postgres_with_tables,
-            engine=EngineSettings(url="postgres", lease=2.0),
+            engine=EngineSettings(url="postgres", lease=60.0),
             worker=WorkerSettings(pools=("gpu",)),
             pools=pools,
         )
