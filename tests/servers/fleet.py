@@ -38,6 +38,8 @@ from trackside_server import EXECUTABLE, PATIENCE, TracksideProcess, TracksideSe
 AGENTS: Final = Path(__file__).with_name("fleet_agents.py")
 NAMES: Final = ("talks", "tries", "fails", "asks", "blocks")
 ATTEMPTS: Final = 3
+SHORT_LEASE: Final = 2.0
+"""Seconds, for tests that lose processes or cut them off: others must not lose any, however slow the machine is."""
 _LOOK_AGAIN: Final = 0.02  # seconds
 SETTINGS: Final = f"""
 [agents]
@@ -137,7 +139,7 @@ class Fleet:
         engine: EngineName = "nats",
         servers: int = 2,
         workers: int = 2,
-        lease: float = 2.0,
+        lease: float = 60.0,
         concurrency: int = 8,
         attempts: int = ATTEMPTS,
         settings: str = "",

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fleet import Fleet, FleetProcess
+from fleet import SHORT_LEASE, Fleet, FleetProcess
 from forking import Forkery
 from playwright.async_api import expect
 
@@ -113,7 +113,13 @@ async def test_a_fleet_shows_who_is_there_what_waits_and_what_no_worker_can_take
 async def test_a_worker_is_drained_by_a_button_and_leaves_when_it_has_finished(
     postgres_server: Any, visit: Any, tmp_path: Path, forkery: Forkery
 ) -> None:
-    async with Fleet(tmp_path, postgres_server, forkery=forkery, engine="postgres", servers=1, workers=2) as fleet:
+    options: Any = {
+        "engine": "postgres",
+        "servers": 1,
+        "workers": 2,
+        "lease": SHORT_LEASE,
+    }  # it hears thrice in a lease
+    async with Fleet(tmp_path, postgres_server, forkery=forkery, **options) as fleet:
         run_id = await begin(fleet, "talks", parts=3_000, pause=0.1)
         busy = await fleet.executor_of(run_id)
         (idle,) = [worker for worker in fleet.workers if worker is not busy]

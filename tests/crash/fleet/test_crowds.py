@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import fleet_agents
 import pytest
-from fleet import Fleet
+from fleet import SHORT_LEASE, Fleet
 from fleet_check import Asked, Words
 from postgres_server import PostgresServer
 
@@ -125,7 +125,7 @@ async def test_many_workers_are_back_after_a_restart_of_the_broker_and_of_the_da
     """All return at once each time; each run is executed once, each duty has one holder, and no process grows."""
     words = Words()
     async with AsyncExitStack() as stack:
-        fleet = Fleet(tmp_path, large_postgres, engine=engine, servers=1, workers=0)
+        fleet = Fleet(tmp_path, large_postgres, engine=engine, servers=1, workers=0, lease=SHORT_LEASE)
         await stack.enter_async_context(fleet)
         crowd = await stack.enter_async_context(crowd_of(fleet, count))
         first = await crowd.until_all_are_back(count)

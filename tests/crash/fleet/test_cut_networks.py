@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fleet import Fleet, FleetProcess
+from fleet import SHORT_LEASE, Fleet, FleetProcess
 from fleet_asking import answered, next_attempt
 from fleet_check import Asked, Words
 from fleet_clients import Follower
@@ -86,7 +86,7 @@ async def test_a_worker_cut_off_from_the_database_loses_its_run_and_takes_others
     engine: str, spread_fleet: OpenFleet
 ) -> None:
     """What it does meanwhile is refused; it finds that out when the network is back, and stops."""
-    fleet, words = await spread_fleet(engine=engine, servers=1), Words()
+    fleet, words = await spread_fleet(engine=engine, servers=1, lease=SHORT_LEASE), Words()
     asked = await started(fleet, "tries", words, parts=10, gate="never")
     cut_off = await fleet.executor_of(asked.run_id)
     host = fleet.host_of(cut_off)

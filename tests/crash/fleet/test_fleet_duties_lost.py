@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fleet import Fleet, FleetProcess
+from fleet import SHORT_LEASE, Fleet, FleetProcess
 from fleet_asking import answered, next_attempt, noted, started
 from fleet_check import Words
 
@@ -36,7 +36,7 @@ async def until_held(fleet: Fleet, duty: str, *, but: FleetProcess | None = None
 async def test_delayed_runs_start_once_though_the_scheduler_is_killed_as_they_are_due(
     engine: str, open_fleet: OpenFleet
 ) -> None:
-    fleet, words = await open_fleet(engine=engine), Words()
+    fleet, words = await open_fleet(engine=engine, lease=SHORT_LEASE), Words()
     scheduler = await until_held(fleet, "scheduler")
     at = next(number for number, one in enumerate(fleet.servers) if one is not scheduler)
     tokens = [uuid.uuid4().hex for _ in range(20)]
@@ -63,7 +63,7 @@ async def test_delayed_runs_start_once_though_the_scheduler_is_killed_as_they_ar
 @pytest.mark.long
 async def test_a_cron_starts_once_at_a_time_though_schedulers_are_killed(engine: str, open_fleet: OpenFleet) -> None:
     """It starts every minute, and each time the scheduler dies just before."""
-    fleet, words = await open_fleet(engine=engine, workers=1), Words()
+    fleet, words = await open_fleet(engine=engine, workers=1, lease=SHORT_LEASE), Words()
     # On no thread, so that the test does not look at the scheduler's death as a worker.
     await fleet.clients[0].crons.create("talks", schedule="* * * * *", input={"token": "tick", "parts": 1})
     for _ in range(2):

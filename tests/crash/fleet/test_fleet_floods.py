@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
+from fleet import SHORT_LEASE
 from fleet_asking import answered, noted, started
 from fleet_check import Words
 
@@ -52,7 +53,8 @@ async def test_no_thread_is_stuck_though_a_run_could_be_told_nowhere(
 ) -> None:
     """The database is away as a run ends, and the spool's disk takes nothing: the run is lost, its thread is free."""
     (full := tmp_path / "full").touch()  # where nothing can be made, as on a full disk
-    fleet, words = await open_fleet(engine=engine, env={"TRACKSIDE_DATABASE_SPOOL": str(full / "spool")}), Words()
+    env = {"TRACKSIDE_DATABASE_SPOOL": str(full / "spool")}
+    fleet, words = await open_fleet(engine=engine, lease=SHORT_LEASE, env=env), Words()
     asked = await started(
         fleet, "tries", words, parts=2, gate="go", breaks=True
     )  # so that its thread has nothing to remember

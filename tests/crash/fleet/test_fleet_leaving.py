@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import Fleet, FleetProcess
+from fleet import SHORT_LEASE, Fleet, FleetProcess
 from fleet_asking import answered, next_attempt, started
 from fleet_check import LOST, Words
 
@@ -57,7 +57,7 @@ async def test_the_end_of_a_run_is_kept_as_its_worker_leaves_in_a_hurry_without_
 
 async def test_a_worker_that_stood_still_stops_its_agents_and_works_on(engine: str, open_fleet: OpenFleet) -> None:
     """Its runs were executed elsewhere meanwhile: it notices, even if they say nothing, and has their places again."""
-    fleet, words = await open_fleet(engine=engine, workers=1, concurrency=1), Words()
+    fleet, words = await open_fleet(engine=engine, workers=1, concurrency=1, lease=SHORT_LEASE), Words()
     asked = await started(fleet, "tries", words, parts=2, gate="never")
     worker = await fleet.executor_of(asked.run_id)
     other = await fleet.add_worker()
@@ -107,7 +107,7 @@ async def test_a_worker_is_drained_while_runs_wait(engine: str, open_fleet: Open
 
 
 async def test_all_workers_may_be_gone_and_come_back(engine: str, open_fleet: OpenFleet) -> None:
-    fleet, words = await open_fleet(engine=engine, servers=1), Words()
+    fleet, words = await open_fleet(engine=engine, servers=1, lease=SHORT_LEASE), Words()
     lost = await started(fleet, "tries", words, parts=2, gate="never")
     await fleet.until_entered(lost.run_id)
     await asyncio.gather(*(worker.kill() for worker in fleet.workers))
@@ -127,7 +127,8 @@ async def test_runs_of_a_version_wait_for_its_workers_as_long_as_there_are_any(
     engine: str, open_fleet: OpenFleet
 ) -> None:
     version = "TRACKSIDE_ENGINE_AGENTS_VERSION"
-    fleet, words = await open_fleet(engine=engine, servers=1, workers=0, concurrency=1, env={version: "one"}), Words()
+    options = {"servers": 1, "workers": 0, "concurrency": 1, "lease": SHORT_LEASE, "env": {version: "one"}}
+    fleet, words = await open_fleet(engine=engine, **options), Words()
     one = await fleet.add_worker()
     two = await fleet.add_worker(**{version: "two"})
     held = await started(fleet, "talks", words, parts=2, gate="go")

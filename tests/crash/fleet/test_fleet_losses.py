@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fleet import SHORT_LEASE
 from fleet_asking import answered, next_attempt, started
 from fleet_check import LOST, Words
 from fleet_clients import Balanced, FleetClients, Follower
@@ -22,7 +23,7 @@ type OpenFleet = Callable[..., Any]
 async def test_who_follows_a_run_whose_worker_is_killed_is_told_so_on_every_server(
     engine: str, open_fleet: OpenFleet
 ) -> None:
-    fleet, words = await open_fleet(engine=engine), Words()
+    fleet, words = await open_fleet(engine=engine, lease=SHORT_LEASE), Words()
     asked = await started(fleet, "talks", words, parts=10, gate="never")
     asked.may_be_cancelled = True  # it will be lost, and no attempt goes on for it
     followers = [Follower(asked.thread_id, asked.run_id) for _ in fleet.servers]
@@ -46,7 +47,7 @@ async def test_who_follows_a_run_whose_worker_is_killed_is_told_so_on_every_serv
 async def test_the_next_attempt_of_a_run_whose_worker_is_killed_runs_on_another(
     engine: str, open_fleet: OpenFleet
 ) -> None:
-    fleet, words = await open_fleet(engine=engine), Words()
+    fleet, words = await open_fleet(engine=engine, lease=SHORT_LEASE), Words()
     asked = await started(fleet, "tries", words, parts=10, gate="never")
     worker = await fleet.executor_of(asked.run_id)
     waiting = asyncio.create_task(answered(fleet, asked, at=1))
@@ -105,7 +106,7 @@ async def test_nats_may_be_away_and_come_back_with_an_empty_disk(open_fleet: Ope
 async def test_a_worker_that_stood_still_past_its_lease_changes_nothing_any_more(
     engine: str, open_fleet: OpenFleet
 ) -> None:
-    fleet, words = await open_fleet(engine=engine), Words()
+    fleet, words = await open_fleet(engine=engine, lease=SHORT_LEASE), Words()
     asked = await started(fleet, "tries", words, parts=10, gate="go")
     worker = await fleet.executor_of(asked.run_id)
     worker.stop()
@@ -139,7 +140,7 @@ async def test_the_database_may_be_restarted_under_load(engine: str, open_fleet:
 
 @pytest.mark.long
 async def test_clients_do_not_notice_what_a_fleet_loses_one_after_the_other(engine: str, open_fleet: OpenFleet) -> None:
-    fleet = await open_fleet(engine=engine, workers=3)
+    fleet = await open_fleet(engine=engine, workers=3, lease=SHORT_LEASE)
     async with FleetClients([server.url for server in fleet.servers], each=2) as clients:
         for process in (*fleet.workers, *fleet.servers):
             served = clients.done.total()

@@ -14,7 +14,7 @@ from typing import Any
 
 import isolated_agents
 import pytest
-from fleet import Fleet
+from fleet import SHORT_LEASE, Fleet
 from fleet_check import Asked, Words
 from fleet_clients import Follower
 from left_processes import is_there
@@ -47,7 +47,9 @@ ENV = {
 
 
 async def isolated(open_fleet: OpenFleet, **options: Any) -> Fleet:
-    fleet: Fleet = await open_fleet(**{"servers": 1, "workers": 1, "concurrency": 2, "env": ENV, **options})
+    fleet: Fleet = await open_fleet(
+        **{"servers": 1, "workers": 1, "concurrency": 2, "lease": SHORT_LEASE, "env": ENV, **options}
+    )
     places = options.get("concurrency", 2) * options.get("workers", 1)
     await fleet.until(lambda: len(children(fleet)) == places, "all processes take runs")
     return fleet

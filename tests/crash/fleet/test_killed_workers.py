@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
-from fleet import Fleet, FleetProcess
+from fleet import SHORT_LEASE, Fleet, FleetProcess
 from fleet_asking import started
 from fleet_check import Words
 from fleet_points import VARIABLE, parting_points, points
@@ -65,13 +65,16 @@ async def perish(fleet: Fleet, words: Words, dying: Sequence[Point], chance: ran
 
 
 async def test_workers_may_be_killed_wherever_a_run_is_on_its_way(engine: str, open_fleet: OpenFleet) -> None:
-    fleet = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, attempts=30)
+    fleet = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, lease=SHORT_LEASE, attempts=30)
     await perish(fleet, Words(), SURE, random.Random(8))
 
 
 @pytest.mark.long
 async def test_workers_may_be_killed_at_each_step_of_a_run(engine: str, open_fleet: OpenFleet) -> None:
-    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, attempts=30), Words()
+    fleet, words = (
+        await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, lease=SHORT_LEASE, attempts=30),
+        Words(),
+    )
     chance = random.Random(88)
     dying = points(engine)
     for first in range(0, len(dying), AT_ONCE):
@@ -95,14 +98,20 @@ async def part(fleet: Fleet, words: Words, point: Point) -> None:
 
 
 async def test_a_worker_may_be_killed_as_it_leaves(engine: str, open_fleet: OpenFleet) -> None:
-    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, attempts=30), Words()
+    fleet, words = (
+        await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, lease=SHORT_LEASE, attempts=30),
+        Words(),
+    )
     await part(fleet, words, ("after", "take no more") if engine == "nats" else ("committed", "Leave"))
     await fleet.check(words)
 
 
 @pytest.mark.long
 async def test_a_worker_may_be_killed_at_each_step_of_its_parting(engine: str, open_fleet: OpenFleet) -> None:
-    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, attempts=30), Words()
+    fleet, words = (
+        await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, lease=SHORT_LEASE, attempts=30),
+        Words(),
+    )
     for point in parting_points():
         await part(fleet, words, point)
         await fleet.check(words)

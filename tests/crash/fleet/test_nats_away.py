@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from fleet import Fleet, FleetProcess
+from fleet import SHORT_LEASE, Fleet, FleetProcess
 from fleet_asking import answered, noted, started
 from fleet_check import Words
 from fleet_clients import Balanced, FleetClients, Follower
@@ -106,12 +106,12 @@ async def be_away(fleet: Fleet, seconds: float) -> None:
 
 
 async def test_nats_may_be_away_for_a_moment(open_fleet: OpenFleet) -> None:
-    await be_away(await open_fleet(engine="nats", settings=METRICS), 0.0)
+    await be_away(await open_fleet(engine="nats", lease=SHORT_LEASE, settings=METRICS), 0.0)
 
 
 @pytest.mark.long
 async def test_nats_may_be_away_for_half_a_minute(open_fleet: OpenFleet) -> None:
-    await be_away(await open_fleet(engine="nats", settings=METRICS), 30.0)
+    await be_away(await open_fleet(engine="nats", lease=SHORT_LEASE, settings=METRICS), 30.0)
 
 
 async def test_a_fleet_starts_and_stops_without_nats(open_fleet: OpenFleet) -> None:
