@@ -18,7 +18,7 @@ from asked_server import ask, begin, status_of
 from forking import Forkery
 from trackside_server import PATIENCE, TracksideProcess, TracksideServer, wait_until
 
-from trackside.app.engine.local.programs import free_port
+from trackside.app.engine.local.programs import free_ports
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -214,7 +214,7 @@ def test_the_worker_tells_what_its_processes_do_for_the_fleet(
 def test_the_port_of_metrics_is_the_worker_s_and_none_of_its_processes(
     folder: Path, postgres_with_tables: str, forkery: Forkery
 ) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     (folder / "trackside.toml").write_text(f'{SETTINGS}[[observers]]\ntype = "metrics"\nport = {port}\n', "utf-8")
     with working(folder, postgres_with_tables, forkery=forkery):
         told = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).text

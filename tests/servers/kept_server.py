@@ -7,24 +7,22 @@ removes its files.
 
 from __future__ import annotations
 
-import random
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
 from left_processes import is_there
 
+from trackside.app.engine.local.programs import free_ports
+
 type StopSignal = Literal["TERM", "KILL"]
 
 _START_TRIES: Final = 3  # somebody may take the port that was just free
 _START_SECONDS: Final = 40.0
-_PORT_TRIES: Final = 1_000
 
 _KEEP: Final = """
 folder=$1; shift
@@ -108,7 +106,7 @@ class KeptServer:
 
     def _start_somewhere(self) -> None:
         for tries_left in reversed(range(_START_TRIES)):
-            [self.port] = free_ports()
+            [self.port] = free_ports(1)
             self._keeper = subprocess.Popen(
                 ["/bin/sh", "-c", _KEEP, "keeper", self.folder, *self.command()],
                 stdin=subprocess.PIPE,
@@ -143,27 +141,3 @@ class KeptServer:
 def _has_ended(process: str) -> bool:
     """Whether a process has ended, as far as this system says it."""
     return Path("/proc/self/stat").exists() and not is_there(int(process))
-
-
-def free_ports(count: int = 1) -> list[int]:
-    """As many ports as asked for that nobody uses now.
-
-    None of them is one that the system would give to the next connection or server that wants any port, where it leaves
-    enough of them: a server that was stopped has to find its own free when it is started again.
-    """
-    found: list[int] = []
-    for port in random.SystemRandom().sample(_ports_of_nobody(), _PORT_TRIES):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("no port is free")
-
-
-def _ports_of_nobody() -> range:
-    """Ports below those that the system gives to who wants any, if it leaves enough there."""
-    first_given = 32_768
-    with suppress(OSError):
-        first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    return range(10_000, first_given if first_given >= 12_000 else 32_768)

@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from kept_server import free_ports
 from raw_postgres import RawConnection, Rows
 
-from trackside.app.engine.local.programs import made_accessible, postgres_programs, unprivileged_user
+from trackside.app.engine.local.programs import free_ports, made_accessible, postgres_programs, unprivileged_user
 
 type StopMode = Literal["smart", "fast", "immediate"]
 
@@ -145,7 +144,7 @@ class PostgresServer(RunningServer):
     def start(self) -> None:
         """Start it, on the data that it has; returns when it takes connections."""
         for tries_left in reversed(range(_START_TRIES)):
-            port = self.port or free_ports()[0]
+            port = self.port or free_ports(1)[0]
             settings = self._settings | {
                 "port": str(port),
                 "listen_addresses": "127.0.0.1" if self._guests is None else "*",

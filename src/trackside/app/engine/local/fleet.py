@@ -18,7 +18,7 @@ from trackside.app.engine.local.errors import DataFolderError
 from trackside.app.engine.local.members import Happening, Keeper, Member, MemberKind, MemberState
 from trackside.app.engine.local.nats import LocalNats
 from trackside.app.engine.local.postgres import LocalPostgres
-from trackside.app.engine.local.programs import LOOPBACK, free_port
+from trackside.app.engine.local.programs import LOOPBACK, free_ports
 
 _NOT_INHERITED: Final = ("LISTEN_", "NOTIFY_SOCKET", "TRACKSIDE_SERVER_PORT", "TRACKSIDE_WORKER_PORT")
 """Variables that are meant for one process."""
@@ -64,6 +64,11 @@ class FleetPlan:
     pause: float = 1.0
 
     @property
+    def server_ports(self) -> range:
+        """The ports of the servers; empty: any free ones."""
+        return range(0) if self.first_port is None else range(self.first_port, self.first_port + self.servers)
+
+    @property
     def processes(self) -> int:
         """How many processes use the database, including the one that starts them."""
         return 1 + self.servers + self.workers * (1 + self.children)
@@ -93,6 +98,8 @@ class LocalFleet:
         self._patience = _PATIENCE
         self._postgres: LocalPostgres | None = None
         self._nats: LocalNats | None = None
+        self._ports: list[int] = []
+        """Free ones, for servers and workers."""
 
     @property
     def members(self) -> list[Member]:
@@ -161,11 +168,11 @@ class LocalFleet:
         Raises:
             LocalServerError: one does not start.
         """
-        ports = [
-            free_port() if self.plan.first_port is None else self.plan.first_port + n for n in range(self.plan.servers)
-        ]
-        servers = [self._process(MemberKind.server, number, port) for number, port in enumerate(ports, 1)]
-        workers = [self._process(MemberKind.worker, number, free_port()) for number in range(1, self.plan.workers + 1)]
+        count, ports = self.plan.servers, self._ports
+        to_ask = self.plan.server_ports or ports[:count]
+        servers = [self._process(MemberKind.server, number, port) for number, port in enumerate(to_ask, 1)]
+        to_watch = ports[count : count + self.plan.workers]
+        workers = [self._process(MemberKind.worker, number, port) for number, port in enumerate(to_watch, 1)]
         await self._begin([*servers, *workers])
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -234,16 +241,18 @@ class LocalFleet:
 
     def _prepare(self, stack: AsyncExitStack) -> None:
         """Find the programs, and have the folder for ourselves until we are gone."""
+        plan = self.plan
+        postgres, broker, *self._ports = free_ports(2 + plan.servers + plan.workers, without=plan.server_ports)
         self._postgres = LocalPostgres(
-            self.plan.folder / "postgres", kept=self.plan.kept, processes=self.plan.processes
+            plan.folder / "postgres", port=postgres, kept=plan.kept, processes=plan.processes
         )
-        if self.plan.engine == "nats":
-            self._nats = LocalNats(self.plan.folder / "nats")
-        lock = stack.enter_context((self.plan.folder / "lock").open("w"))
+        if plan.engine == "nats":
+            self._nats = LocalNats(plan.folder / "nats", port=broker)
+        lock = stack.enter_context((plan.folder / "lock").open("w"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataFolderError(folder=self.plan.folder, why="another fleet uses it") from None
+            raise DataFolderError(folder=plan.folder, why="another fleet uses it") from None
 
 
 async def _until_it_speaks(child: Child) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from trackside.app.engine.local.children import Child, Launch
-from trackside.app.engine.local.programs import LOOPBACK, free_port, nats_program
+from trackside.app.engine.local.programs import LOOPBACK, nats_program
 
 _USER: Final = "trackside"
 _LOOK_AGAIN: Final = 0.02  # seconds
@@ -22,10 +22,15 @@ authorization {{ user: "{user}", password: "{password}" }}
 
 
 class LocalNats:
-    """A NATS server with a folder of its own; what it has stored is nothing that a fleet needs."""
+    """A NATS server with a folder of its own; what it has stored is nothing that a fleet needs.
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+    Args:
+        folder: where it is; made if it is not there.
+        port: where it listens on this machine.
+    """
+
+    def __init__(self, folder: Path, *, port: int) -> None:
+        self.port = port
         self._folder = folder
         self._program = nats_program()
         self._password = secrets.token_urlsafe(24)

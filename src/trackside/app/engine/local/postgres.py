@@ -15,7 +15,6 @@ from trackside.app.engine.local.children import Child, Launch, own_environment
 from trackside.app.engine.local.errors import LocalServerError
 from trackside.app.engine.local.programs import (
     LOOPBACK,
-    free_port,
     give_to,
     made_accessible,
     postgres_programs,
@@ -40,12 +39,13 @@ class LocalPostgres:
 
     Args:
         folder: where it is; made if it is not there.
+        port: where it listens on this machine.
         kept: whether the folder outlives it, so that a power cut must not harm it.
         processes: how many processes of ours it takes connections of.
     """
 
-    def __init__(self, folder: Path, *, kept: bool, processes: int) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *, port: int, kept: bool, processes: int) -> None:
+        self.port = port
         self._folder = folder
         self._data = folder / "data"
         self._kept_secret = folder / "password"

@@ -7,15 +7,23 @@ import shutil
 import socket
 import stat
 import sysconfig
+from collections.abc import Collection
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from random import SystemRandom
 from typing import Final
 
-from trackside.app.engine.local.errors import DataFolderError, NotInstalledError
+from trackside.app.engine.local.errors import DataFolderError, LocalServerError, NotInstalledError
 
 UNPRIVILEGED: Final = "nobody"
 """The user that PostgreSQL runs as if we are root, as whom it refuses to run."""
 LOOPBACK: Final = "127.0.0.1"
+
+_FIRST_PORT: Final = 10_000
+_USUAL_FIRST_GIVEN: Final = 32_768  # of Linux; others give higher ones
+_GIVEN: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_PORT_TRIES: Final = 1_000
 
 
 def postgres_programs() -> Path:
@@ -89,8 +97,27 @@ def is_open_to_all(folder: Path) -> bool:
     return all(one.stat().st_mode & stat.S_IXOTH for one in (folder, *folder.parents))
 
 
-def free_port() -> int:
-    """A port of this machine that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int, *, without: Collection[int] = ()) -> list[int]:
+    """As many ports of this machine that nobody uses now, each once, `without` those that somebody will have.
+
+    None of them is one that the system gives to a connection or a server that wants any port, where it leaves enough of
+    them: a process that is started later, or once more, has to find its own free.
+    """
+    found: list[int] = []
+    for port in SystemRandom().sample(_ports_given_to_nobody(), _PORT_TRIES):
+        if port in without:
+            continue
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise LocalServerError(what="The fleet", why=f"it needs {count} free ports, and found {len(found)}")
+
+
+def _ports_given_to_nobody() -> range:
+    """Ports below those that the system gives to who wants any, if it leaves enough there."""
+    first_given = _USUAL_FIRST_GIVEN
+    with suppress(OSError):
+        first_given = int(_GIVEN.read_text("ascii").split()[0])
+    return range(_FIRST_PORT, first_given if first_given >= _FIRST_PORT + 2 * _PORT_TRIES else _USUAL_FIRST_GIVEN)
