@@ -13,7 +13,7 @@ from typing import Any
 
 from log_check import Told
 
-PATIENCE = 60.0  # seconds that a process may take for its task
+PATIENCE = 60.0  # seconds after which processes of which none says anything count as stuck
 _SCRIPT = Path(__file__).with_name("crash_child.py")
 
 
@@ -42,10 +42,22 @@ class Child:
         elif kind == "refused":
             self.refusals[rest.split(" ", maxsplit=1)[0]] += 1
 
-    def wait_for(self, kind: str, count: int = 1, *, patience: float = PATIENCE) -> bool:
-        """Wait until it has said this many lines or is dead; returns whether that came in time."""
+    def wait_for(self, kind: str, count: int = 1, *, patience: float | None = None) -> bool:
+        """Wait until it has said this many lines or is dead; returns whether that came in time.
+
+        Without `patience` it may take as long as any process says something, however slow all of them are.
+        """
+
+        def came() -> bool:
+            return self.said[kind] >= count or self.exit_code is not None
+
         with self._news:
-            return self._news.wait_for(lambda: self.said[kind] >= count or self.exit_code is not None, patience)
+            if patience is not None:
+                return self._news.wait_for(came, patience)
+            while not came():
+                if not self._news.wait(PATIENCE):
+                    return came()
+            return True
 
     def signal(self, word: signal.Signals) -> None:
         """Send it a signal, if it still lives."""
