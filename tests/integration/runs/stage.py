@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.contract.ways_to_run import end_of, required, told
+from tests.integration.storage.first_look import first_look
 
 from trackside import RunContext, RunHandle, RunLifecycleEvent, RunManager, RunRecord, RunResult, RunSpec
 from trackside.app.observers.storage import StorageObserver
@@ -211,20 +212,25 @@ class Backend:
         lease_seconds: float = 3_600.0,
         **options: Any,
     ) -> AsyncGenerator[Stage]:
-        """Open a manager that closes without grace. `observers` come behind storage and before the watcher."""
+        """Open a manager that closes without grace, once it has looked after what others have left behind. `observers`
+        come behind storage and before the watcher.
+        """
         options = {"shutdown_grace": 0.0} | options
         watcher = Watcher()
         async with AsyncExitStack() as stack:
-            store = None
+            store = has_looked = None
             if self.url is not None:
                 store = await stack.enter_async_context(Store.open(self.url))
                 storage = StorageObserver(store, spool=spool)
                 stack.push_async_callback(storage.aclose)
                 observers = [required(storage), *observers]
-                options["coordinator"] = store.coordinator(lease_seconds=lease_seconds)
+                options["coordinator"] = coordinator = store.coordinator(lease_seconds=lease_seconds)
+                has_looked = first_look(coordinator)
                 options.setdefault("states", store.thread_states())
             manager = RunManager(agents, observers=[*observers, required(watcher)], **options)
             stage = Stage(manager, watcher, store)
             async with manager:
+                if has_looked is not None:
+                    await within_patience(has_looked.wait())
                 yield stage
             await stage.assert_sound()
