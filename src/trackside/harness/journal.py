@@ -479,6 +479,11 @@ def excerpt(content: Any) -> str:
     return "" if content is None else str(content)[:EXCERPT_CHARS]
 
 
+def reported(tokens: int | None) -> int:
+    """A count of tokens as a framework reports it; 0 for one that makes no sense, which must not fail the run."""
+    return tokens if tokens and 0 < tokens <= MOST_TOKENS else 0
+
+
 def _is_cost(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_USD
 

@@ -145,6 +145,11 @@ async def test_a_model_that_reports_no_usage_still_counts_as_called(stage: Any) 
     assert list(outcome.usage["token_usage_by_model"]) == ["GenericFakeChatModel"]
 
 
+async def test_counts_that_make_no_sense_are_left_out_and_the_call_counts(stage: Any) -> None:
+    outcome = await stage.play(asking(model(answer(tokens=(2**64 - 1, 2)))), "hello")
+    assert (outcome.usage["llm_call_count"], outcome.usage["total_tokens"]) == (1, 2)
+
+
 async def test_a_plain_text_model_is_counted(stage: Any) -> None:
     llm = FakeListLLM(responses=["hi"])
 

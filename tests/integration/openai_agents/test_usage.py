@@ -61,6 +61,13 @@ def calls(outcome: Any) -> list[tuple[str, str, str]]:
     return [(call["kind"], call["name"], call["caller"]) for call in listed]
 
 
+@pytest.mark.parametrize("tokens", [-1, 2**64 - 1])
+async def test_counts_that_make_no_sense_are_left_out_and_the_run_goes_on(stage: Any, tokens: int) -> None:
+    outcome = await stage.play(Agent("lead", model=ScriptedModel("well", usage=(tokens, 20, tokens, tokens))), "hello")
+    assert (outcome.status, outcome.usage["llm_call_count"]) == (RunStatus.success, 1)
+    assert outcome.usage["total_tokens"] == 20
+
+
 async def test_tokens_are_counted_with_those_cached_and_those_of_reasoning(stage: Any) -> None:
     model = ScriptedModel("well", usage=(100, 20, 60, 7))
     outcome = await stage.play(Agent("lead", model=model), "hello")

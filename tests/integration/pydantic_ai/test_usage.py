@@ -52,6 +52,16 @@ def calls(outcome: Any) -> list[tuple[str, str, str]]:
     return [(call["kind"], call["name"], call["caller"]) for call in listed]
 
 
+@pytest.mark.parametrize("tokens", [-1, 2**64 - 1])
+async def test_counts_that_make_no_sense_are_left_out_and_the_run_goes_on(stage: Any, tokens: int) -> None:
+    usage = RequestUsage(
+        input_tokens=tokens, output_tokens=20, cache_read_tokens=tokens, output_reasoning_tokens=tokens
+    )
+    outcome = await stage.play(Agent(answers(ModelResponse(parts=[TextPart("done")], usage=usage))), "go")
+    assert (outcome.status, outcome.usage["llm_call_count"]) == (RunStatus.success, 1)
+    assert outcome.usage["total_tokens"] == 20
+
+
 async def test_each_request_counts_under_the_model_that_answered(stage: Any) -> None:
     usage = RequestUsage(
         input_tokens=100, output_tokens=50, cache_read_tokens=80, output_reasoning_tokens=30, cost=Decimal("0.25")

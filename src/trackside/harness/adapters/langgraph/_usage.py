@@ -19,7 +19,7 @@ from trackside.harness.adapters.langgraph._graph import UNNAMED
 from trackside.harness.adapters.langgraph._listening import CallSite
 from trackside.harness.calls import Call
 from trackside.harness.context import RunContext
-from trackside.harness.journal import LEAD_AGENT
+from trackside.harness.journal import LEAD_AGENT, reported
 
 _MIDDLEWARE_NODE = re.compile(r"(.+)\.(?:before|after)_(?:agent|model)")
 
@@ -203,11 +203,11 @@ class UsageRecorder(BaseCallbackHandler):
     def _record(self, call: _Call, tokens: _Tokens, *, answered: bool = True) -> None:
         self._run.record_usage(
             call.model,
-            input_tokens=tokens.input,
-            output_tokens=tokens.output,
-            cache_read_tokens=tokens.cache_read,
-            cache_write_tokens=tokens.cache_write,
-            reasoning_tokens=tokens.reasoning,
+            input_tokens=reported(tokens.input),
+            output_tokens=reported(tokens.output),
+            cache_read_tokens=reported(tokens.cache_read),
+            cache_write_tokens=reported(tokens.cache_write),
+            reasoning_tokens=reported(tokens.reasoning),
             answered=answered,
             call=call.told,
             provider=call.provider,

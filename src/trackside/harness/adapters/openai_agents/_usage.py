@@ -35,7 +35,7 @@ from agents.usage import RequestUsage
 from trackside.harness.adapters.openai_agents._errors import StoppingError
 from trackside.harness.calls import Call
 from trackside.harness.context import RunContext, keep_to_run
-from trackside.harness.journal import LEAD_AGENT
+from trackside.harness.journal import LEAD_AGENT, reported
 
 _AT_THE_PROVIDER = {
     "web_search_call": "web_search",
@@ -305,11 +305,11 @@ class CallWatch(RunHooks[Any]):
     def _record(self, agent: Agent[Any], usage: Any, call: Call | None, *, answered: bool = True) -> None:
         self._run.record_usage(
             self._model_of(agent),
-            input_tokens=usage.input_tokens or 0,
-            output_tokens=usage.output_tokens or 0,
-            cache_read_tokens=getattr(usage.input_tokens_details, "cached_tokens", None) or 0,
-            cache_write_tokens=getattr(usage.input_tokens_details, "cache_write_tokens", None) or 0,
-            reasoning_tokens=getattr(usage.output_tokens_details, "reasoning_tokens", None) or 0,
+            input_tokens=reported(usage.input_tokens),
+            output_tokens=reported(usage.output_tokens),
+            cache_read_tokens=reported(getattr(usage.input_tokens_details, "cached_tokens", None)),
+            cache_write_tokens=reported(getattr(usage.input_tokens_details, "cache_write_tokens", None)),
+            reasoning_tokens=reported(getattr(usage.output_tokens_details, "reasoning_tokens", None)),
             caller=self._recorder.caller(agent),
             answered=answered,
             call=call,

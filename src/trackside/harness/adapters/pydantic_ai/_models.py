@@ -20,6 +20,7 @@ from pydantic_ai.usage import RequestUsage
 from trackside.harness.calls import Call
 from trackside.harness.context import RunContext, RunPaused
 from trackside.harness.foreign.exits import carrying_exits
+from trackside.harness.journal import reported
 
 
 class Ledger:
@@ -89,11 +90,11 @@ class Ledger:
         usage: RequestUsage = answer.usage
         self._run.record_usage(
             answer.model_name or model,
-            input_tokens=max(0, usage.input_tokens),
-            output_tokens=max(0, usage.output_tokens),
-            cache_read_tokens=max(0, usage.cache_read_tokens),
-            cache_write_tokens=max(0, usage.cache_write_tokens),
-            reasoning_tokens=max(0, usage.output_reasoning_tokens or usage.details.get("reasoning_tokens") or 0),
+            input_tokens=reported(usage.input_tokens),
+            output_tokens=reported(usage.output_tokens),
+            cache_read_tokens=reported(usage.cache_read_tokens),
+            cache_write_tokens=reported(usage.cache_write_tokens),
+            reasoning_tokens=reported(usage.output_reasoning_tokens or usage.details.get("reasoning_tokens")),
             caller=self._caller,
             cost_usd=None if usage.cost is None else float(usage.cost),
             answered=answered,
