@@ -134,6 +134,7 @@ class LocalFleet:
         Raises:
             NotInstalledError: the programs are not installed.
             DataFolderError: another fleet has the folder.
+            LocalServerError: too few ports are free.
         """
         async with AsyncExitStack() as stack:
             await asyncio.to_thread(self._prepare, stack)

@@ -20,7 +20,7 @@ UNPRIVILEGED: Final = "nobody"
 """The user that PostgreSQL runs as if we are root, as whom it refuses to run."""
 LOOPBACK: Final = "127.0.0.1"
 
-_FIRST_PORT: Final = 10_000
+_FIRST_PORT: Final = 10_081  # browsers open nothing at 10080
 _USUAL_FIRST_GIVEN: Final = 32_768  # of Linux; others give higher ones
 _GIVEN: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _PORT_TRIES: Final = 1_000
