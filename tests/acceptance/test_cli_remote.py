@@ -134,6 +134,24 @@ def test_a_copy_of_a_thread_that_waits_is_said_to_wait_though_it_has_no_runs(
     assert "It waits, but" not in here("threads", thread, *served.at(place)).stdout
 
 
+def test_a_thread_that_waits_since_its_state_was_changed_is_said_to_wait_though_its_last_run_asked_nothing(
+    served: Served, here: Trackside, place: str
+) -> None:
+    thread = f"changed-{place}"
+
+    async def changed() -> None:
+        async with Store.open(served.database) as store:
+            await store.append(make_run(f"of-{thread}", thread_id=thread))
+            await store.threads_of(None).note_state(thread, waits=True)
+
+    asyncio.run(changed())
+    shown, refused = here("threads", thread, *served.at(place)), here("resume", thread, "7", *served.at(place))
+
+    assert "It waits, but no run of it has said for what" in shown.stdout
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: Thread '{thread}' waits, but no run of it has said for what")
+
+
 def test_ids_are_found_by_their_ends_too(served: Served, here: Trackside, place: str) -> None:
     newest = objects(here("runs", "-n", "1", "--json", *served.at("server")))[0]
     run_id, thread_id = newest["run_id"], newest["thread_id"]

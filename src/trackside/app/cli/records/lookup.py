@@ -179,12 +179,12 @@ async def find_paused_run(records: Records, thread: str) -> tuple[StoredRun, lis
 
     Raises:
         NotWaitingError: there is none.
-        UnsaidQuestionError: the thread waits, but it has no run that has paused it.
+        UnsaidQuestionError: the thread waits, but no run of it has said for what.
         UnknownIdError, AmbiguousIdError, ShortenedIdError: there is no such thread.
     """
     found = await find_thread(records, thread, whole=True)
     run, questions = await _asked(records, found)
-    if run is None and found.status is ThreadStatus.interrupted:
+    if not questions and found.status is ThreadStatus.interrupted:
         raise UnsaidQuestionError(thread_id=found.thread_id)
     if run is None or not questions:
         raise not_waiting(found.thread_id, STANDINGS[found.status])

@@ -80,7 +80,7 @@ def print_thread(
         *(("asks", printable(line)) for line in question_lines(interrupts)),
     ]
     print_facts(console, facts)
-    if thread.status is ThreadStatus.interrupted and not (interrupts or runs):
+    if thread.status is ThreadStatus.interrupted and not interrupts:
         console.print(f"\n{_UNSAID}", soft_wrap=True)
     if interrupts:
         console.print(f"\n{answer_note(interrupts)}", soft_wrap=True)
