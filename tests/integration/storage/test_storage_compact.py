@@ -63,6 +63,18 @@ def test_the_room_that_nothing_fills_is_given_back(url: str, path: Path) -> None
 
 
 @pytest.mark.usefixtures("pruned")
+def test_how_much_a_file_takes_is_told_though_somebody_has_just_closed_it(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.stat().st_size
+    monkeypatch.setattr(Path, "exists", lambda *_, **__: True)  # what was beside it goes away after a look
+
+    compacted = compact_database(url)
+
+    assert (compacted.bytes_before, compacted.bytes_after) == (before, path.stat().st_size)
+
+
+@pytest.mark.usefixtures("pruned")
 def test_who_reads_what_was_there_is_named_as_the_reason_why_nothing_is_given_back(
     url: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,10 @@ class SqliteBackend:
     def size(self) -> int:
         """How many bytes the file takes, with what was written beside it and is not in it yet."""
         path = self._database.path
-        return sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}-wal")) if file.exists())
+        size = path.stat().st_size
+        with suppress(FileNotFoundError):  # whoever has the file open last takes that away
+            size += path.with_name(f"{path.name}-wal").stat().st_size
+        return size
 
     def compact(self) -> None:
         """Write the file anew without its unused space; nobody else writes meanwhile.
