@@ -12,12 +12,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
 from left_processes import is_there
 
-from trackside.app.engine.local.programs import free_ports
+from trackside.app.engine.local import programs
 
 type StopSignal = Literal["TERM", "KILL"]
 
@@ -141,3 +142,12 @@ class KeptServer:
 def _has_ended(process: str) -> bool:
     """Whether a process has ended, as far as this system says it."""
     return Path("/proc/self/stat").exists() and not is_there(int(process))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports as the processes of a fleet get them, also for a server that a test starts on its event loop.
+
+    Trackside's own code may read no file there.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        return beside.submit(programs.free_ports, count).result()

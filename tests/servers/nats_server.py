@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from kept_server import KeptServer
-
-from trackside.app.engine.local.programs import free_ports
+from kept_server import KeptServer, free_ports
 
 
 class NatsServer(KeptServer):

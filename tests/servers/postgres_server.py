@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
+from kept_server import free_ports
 from raw_postgres import RawConnection, Rows
 
-from trackside.app.engine.local.programs import free_ports, made_accessible, postgres_programs, unprivileged_user
+from trackside.app.engine.local.programs import made_accessible, postgres_programs, unprivileged_user
 
 type StopMode = Literal["smart", "fast", "immediate"]
 
