@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -475,9 +476,55 @@ async def test_a_checkpointer_that_never_answers_keeps_others_from_forgetting_on
     monkeypatch.setattr(sweeping, "_LONGEST_CALL", 0.01)
     checkpointer = _Checkpointer()
 
-    with pytest.raises(TimeoutError, match="more than"):
+    with pytest.raises(TimeoutError, match="longer than"):
         await store.sweeper(forget=[checkpointer.forget]).sweep()
 
     assert checkpointer.given_up
     async with Store.open(url) as other:
         assert (await other.sweeper().sweep()).forgotten == 1
+
+
+@pytest.mark.usefixtures("deleted")
+async def test_a_checkpointer_that_ignores_that_it_is_given_up_keeps_nobody_from_forgetting(
+    store: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_LONGEST_CALL", 0.01)
+    answers = asyncio.Event()
+
+    async def forget(_: Sequence[str]) -> None:
+        with suppress(asyncio.CancelledError):
+            await answers.wait()
+        await answers.wait()
+
+    async with asyncio.timeout(60):
+        with pytest.raises(TimeoutError, match="longer than"):
+            await store.sweeper(forget=[forget]).sweep()
+        async with Store.open(url) as other:
+            assert (await other.sweeper().sweep()).forgotten == 1
+    answers.set()
+
+
+async def test_a_checkpointer_that_no_longer_answers_is_not_asked_for_each_of_many_threads(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_LONGEST_FOR_ONE", 0.01)
+    asked: list[Sequence[str]] = []
+    answered = 3
+
+    async def forget(thread_ids: Sequence[str]) -> None:
+        asked.append(thread_ids)
+        if len(thread_ids) > 1:
+            raise TimeoutError("it took too long")
+        if len(asked) > answered + 1:
+            await asyncio.Event().wait()
+
+    threads = store.threads_of(None)
+    for number in range(20):
+        await threads.create(f"t{number:02}")
+        await threads.remove(f"t{number:02}")
+
+    with pytest.raises(TimeoutError):
+        await store.sweeper(forget=[forget]).sweep()
+
+    assert len(asked) == 1 + answered + sweeping._SURELY_AWAY
+    assert (await store.sweeper().sweep()).forgotten == 20 - answered

@@ -27,6 +27,7 @@ from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError, StoreOptionError
 from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, prune_threads
+from trackside.harness.foreign.timelimit import within
 from trackside.harness.ids import new_id
 
 __all__ = ["ForgetMemory", "ForgetOfAgent", "Sweeper", "Swept"]
@@ -40,8 +41,11 @@ _LEAST_PAUSE: Final = (
 _LEAST_EVERY: Final = 0.1  # seconds
 _LONGEST_LINGER: Final = 365 * 86_400  # seconds
 _SURELY_AWAY: Final = 10
-"""If nothing can be forgotten of this many threads, the first of a page, then nothing can be of the others either."""
+"""If nothing can be forgotten of this many threads, the first of a page, then nothing can be of the others either; nor
+if so many calls for one thread take too long.
+"""
 _LONGEST_CALL: Final = 60.0  # seconds: while somebody else's checkpointer is asked, nobody else has threads forgotten
+_LONGEST_FOR_ONE: Final = 6.0  # seconds, where it is asked for each thread alone, as all together took too long
 _RENEWED_EVERY: Final = CLAIM_SECONDS / 3
 _PATIENCE: Final = 60.0  # seconds that who asks for a round waits for another sweeper that is at it
 _LOOK_EVERY: Final = 0.1  # seconds
@@ -266,14 +270,17 @@ class Sweeper:
 
 async def _failing(forget: ForgetMemory, thread_ids: Sequence[str]) -> dict[str, Exception]:
     """The threads that one could not forget, and why: if asking for all fails, it is asked for each alone."""
-    failure = await _failure_of(forget, thread_ids)
+    failure = await _failure_of(forget, thread_ids, limit=_LONGEST_CALL)
     if failure is None:
         return {}
     failed = dict.fromkeys(thread_ids, failure)
+    limit = _LONGEST_FOR_ONE if isinstance(failure, TimeoutError) else _LONGEST_CALL
+    unanswered = 0
     for number, one in enumerate(thread_ids if len(thread_ids) > 1 else ()):
-        if number == _SURELY_AWAY and len(failed) == len(thread_ids):
+        if unanswered == _SURELY_AWAY or (number == _SURELY_AWAY and len(failed) == len(thread_ids)):
             break
-        failure = await _failure_of(forget, [one])
+        failure = await _failure_of(forget, [one], limit=limit)
+        unanswered += isinstance(failure, TimeoutError)
         if failure is None:
             del failed[one]
         else:
@@ -281,16 +288,18 @@ async def _failing(forget: ForgetMemory, thread_ids: Sequence[str]) -> dict[str,
     return failed
 
 
-async def _failure_of(forget: ForgetMemory, thread_ids: Sequence[str]) -> Exception | None:
-    """What somebody else's checkpointer raised, or that it took too long."""
-    limit = asyncio.timeout(_LONGEST_CALL)
+async def _failure_of(forget: ForgetMemory, thread_ids: Sequence[str], *, limit: float) -> Exception | None:
+    """What somebody else's checkpointer raised, or that it took too long: it is left behind then, whatever it does."""
+
+    async def call() -> None:
+        await forget(thread_ids)
+
     try:
-        async with limit:
-            await forget(thread_ids)
+        await within(limit, call(), name="trackside-forgets")
     except StorageError:
         raise
     except Exception as exc:  # noqa: BLE001  # whatever it is: the same is asked for again later
-        return TimeoutError(f"it took more than {_LONGEST_CALL:g} s") if limit.expired() else exc
+        return exc
     return None
 
 
