@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -123,6 +124,29 @@ async def test_who_comes_back_hears_what_comes_though_the_thread_does_not_say_wh
             assert not given_up.is_set()
         async with asyncio.timeout(60):
             await given_up.wait()  # since the client has gone
+
+
+async def test_a_look_at_a_thread_that_fails_as_its_client_goes_is_nobodys_failure(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, reported = asyncio.Event(), list[Any]()
+
+    async def look_back(*_: Any) -> None:
+        looks.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise OSError("the database is away") from None
+
+    monkeypatch.setattr(thread_events.ProtocolEvents, "_look_back", look_back)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    async with serve({"it": asking("why")}, database_url) as served, httpx.AsyncClient(base_url=served.url) as http:
+        thread_id = (await served.client.threads.create())["thread_id"]
+        path, asked = f"/threads/{thread_id}/stream/events", {"channels": ["lifecycle"]}
+        async with asyncio.timeout(60), http.stream("POST", path, json=asked):
+            await looks.wait()
+    gc.collect()
+    assert reported == []
 
 
 async def test_who_has_started_a_run_that_has_not_begun_is_not_told_of_the_end_of_the_last_one(

@@ -125,7 +125,7 @@ class ProtocolEvents:
             for task in (self._elsewhere, self._looking):  # another follower of the thread does that then
                 if task is not None:
                     task.cancel()
-                    await asyncio.wait((task,))
+                    await asyncio.gather(task, return_exceptions=True)  # if it has failed, nobody needs to hear of it
 
     async def _write(self, outlet: Outlet, reader: EventReader, departure: Departure) -> None:
         while not departure.gone:
