@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -47,7 +48,7 @@ async def test_the_runs_of_a_worker_that_gives_no_sign_of_life_end_with_the_reas
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0, None), (60, "60 s ahead of"), (-60, "60 s behind")])
+@pytest.mark.parametrize(("seconds", "said"), [(0, None), (36_000, "ahead of"), (-36_000, "behind")])
 async def test_a_process_whose_clock_is_not_that_of_the_database_says_so_as_it_comes(
     member: Any,
     dialect: str,
@@ -69,7 +70,8 @@ async def test_a_process_whose_clock_is_not_that_of_the_database_says_so_as_it_c
         await member()
     lines = [line for line in caplog.messages if "clock" in line]
     assert len(lines) == (said is not None)
-    assert said is None or f"this machine's clock is {said} the database's" in lines[0]
+    # On a slow machine, time passes between the looks at the two clocks.
+    assert said is None or re.search(rf"this machine's clock is 3[56]\d\d\d s {said} the database's", lines[0])
 
 
 async def test_while_leases_say_nothing_only_those_are_gone_whose_processes_have_ended(
