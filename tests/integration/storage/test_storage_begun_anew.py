@@ -528,3 +528,18 @@ async def test_a_checkpointer_that_no_longer_answers_is_not_asked_for_each_of_ma
 
     assert len(asked) == 1 + answered + sweeping._SURELY_AWAY
     assert (await store.sweeper().sweep()).forgotten == 20 - answered
+
+
+@pytest.mark.usefixtures("deleted")
+async def test_a_checkpointer_that_is_cancelled_of_its_own_accord_does_not_end_the_sweeper(store: Store) -> None:
+    tries, again = 0, asyncio.Event()
+
+    async def forget(_: Sequence[str]) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise asyncio.CancelledError
+        again.set()
+
+    async with asyncio.timeout(60), store.sweeper(forget=[forget], every=0.1):
+        await again.wait()

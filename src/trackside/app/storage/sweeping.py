@@ -298,6 +298,12 @@ async def _failure_of(forget: ForgetMemory, thread_ids: Sequence[str], *, limit:
         await within(limit, call(), name="trackside-forgets")
     except StorageError:
         raise
+    except asyncio.CancelledError as exc:
+        if (task := asyncio.current_task()) is None or task.cancelling():
+            raise
+        failure = RuntimeError("it was cancelled, by nobody here")  # else the sweeper would end for good
+        failure.__cause__ = exc
+        return failure
     except Exception as exc:  # noqa: BLE001  # whatever it is: the same is asked for again later
         return exc
     return None
