@@ -27,8 +27,13 @@ def test_ports_of_a_fleet_are_none_that_the_system_gives_to_others_before_they_a
 
 @pytest.mark.parametrize(
     ("range_given", "expected"),
-    [("20000\t40000\n", range(10_081, 20_000)), ("1024\t65535\n", range(10_081, 32_768))],
-    ids=["some are left", "none is left"],
+    [
+        ("20000\t40000\n", range(10_081, 20_000)),
+        ("1024\t65535\n", range(10_081, 32_768)),
+        ("\n", range(10_081, 32_768)),
+        ("unlimited\n", range(10_081, 32_768)),
+    ],
+    ids=["some are left", "none is left", "it says nothing", "it says no number"],
 )
 def test_a_system_may_give_others_than_usual(
     range_given: str, expected: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

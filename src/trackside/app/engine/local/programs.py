@@ -118,6 +118,6 @@ def free_ports(count: int, *, without: Collection[int] = ()) -> list[int]:
 def _ports_given_to_nobody() -> range:
     """Ports below those that the system gives to who wants any, if it leaves enough there."""
     first_given = _USUAL_FIRST_GIVEN
-    with suppress(OSError):
+    with suppress(OSError, ValueError, IndexError):  # another system, or one that says it in another way
         first_given = int(_GIVEN.read_text("ascii").split()[0])
     return range(_FIRST_PORT, first_given if first_given >= _FIRST_PORT + 2 * _PORT_TRIES else _USUAL_FIRST_GIVEN)
