@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from trackside.harness import CallbackObserver, RunStatus, ensure_observer, run_agent, signatures
+from trackside.harness import CallbackObserver, RunStatus, ensure_observer, run_agent
+from trackside.harness.foreign import signatures
 from trackside.harness.foreign.signatures import annotations_of, signature_of
 
 LATE = """
