@@ -13,12 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 from _counted import KINDS, MARK, WORKS, works_of
 from _report import HERE, Bars, Budget, Report, machine, options_of, publish, table
@@ -75,29 +76,48 @@ def counted_with() -> dict[str, object]:
     }
 
 
-def why_not_comparable(baseline: Mapping[str, object]) -> str | None:
-    """Why these figures cannot be compared with the baseline; None if they can."""
+def baselines() -> list[dict[str, Any]]:
+    """All that were counted: one for each processor, with the same interpreter and libraries."""
+    known: list[dict[str, Any]] = json.loads(BASELINE.read_text())
+    return known
+
+
+def baseline_of(known: Iterable[Mapping[str, Any]]) -> Mapping[str, float] | None:
+    """The figures that were counted in an environment like this one."""
     now = counted_with()
-    before = {key: baseline[key] for key in now}
-    if now == before:
+    return next((one["instructions"] for one in known if {key: one[key] for key in now} == now), None)
+
+
+def with_baseline(found: Mapping[str, float], known: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The baselines with these figures as that of this environment; those that nothing can be compared with any more,
+    as the interpreter or the libraries have changed since, are left out.
+    """
+    now = counted_with()
+    others = [
+        one for one in known if one["cpu"] != now["cpu"] and all(one[key] == now[key] for key in now if key != "cpu")
+    ]
+    return sorted([*others, {**now, "instructions": {**found}}], key=lambda one: str(one["cpu"]))
+
+
+def why_not_comparable(known: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why figures of this environment cannot be compared with any baseline; None if they can."""
+    if baseline_of(known) is not None:
         return None
+    now = counted_with()
     return (
-        f"These figures cannot be compared with {BASELINE.name}, which was counted with {before}; this is {now}. "
+        f"These figures cannot be compared with {BASELINE.name}, which was counted with"
+        f" {' and with '.join(str({key: one[key] for key in now}) for one in known)}; this is {now}. "
         "Count the version before in this environment, or write a new baseline with --baseline."
     )
 
 
-def compared(found: Mapping[str, float], baseline: Mapping[str, object]) -> tuple[int, str]:
-    """The exit code of a comparison, and what to say about it."""
-    if (why := why_not_comparable(baseline)) is not None:
-        return NOT_COMPARABLE, why
-    known = baseline["instructions"]
-    assert isinstance(known, dict)
+def compared(found: Mapping[str, float], before: Mapping[str, float]) -> tuple[int, str]:
+    """The exit code of a comparison with the figures of a baseline, and what to say about it."""
     above = [
-        f"{name} takes {value:,.0f} instructions, {value / known[name] - 1:.1%} more than the {known[name]:,.0f} of"
+        f"{name} takes {value:,.0f} instructions, {value / before[name] - 1:.1%} more than the {before[name]:,.0f} of"
         f" {BASELINE.name}, which allows {TOLERANCES[name]:.0%}."
         for name, value in found.items()
-        if value > known[name] * (1 + TOLERANCES[name])
+        if value > before[name] * (1 + TOLERANCES[name])
     ]
     return (ABOVE, "\n".join(above)) if above else (0, f"Nothing is further above {BASELINE.name} than it allows.")
 
@@ -109,14 +129,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"exit with {ABOVE} where {BASELINE.name} is exceeded, and {NOT_COMPARABLE} where it was counted elsewhere;"
         " writes nothing unless --results says where",
     )
-    parser.add_argument("--baseline", action="store_true", help=f"write the figures into {BASELINE.name}")
+    parser.add_argument(
+        "--baseline", action="store_true", help=f"write the figures into {BASELINE.name}, as those of this processor"
+    )
 
 
-def report_of(found: Mapping[str, float], baseline: Mapping[str, object]) -> Report:
-    known = baseline["instructions"]
-    assert isinstance(known, dict)
+def report_of(found: Mapping[str, float], before: Mapping[str, float] | None) -> Report:
+    """The figures; beside those of the baseline, if there is one that they can be compared with."""
+    known = before or {}
     rows = [
-        [name, f"{value:,.0f}", f"{known[name]:,.0f}", f"{value / known[name] - 1:+.1%}"]
+        [name, f"{value:,.0f}", *([f"{known[name]:,.0f}", f"{value / known[name] - 1:+.1%}"] if known else ["–", "–"])]
         for name, value in found.items()
     ]
     return Report(
@@ -132,6 +154,7 @@ def report_of(found: Mapping[str, float], baseline: Mapping[str, object]) -> Rep
                 at_most=True,
             )
             for name, value in found.items()
+            if known
         ],
         ours=[*found],
         plots=[
@@ -157,20 +180,21 @@ def main() -> int:
             "instructions: --quick counts too little to be compared, or to be a baseline; leave it out", file=sys.stderr
         )
         return NOT_COMPARABLE
+    known = baselines()
     if options.given.compare:
-        if (why := why_not_comparable(json.loads(BASELINE.read_text()))) is not None and not options.given.baseline:
+        if not options.given.baseline and (why := why_not_comparable(known)) is not None:
             print(why, file=sys.stderr)  # before minutes of counting
             return NOT_COMPARABLE
         options = replace(options, results=options.given.results)
     found = counted(0.05 if options.quick else 1)
     if options.given.baseline:
-        written = counted_with() | {"instructions": found}
-        BASELINE.write_text(json.dumps(written, indent=1) + "\n")
-    baseline = json.loads(BASELINE.read_text())
-    publish(report_of(found, baseline), options)
-    if not options.given.compare:
+        known = with_baseline(found, known)
+        BASELINE.write_text(json.dumps(known, indent=1) + "\n")
+    before = baseline_of(known)
+    publish(report_of(found, before), options)
+    if not options.given.compare or before is None:
         return 0
-    code, words = compared(found, baseline)
+    code, words = compared(found, before)
     print(words, file=sys.stderr if code else sys.stdout)
     return code
 

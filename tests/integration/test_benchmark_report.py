@@ -199,40 +199,58 @@ def test_all_benchmarks_are_found_and_none_that_is_not_there_is_run() -> None:
     assert "there is no benchmark “dispach”" in unknown.stderr
 
 
+NAME = "CompositeObserver.on_event, 1 observer"
+
+
 @pytest.mark.parametrize(
-    ("counted", "baseline", "code", "said"),
+    ("counted", "code", "said"),
     [
-        (1_019.0, {}, 0, "Nothing is further above instructions.json than it allows"),
+        (1_019.0, 0, "Nothing is further above instructions.json than it allows"),
         (
             1_030.0,
-            {},
             1,
             "1 observer takes 1,030 instructions, 3.0% more than the 1,000 of instructions.json, which allows 2%",
         ),
-        (1_000.0, {"python": "CPython 2.7"}, 2, "cannot be compared with instructions.json"),
-        (1_000.0, {"packages": {"sqlalchemy": "0.1"}}, 2, "cannot be compared with instructions.json"),
-        (1_000.0, {"cpu": "Zilog Z80"}, 2, "cannot be compared with instructions.json"),
     ],
 )
-def test_more_instructions_than_in_the_baseline_fail_and_those_of_another_environment_are_not_compared(
-    counted: float, baseline: dict[str, object], code: int, said: str
-) -> None:
-    instructions = module("instructions")
-    name = "CompositeObserver.on_event, 1 observer"
-    before = instructions.counted_with() | {"instructions": {name: 1_000.0}} | baseline
-
-    found = instructions.compared({name: counted}, before)
+def test_more_instructions_than_in_the_baseline_fail(counted: float, code: int, said: str) -> None:
+    found = module("instructions").compared({NAME: counted}, {NAME: 1_000.0})
 
     assert found[0] == code
     assert said in found[1]
 
 
-def test_committed_baseline_has_a_figure_for_each_piece_of_work() -> None:
+@pytest.mark.parametrize(
+    "other", [{"python": "CPython 2.7"}, {"packages": {"sqlalchemy": "0.1"}}, {"cpu": "Zilog Z80"}]
+)
+def test_instructions_are_compared_with_those_of_the_same_environment_alone(other: dict[str, object]) -> None:
     instructions = module("instructions")
-    baseline = json.loads((BENCHMARKS / "instructions.json").read_text())
+    here = instructions.counted_with() | {"instructions": {NAME: 1_000.0}}
+    elsewhere = here | other | {"instructions": {NAME: 900.0}}
 
-    assert baseline["instructions"].keys() == {one.words for one in instructions.WORKS}
-    assert all(value > 100 for value in baseline["instructions"].values())
+    assert instructions.baseline_of([elsewhere]) is None
+    assert "cannot be compared with instructions.json" in instructions.why_not_comparable([elsewhere])
+    assert instructions.baseline_of([elsewhere, here]) == {NAME: 1_000.0}
+    assert instructions.why_not_comparable([elsewhere, here]) is None
+
+
+def test_a_baseline_takes_the_place_of_those_that_nothing_can_be_compared_with_any_more() -> None:
+    instructions = module("instructions")
+    before = instructions.counted_with() | {"instructions": {NAME: 900.0}}
+    elsewhere = before | {"cpu": "Zilog Z80"}
+    outdated = elsewhere | {"cpu": "MOS 6502", "python": "CPython 2.7"}
+
+    known = instructions.with_baseline({NAME: 1_000.0}, [before, elsewhere, outdated])
+
+    assert {one["cpu"] for one in known} == {before["cpu"], "Zilog Z80"}
+    assert instructions.baseline_of(known) == {NAME: 1_000.0}
+
+
+def test_committed_baselines_have_a_figure_for_each_piece_of_work() -> None:
+    instructions = module("instructions")
+    for baseline in instructions.baselines():
+        assert baseline["instructions"].keys() == {one.words for one in instructions.WORKS}
+        assert all(value > 100 for value in baseline["instructions"].values())
 
 
 def test_samples_are_summed_by_module_with_the_hottest_function_of_each() -> None:
