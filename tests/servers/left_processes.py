@@ -11,7 +11,7 @@ PATIENCE: Final = 20.0  # seconds in which the processes that are about to end d
 
 
 def is_there(pid: int) -> bool:
-    """Whether there is such a process that has not ended: a death of which nobody has taken note is one."""
+    """Whether there is such a process that has not ended; one that is dead has, even if nobody has waited for it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):

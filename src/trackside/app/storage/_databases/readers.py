@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import batched
 from typing import Any, Final
 
@@ -75,14 +75,7 @@ class Readers:
             StorageError: the database cannot be read.
         """
         self._check()
-        try:
-            found = await self._reads.read(read)
-        except errors.StorageError as exc:
-            if type(exc) not in _OF_READS:
-                raise
-            raise _OF_READS[type(exc)](**exc.details) from exc
-        self.answered += 1
-        return found
+        return await self._answer(self._reads.read(read))
 
     async def rows(self, statement: Mapping[Dialect, str], *values: Any) -> list[tuple[Any, ...]]:
         """The rows that one statement, in each database's own SQL, finds; for what is read so often that it matters.
@@ -92,14 +85,18 @@ class Readers:
             StorageError: the database cannot be read.
         """
         self._check()
+        return await self._answer(self._reads.rows(statement[self._reads.dialect], values))
+
+    async def _answer[T](self, reading: Awaitable[T]) -> T:
+        """What a read finds; failures are those of reads."""
         try:
-            rows = await self._reads.rows(statement[self._reads.dialect], values)
+            found = await reading
         except errors.StorageError as exc:
             if type(exc) not in _OF_READS:
                 raise
             raise _OF_READS[type(exc)](**exc.details) from exc
         self.answered += 1
-        return rows
+        return found
 
     def _check(self) -> None:
         if self._closed:

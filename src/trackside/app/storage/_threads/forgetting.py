@@ -34,7 +34,7 @@ class ClaimForgetting(Work):
     """
 
     claimant: str
-    wanted: Sequence[str] = ()
+    wanted: Sequence[str]
 
     @property
     @override

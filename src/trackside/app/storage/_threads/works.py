@@ -18,7 +18,7 @@ from trackside.app.storage._rows.lifetimes import FOREVER, Lifetime
 from trackside.app.storage._rows.queue import Lane
 from trackside.app.storage._rows.tables import runs, threads
 from trackside.app.storage._writing.expiry import active_on, unattended_on
-from trackside.app.storage._writing.work import UnitOfWork, Work
+from trackside.app.storage._writing.work import ROW_BYTES, UnitOfWork, Work
 from trackside.harness.errors import (
     RunInUseError,
     ThreadExistsError,
@@ -29,7 +29,6 @@ from trackside.harness.errors import (
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import CancelAction, JsonObject, ThreadStatus
 
-_ROW_BYTES: Final = 600
 _SURELY_LEFT: Final = timedelta(days=1)
 """A run that no coordinator has, and that has said nothing for this long, ends when its thread's time is over."""
 
@@ -41,11 +40,6 @@ class OnThread(Work):
     thread_id: str
     owner: str | None
     now: str
-
-    @property
-    @override
-    def size(self) -> int:
-        return _ROW_BYTES
 
     @override
     def thread_ids(self) -> Iterable[str]:
@@ -115,7 +109,7 @@ class CreateThread(_Making):
     @property
     @override
     def size(self) -> int:
-        return _ROW_BYTES + len(json_text(self.metadata))
+        return ROW_BYTES + len(json_text(self.metadata))
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
@@ -149,7 +143,7 @@ class ChangeThread(OnThread):
     @property
     @override
     def size(self) -> int:
-        return _ROW_BYTES + len(json_text(self.metadata))
+        return ROW_BYTES + len(json_text(self.metadata))
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
