@@ -219,6 +219,7 @@ def test_metadata_are_copied_as_what_they_are(value: Any, request_: Any) -> None
         {"interrupt_before": ["say"]},
         {"interrupt_after": "*"},
         {"durability": "sync"},
+        {"command": {"resume": 1}, "strict_resume": True},
         {"after_seconds": 3600.0},
     ],
 )

@@ -23,7 +23,7 @@ _KEY: Final = '"$TRACKSIDE_API_KEY"'
 _OBEYED_SIGNS: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters except tabs and line ends
 _OBEYED: Final = re.compile(f"[{_OBEYED_SIGNS}]")
 _PLAIN_TEXT: Final = re.compile(f"[A-Za-z][^{_OBEYED_SIGNS}]*")
-_NO_OPTIONS: Final = ("context", "interrupt_before", "interrupt_after", "durability", "after_seconds")
+_NO_OPTIONS: Final = ("context", "interrupt_before", "interrupt_after", "durability", "strict_resume", "after_seconds")
 """Parts of a request for which the command line has no options."""
 _LIMITS: Final = {
     "timeout": "--timeout",

@@ -220,6 +220,7 @@ _ASKED: Final = (
     "interrupt_before",
     "interrupt_after",
     "durability",
+    "strict_resume",
     "after_seconds",
 )
 
