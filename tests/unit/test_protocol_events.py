@@ -126,6 +126,16 @@ def known_ids(hub: StreamHub) -> set[str]:
 RETRIED = {"status": "error", "error": "lost", "retried_as": "b"}
 
 
+def test_who_comes_to_watch_a_run_of_his_own_command_hears_its_end_also_if_its_next_attempt_never_began() -> None:
+    hub = StreamHub()
+    begin(hub, "a", options={BY_COMMAND: True})
+    hub.close("a", end=RETRIED)
+    begin(hub, "b", started=False)
+    hub.close("b", end={"status": "cancelled"})
+    with follow(hub, WATCH) as reader:
+        assert methods(events_of(reader)) == ["running", "failed"]
+
+
 def test_an_attempt_is_known_as_the_first_also_if_it_begins_before_the_end_of_that_is_told() -> None:
     hub = StreamHub()
     begin(hub, "a")

@@ -307,7 +307,7 @@ class ThreadEventLog(Ring[Event]):
         known_as, last = self._aliases.pop(run_id, None), self.last
         if known_as is None or last is None or last.known_as != known_as:
             return RunAsEvents(run_id, self._say, known_as=known_as)
-        self.last = RunAsEvents(run_id, self._say, agent=last.agent, known_as=known_as)
+        self.last = RunAsEvents(run_id, self._say, agent=last.agent, known_as=known_as, by_command=last.by_command)
         return self.last
 
     def _leave_out(self, item: FeedItem, exc: Exception) -> None:
