@@ -44,7 +44,7 @@ async def deleted(store: Store) -> None:
 @pytest.mark.usefixtures("deleted")
 @pytest.mark.parametrize("asks", [True, False])
 async def test_the_id_of_a_deleted_thread_is_not_free_while_a_checkpointer_is_asked_to_forget_it(
-    store: Store, url: str, asks: bool, monkeypatch: pytest.MonkeyPatch
+    store: Store, url: str, asks: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another process sweeps meanwhile; it may know of the checkpointer or not."""
     monkeypatch.setattr(sweeping, "_PATIENCE", 0.0)
@@ -56,6 +56,7 @@ async def test_the_id_of_a_deleted_thread_is_not_free_while_a_checkpointer_is_as
 
         assert await other.sweeper(forget=[another.forget] if asks else []).sweep() == (0, 0, 0)
 
+        assert "some that are gone are not forgotten yet" in caplog.text
         assert not another.asked.is_set()
         with pytest.raises(ThreadExistsError):
             await other.threads_of(None).create("t")

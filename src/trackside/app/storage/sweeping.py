@@ -49,6 +49,10 @@ _LONGEST_FOR_ONE: Final = 6.0  # seconds, where it is asked for each thread alon
 _RENEWED_EVERY: Final = CLAIM_SECONDS / 3
 _PATIENCE: Final = 60.0  # seconds that who asks for a round waits for another sweeper that is at it
 _LOOK_EVERY: Final = 0.1  # seconds
+_LEFT_TO_ANOTHER: Final = (
+    "another process is still asking a checkpointer to forget threads, so some that are gone are not forgotten yet: "
+    "a later sweep forgets them, and until then their ids cannot be used again"
+)
 
 type ForgetMemory = Callable[[Sequence[str]], Awaitable[object]]
 """Removes what some threads remember elsewhere, as in a checkpointer. May be asked again for the same threads."""
@@ -118,7 +122,8 @@ class Sweeper:
         self._nudge.set()
 
     async def sweep(self) -> Swept:
-        """One whole round, now. Another sweeper that asks a checkpointer to forget is waited for, for a minute at most.
+        """One whole round, now. Another sweeper that asks a checkpointer to forget is waited for, for a minute at most;
+        if it takes longer, the log says so, and threads stay that are not forgotten.
 
         Raises:
             StorageError: the store failed; the next round goes on from there.
@@ -127,7 +132,7 @@ class Sweeper:
         """
         return await self._round(patience=_PATIENCE)
 
-    async def _round(self, *, patience: float) -> Swept:
+    async def _round(self, *, patience: float | None) -> Swept:
         await self._items.sweep()
         expired = await self._expire()
         forgotten, failures = await self._forget_all(patience)
@@ -161,9 +166,9 @@ class Sweeper:
             try:
                 if loop.time() >= due:
                     due = loop.time() + self._every
-                    await self._round(patience=0.0)
+                    await self._round(patience=None)
                 else:
-                    _raise_one_of((await self._forget_all(0.0))[1])
+                    _raise_one_of((await self._forget_all(None))[1])
             except StorageError as exc:
                 logger.warning("what removed threads left could not be cleared away, and will be later: %s", exc)
             except Exception:  # a checkpointer's, or any other: if this task ended, what is left would stay for ever
@@ -190,13 +195,13 @@ class Sweeper:
                 return count
             after = page[-1]
 
-    async def _forget_all(self, patience: float) -> tuple[int, list[Exception]]:
+    async def _forget_all(self, patience: float | None) -> tuple[int, list[Exception]]:
         """Remove what threads remember that were deleted, or that ended with their runs and have lingered long enough.
 
         Returns how many were forgotten, and what other people's checkpointers raised. Leaves the rest to another sweeper
-        that is at it for longer than `patience`.
+        that is at it for longer than `patience`, and says so; None: at once, and it goes without saying.
         """
-        until = asyncio.get_running_loop().time() + patience
+        until = asyncio.get_running_loop().time() + (patience or 0.0)
         ended_before = datetime.now(UTC) - self._linger
         finds: tuple[_Find, ...] = (reads.deleted_to_forget, partial(reads.ended_to_forget, before=ended_before))
         count = 0
@@ -207,6 +212,8 @@ class Sweeper:
                 while (done := await self._forget_page([one.thread_id for one in page])) is None:
                     if asyncio.get_running_loop().time() >= until:
                         self._nudge.set()  # the other one may be past what was removed just now
+                        if patience is not None:
+                            logger.warning(_LEFT_TO_ANOTHER)
                         return count, failures
                     await asyncio.sleep(_LOOK_EVERY)
                 count += done[0]
