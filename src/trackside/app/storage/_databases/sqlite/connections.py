@@ -126,7 +126,7 @@ class SqliteDatabase:
         """An engine for a few connections that only read; a transaction of theirs sees one moment."""
         engine = create_engine(
             "sqlite://",
-            creator=self._connect_reader,
+            creator=self.connect_reader,
             poolclass=QueuePool,
             pool_size=READERS,
             max_overflow=0,
@@ -176,7 +176,8 @@ class SqliteDatabase:
                     raise
             sleep(_BUSY_PAUSE)
 
-    def _connect_reader(self) -> sqlite3.Connection:
+    def connect_reader(self) -> sqlite3.Connection:
+        """A connection that only reads, and begins no transaction of its own accord."""
         # Not mode=ro: such a connection, when it is the last, cannot tidy up what it leaves open.
         connection = self._connect("mode=rw")
         try:
