@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from addresses import unchanged
 from debian_programs import program
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright, expect
 from playwright.async_api import Error as PlaywrightError
@@ -160,18 +161,19 @@ class Visit:
 @asynccontextmanager
 async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator[Visit]:
     """A page in a browser of its own: no cookies, nothing kept. `options` are those of Playwright's `new_context`."""
-    context: BrowserContext = await browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
-    context.set_default_timeout(PATIENCE)
-    try:
-        visit = Visit(await context.new_page(), url)
+    async with unchanged():
+        context: BrowserContext = await browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
+        context.set_default_timeout(PATIENCE)
         try:
-            yield visit
-        except (AssertionError, PlaywrightError, TimeoutError) as exc:
-            exc.add_note(await visit.seen())
-            raise
-        visit.check()
-    finally:
-        await context.close()
+            visit = Visit(await context.new_page(), url)
+            try:
+                yield visit
+            except (AssertionError, PlaywrightError, TimeoutError) as exc:
+                exc.add_note(await visit.seen())
+                raise
+            visit.check()
+        finally:
+            await context.close()
 
 
 def counting_looks(selector: str) -> str:

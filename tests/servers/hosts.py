@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final, Self
 
+from addresses import changing
+
 NETWORK: Final = "100.64.0.0/10"
 """Where all addresses are; the range is nobody else's in the whole internet."""
 
@@ -95,13 +97,15 @@ class Hosts:
             start_new_session=True,
         )
         try:
-            for service in self._services:
-                bridge = self.wire(service)
-                _ip(
-                    f"link add {bridge} address {self._mac(service, 1)} type bridge",
-                    f"address add {self.address(service)}/24 dev {bridge}",
-                    f"link set {bridge} up",
-                )
+            with changing():
+                for service in self._services:
+                    bridge = self.wire(service)
+                    _ip(
+                        f"link add {bridge} address {self._mac(service, 1)} type bridge",
+                        f"link set {bridge} addrgenmode none",  # or addresses of version 6 would come later
+                        f"address add {self.address(service)}/24 dev {bridge}",
+                        f"link set {bridge} up",
+                    )
         except BaseException:
             self.__exit__()
             raise
@@ -109,8 +113,9 @@ class Hosts:
 
     def __exit__(self, *_: object) -> None:
         assert self._keeper.stdin is not None
-        self._keeper.stdin.close()
-        self._keeper.wait()
+        with changing():
+            self._keeper.stdin.close()
+            self._keeper.wait()
 
     def add(self) -> Host:
         """Add one more host."""
@@ -123,6 +128,7 @@ class Hosts:
             own = self._mac(service, number)
             _ip(
                 f"link add {outer} type veth peer name {service} address {own} netns {host.name}",
+                f"link set {outer} addrgenmode none",
                 f"link set {outer} master {bridge} up",
                 f"-n {host.name} address add {self.address(service, number)}/24 dev {service}",
                 f"-n {host.name} link set {service} up",
