@@ -8,12 +8,10 @@ import subprocess
 from typing import Any
 
 import pytest
-from typer.core import TyperGroup
-from typer.main import get_command
 
 from trackside.app.cli.actions.run_options import RunOptions
 from trackside.app.cli.arguments import read_metadata
-from trackside.app.cli.commands.parser import app
+from trackside.app.cli.commands.parser import parser_of
 from trackside.app.cli.places import Place
 from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.pages._run_commands import Commands, commands_of, create_request
@@ -102,8 +100,7 @@ def commands(request: Any, *, goes_on: bool = False, **fields: Any) -> Commands:
 
 def parsed(command: str | None) -> tuple[str, dict[str, Any]]:
     """What the command line makes of it: the command and its values."""
-    root = get_command(app)
-    assert isinstance(root, TyperGroup)
+    root = parser_of(words(command)[1:])
     with root.make_context("trackside", words(command)[1:]) as context:
         name, chosen, rest = root.resolve_command(context, [*context._protected_args, *context.args])
         assert name is not None

@@ -77,7 +77,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
         fill_closed_streams()
         spell_out()
-        from trackside.app.cli.commands.parser import parser
+        from trackside.app.cli.commands.parser import parser_of
         from trackside.app.settings.variables import DEBUG_VARIABLE
 
         # These are messages from Trackside's own parts to operators; the person at the terminal is told in other ways.
@@ -85,7 +85,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         handler = logging.StreamHandler() if shown else logging.NullHandler()
         logging.getLogger("trackside").addHandler(handler)
         try:
-            code = parser()(arguments, prog_name="trackside", standalone_mode=False)
+            typed = sys.argv[1:] if arguments is None else arguments
+            code = parser_of(typed)(arguments, prog_name="trackside", standalone_mode=False)
         finally:
             if arguments is not None:  # otherwise this is the program itself, which also hears messages during its exit
                 logging.getLogger("trackside").removeHandler(handler)
