@@ -132,6 +132,21 @@ async def test_another_graph_leaves_what_it_does_not_know_as_it_was(store: Store
     assert [(state["count"], state["title"]) for state in states] == [(1, asked["title"])] * 2
 
 
+async def test_a_prune_leaves_nothing_of_the_history_that_langgraph_left(
+    store: Store, langgraphs: Any, database: Any
+) -> None:
+    async with langgraphs() as saver:
+        (newest, *older) = await left(saver)
+    saver = store.checkpointer()
+    await saver.aprune(["old"])
+    assert await history(saver) == [newest]
+    values = database.execute("SELECT channel, version FROM graph_values WHERE thread_id = 'old'").fetchall()
+    versions = (await saver.aget_tuple(thread())).checkpoint["channel_versions"]  # type: ignore[union-attr]
+    assert older
+    assert [(channel, version) for channel, version in values if versions[channel] != version] == []
+    assert (await desk(saver).ainvoke(Command(resume=7), thread()))["notes"] == [0, 5, 7]
+
+
 async def test_a_database_that_has_only_what_langgraph_left_becomes_ours(
     url: str, langgraphs: Any, items_of_langgraph: Callable[[], Awaitable[None]]
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import batched
 from typing import override
 
-from sqlalchemy import and_, delete, or_, select, text, tuple_
+from sqlalchemy import and_, delete, select, text, tuple_
 
 from trackside.app.storage._databases.old_checkpoints import OldTables, remove_old
 from trackside.app.storage._databases.session import GraphAccess, Session
@@ -28,6 +29,7 @@ from trackside.harness.errors import TracksideError
 
 _ROW_BYTES = 400  # what a row takes besides its bytes: ids, three or four times
 _SMALL = 1_000
+_VALUES_AT_ONCE = 500
 
 type Key = tuple[str, str, str]
 """The key of a checkpoint: its thread, its namespace, its id."""
@@ -230,17 +232,17 @@ class RemoveCheckpoints(Work):
         session.note_graph_removal()
         place = (graph_checkpoints.c.thread_id, graph_checkpoints.c.namespace)
         these = tuple_(*place, graph_checkpoints.c.checkpoint_id).in_(self.keys)
-        found = session.execute(select(*place, graph_checkpoints.c.refs).where(these))
-        freed = _values_of(found)
+        found = [(thread_id, namespace) for thread_id, namespace in session.execute(select(*place).where(these))]
         coming = _values_of((row.thread_id, row.namespace, row.refs) for row in unit.graph.checkpoints.values())
         session.execute(delete(graph_checkpoints).where(these))
         writes = (graph_writes.c.thread_id, graph_writes.c.namespace, graph_writes.c.checkpoint_id)
         session.execute(delete(graph_writes).where(tuple_(*writes).in_(self.keys)))
-        for thread_id, namespace in freed:
+        for thread_id, namespace in dict.fromkeys(found):
             others = session.execute(
                 select(*place, graph_checkpoints.c.refs).where(and_(place[0] == thread_id, place[1] == namespace))
             )
-            garbage = freed[thread_id, namespace] - _values_of(others)[thread_id, namespace]
+            # Not only what the removed ones name: those of LangGraph's savers name no value that is inside themselves.
+            garbage = _stored(session, thread_id, namespace) - _values_of(others)[thread_id, namespace]
             _remove_values(session, thread_id, namespace, garbage - coming[thread_id, namespace])
 
 
@@ -255,17 +257,21 @@ def _values_of(rows: Iterable[Sequence[str]]) -> _Values:
     return values
 
 
-def _remove_values(session: Session, thread_id: str, namespace: str, values: Iterable[tuple[str, str]]) -> None:
-    versions: defaultdict[str, list[str]] = defaultdict(list)
-    for channel, version in values:
-        versions[channel].append(version)
-    if not versions:
-        return
+def _stored(session: Session, thread_id: str, namespace: str) -> set[tuple[str, str]]:
+    """The channels and versions that there are of a thread and a namespace."""
     columns = graph_values.c
-    session.execute(
-        delete(graph_values).where(
-            columns.thread_id == thread_id,
-            columns.namespace == namespace,
-            or_(*(and_(columns.channel == name, columns.version.in_(these)) for name, these in versions.items())),
+    query = select(columns.channel, columns.version)
+    found = session.execute(query.where(columns.thread_id == thread_id, columns.namespace == namespace))
+    return {(channel, version) for channel, version in found}
+
+
+def _remove_values(session: Session, thread_id: str, namespace: str, values: Iterable[tuple[str, str]]) -> None:
+    columns = graph_values.c
+    for some in batched(sorted(values), _VALUES_AT_ONCE):  # there may be as many as a thread has ever had
+        session.execute(
+            delete(graph_values).where(
+                columns.thread_id == thread_id,
+                columns.namespace == namespace,
+                tuple_(columns.channel, columns.version).in_(some),
+            )
         )
-    )
