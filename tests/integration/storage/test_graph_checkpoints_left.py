@@ -8,12 +8,13 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.types import TASKS
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.store.postgres.aio import AsyncPostgresStore
 from langgraph.store.sqlite.aio import AsyncSqliteStore
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 
 from trackside.app.storage import Store
 from trackside.app.storage.errors import ForeignDatabaseError
@@ -130,6 +131,61 @@ async def test_another_graph_leaves_what_it_does_not_know_as_it_was(store: Store
         ["hi", "answer 1", "three", "answer 3"],
     ]
     assert [(state["count"], state["title"]) for state in states] == [(1, asked["title"])] * 2
+
+
+class Round(TypedDict, total=False):
+    asked: list[str]
+    answers: Annotated[list[Any], operator.add]
+
+
+def asking_all(saver: Any) -> Any:
+    """A graph that sends a task to each of those who are asked, and waits for their answers."""
+
+    async def ask(who: str) -> Round:
+        return {"answers": [f"{who}: {interrupt(who)}"]}
+
+    def send(state: Round) -> list[Send]:
+        return [Send("ask", who) for who in state.get("asked", ())]
+
+    builder: Any = StateGraph(Round)
+    builder.add_node("begin", lambda _: {}).add_node("ask", ask).add_edge(START, "begin")
+    return builder.add_conditional_edges("begin", send, ["ask"]).compile(checkpointer=saver)
+
+
+async def put_as_before_version_4(saver: Any) -> None:
+    """Put the thread anew as LangGraph did before 0.5: what is sent is only among what the step before has written."""
+    found = [one async for one in saver.alist(thread())]
+    await saver.adelete_thread("old")
+    for one in reversed(found):
+        values, versions = (
+            {channel: said for channel, said in one.checkpoint[of].items() if channel != TASKS}
+            for of in ("channel_values", "channel_versions")
+        )
+        checkpoint = {**one.checkpoint, "v": 3, "channel_values": values, "channel_versions": versions}
+        before = {} if one.parent_config is None else one.parent_config["configurable"]
+        place = {"configurable": {"thread_id": "old", "checkpoint_ns": "", **before}}
+        config = await saver.aput(place, checkpoint, one.metadata, versions)
+        for task in dict.fromkeys(task for task, _, _ in one.pending_writes):
+            writes = [(channel, value) for of, channel, value in one.pending_writes if of == task]
+            await saver.aput_writes(config, writes, task)
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+async def test_tasks_that_an_older_langgraph_had_sent_are_not_forgotten(
+    store: Store, langgraphs: Any, is_pruned: bool
+) -> None:
+    async with langgraphs() as saver:
+        asked = await asking_all(saver).ainvoke({"asked": ["Ada", "Bob"]}, thread())
+        await put_as_before_version_4(saver)
+    graph = asking_all(store.checkpointer())
+    if is_pruned:
+        await store.checkpointer().aprune(["old"])
+    waits = [one.value for task in (await graph.aget_state(thread())).tasks for one in task.interrupts]
+    listed = [one async for one in graph.aget_state_history(thread())]
+    assert waits == [one.value for task in listed[0].tasks for one in task.interrupts] == ["Ada", "Bob"]
+    answers = {one.id: one.value.lower() for one in asked["__interrupt__"]}
+    assert (await graph.ainvoke(Command(resume=answers), thread()))["answers"] == ["Ada: ada", "Bob: bob"]
+    assert (await graph.aget_state(thread())).next == ()
 
 
 async def test_a_prune_leaves_nothing_of_the_history_that_langgraph_left(

@@ -25,6 +25,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.base import id as checkpoint_ids
 
+from trackside.app.storage._graph.channels import KEEPS_SENT, SENT, has_row
 from trackside.app.storage._graph.checkpoints import GraphCheckpoints, fenced_by
 from trackside.app.storage._graph.reads import Encoded, Listing, StoredCheckpoint
 from trackside.app.storage._graph.works import Key, PutGraphRows
@@ -34,9 +35,6 @@ from trackside.app.storage.errors import CheckpointLoopError, PruneStrategyError
 
 __all__ = ["StoreCheckpointer"]
 
-_BRIEF: Final = frozenset({"__start__", "__pregel_tasks"})  # channels that are empty again at the next checkpoint
-_PLAIN: Final = frozenset({type(None), bool, int, float})
-_SHORT: Final = 128  # characters of a text that a checkpoint has in itself
 _REMOVED: Final = ("empty", b"")
 """How LangGraph's savers write an empty channel: what another graph had there was removed with all that had it."""
 _LAST_STAMP: Final = "_last_v6_timestamp"
@@ -91,7 +89,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         if found is None:
             return None
         _make_ids_after(found.row.checkpoint_id)
-        whole = self._tuple_of(found)
+        whole = await self._tuple_of(found)
         inline = (channel for channel in whole.checkpoint["channel_values"] if channel not in found.values)
         self._checkpoints.remember(found, _versions_of(inline, whole.checkpoint))
         return whole
@@ -136,7 +134,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
                 found_here = self._checkpoints.list(listing, limit=left, is_wanted=fits if filter else None)
                 async with aclosing(found_here) as checkpoints:
                     async for found in checkpoints:
-                        yield self._tuple_of(found)
+                        yield await self._tuple_of(found)
                         left = None if left is None else left - 1
 
     async def _threads(self, config: RunnableConfig | None) -> AsyncGenerator[str]:
@@ -164,7 +162,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         """
         thread_id, namespace, parent_id = _address(config)
         values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
-        refs = {channel: str(versions[channel]) for channel in values if _has_row(channel, values, versions)}
+        refs = {channel: str(versions[channel]) for channel in values if has_row(channel, values, versions)}
         inline = {channel: value for channel, value in values.items() if channel not in refs}
         new = [channel for channel in refs if channel in new_versions]
         stored, unstored = await self._of_other_graphs(config, checkpoint)
@@ -232,7 +230,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         checkpoint: Checkpoint = self.serde.loads_typed(encoded)
         values, versions = checkpoint.get("channel_values", {}), checkpoint["channel_versions"]
         for channel in values:
-            if _has_row(channel, values, versions):
+            if has_row(channel, values, versions):
                 yield self._value_row(thread_id, namespace, values, versions, channel)
 
     @override
@@ -332,6 +330,9 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         for namespace, checkpoint_id in newest.items():
             found = await self.aget_tuple(_named(thread_id, namespace, checkpoint_id))
             changed = set() if found is None else {*cast("dict[str, Any]", found.metadata).get(_DELTAS, ())}
+            if found is not None and _has_what_the_one_before_sent(found.checkpoint):
+                before = _configurable(found.parent_config).get("checkpoint_id", checkpoint_id)
+                needed.append((thread_id, namespace, before))
             while found is not None:
                 needed.append((thread_id, namespace, found.checkpoint["id"]))
                 changed -= found.checkpoint["channel_values"].keys()
@@ -346,11 +347,15 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         number = 0 if current is None else int(str(current).partition(".")[0])
         return f"{number + 1:032}.{random.random():016}"  # it only has to be different
 
-    def _tuple_of(self, found: StoredCheckpoint) -> CheckpointTuple:
+    async def _tuple_of(self, found: StoredCheckpoint) -> CheckpointTuple:
         row, load = found.row, self.serde.loads_typed
         checkpoint: Checkpoint = load((row.encoding, row.body))
         stored = {channel: load(value) for channel, value in found.values.items() if value != _REMOVED}
         checkpoint["channel_values"] = {**checkpoint.get("channel_values", {}), **stored}
+        if checkpoint["v"] < KEEPS_SENT and (sent := await self._checkpoints.written_before(found, SENT)):
+            versions = checkpoint["channel_versions"]
+            checkpoint["channel_values"][SENT] = [load(one) for one in sent]
+            versions[SENT] = max(versions.values(), default=self.get_next_version(None, None))
         return CheckpointTuple(
             config=_named(row.thread_id, row.namespace, row.checkpoint_id),
             checkpoint=checkpoint,
@@ -457,14 +462,8 @@ async def _next(found: AsyncGenerator[CheckpointTuple]) -> CheckpointTuple | Non
     return await anext(found, None)
 
 
-def _has_row(channel: str, values: Mapping[str, Any], versions: ChannelVersions) -> bool:
-    """Whether a value gets a row of its own; others take less than a row, and the checkpoint has them in itself.
-
-    A look at the value decides, so the answer is known for each of its checkpoints, also where the value is not new.
-    """
-    value = values[channel]
-    is_small = type(value) in _PLAIN or (type(value) is str and len(value) <= _SHORT)
-    return not is_small and channel in versions and channel not in _BRIEF
+def _has_what_the_one_before_sent(checkpoint: Checkpoint) -> bool:
+    return checkpoint["v"] < KEEPS_SENT and SENT in checkpoint["channel_values"]
 
 
 def _versions_of(channels: Iterable[str], checkpoint: Checkpoint) -> Mapping[str, str]:

@@ -190,6 +190,18 @@ class GraphCheckpoints:
             rows = await self._readers.rows(ONE, thread_id, namespace, checkpoint_id)
         return next(iter(assembled(rows)), None)
 
+    async def written_before(self, found: StoredCheckpoint, channel: str) -> list[Encoded]:
+        """What the tasks of the step before a checkpoint have written to a channel, in LangGraph's order.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        row = found.row
+        if row.parent_id is None:
+            return []
+        before = await self._find(row.thread_id, row.namespace, row.parent_id)
+        return [] if before is None else [write.encoded for write in before.writes if write.channel == channel]
+
     def _whole(self, found: StoredCheckpoint) -> StoredCheckpoint:
         if lacking := found.lacking():
             why = (
