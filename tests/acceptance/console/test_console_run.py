@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ async def test_what_is_not_there_or_goes_away_is_said(serving: Any, visit: Any) 
         await expect(page.locator("#events")).to_contain_text("None yet")
         await seen.go(f"/ui/runs/{delayed['run_id']}")
         await expect(verdict).to_contain_text("It is scheduled to start")
+        await expect(verdict.locator("time").first).to_have_text(re.compile(r"^\w+ \d+, \d{4}, "))  # also which day
         assert await seen.violations() == []
 
         await seen.go(f"/ui/runs/{waits['run_id']}")

@@ -232,6 +232,15 @@ async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(
         seen.complaints.clear()
 
 
+async def test_how_long_a_thread_still_lives_is_said(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
+        thread_id = await thread_with(client, "talks", says("Forget this"))
+        await client.patch(f"/threads/{thread_id}", json={"ttl": 10_000})
+        page = await seen.go(f"/ui/threads/{thread_id}")
+        await expect(page.locator("#thread-head")).to_contain_text("expires in 6d")
+
+
 async def test_filters_say_what_is_wrong_with_them_and_pages_follow_one_another(serve: Any, visit: Any) -> None:
     server = await serve()
     async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:

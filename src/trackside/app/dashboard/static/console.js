@@ -82,13 +82,20 @@ function ago(milliseconds) {
   return words.format(-Math.trunc(seconds / size), unit);
 }
 
+const WRITTEN = {
+  ago: (when, now) => ago(Math.max(0, now - when)), // what has happened lies behind, whatever the clocks say
+  ahead: (when, now) => ago(Math.min(0, now - when)), // and what is to come does not
+  clock: (when) => clock.format(when),
+  dated: (when) => full.format(when),
+};
+
 export function writeTimes(within = document) {
   const now = Date.now() - ahead;
-  for (const element of within.querySelectorAll("time[data-ago], time[data-clock]")) {
+  for (const element of within.querySelectorAll(Object.keys(WRITTEN).map((way) => `time[data-${way}]`).join())) {
     const when = new Date(element.dateTime);
     if (Number.isNaN(when.getTime())) continue;
-    // What has happened lies behind, whatever the clocks say.
-    const text = "ago" in element.dataset ? ago(Math.max(0, now - when)) : clock.format(when);
+    const way = Object.keys(WRITTEN).find((one) => one in element.dataset);
+    const text = WRITTEN[way](when, now);
     if (element.textContent !== text) element.textContent = text;
     element.title = full.format(when);
   }
