@@ -64,6 +64,12 @@ async def works(input: Any, run: RunContext) -> Any:
     return {"found": ["a", "b"]}
 
 
+async def costs(input: Any, run: RunContext) -> Any:
+    """Costs as many dollars as it is told."""
+    run.record_usage("gpt-5", input_tokens=1, output_tokens=1, cost_usd=input)
+    return {"spent": input}
+
+
 class State(TypedDict, total=False):
     """What the graph keeps."""
 

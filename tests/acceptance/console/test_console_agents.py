@@ -379,6 +379,22 @@ async def test_numbers_are_sent_and_shown_as_they_are_written(serve_more: Any, v
         await expect(log).to_contain_text('"decided": 9007199254740993')
 
 
+async def test_what_a_run_costs_is_written_in_the_playground_as_on_its_page(serve: Any, visit: Any) -> None:
+    server = await serve('[agents]\ncosts = "console_agents.py:costs"\n')
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/costs")
+        await page.get_by_role("radio", name="JSON").check()
+        shown = page.get_by_role("log").locator(".play-run")
+        amounts = {"11250.5": "$11,250.50", "1": "$1.00", "0.012345": "$0.0123", "0.00000001": "< $0.0001", "0": "$0"}
+        for number, (dollars, written) in enumerate(amounts.items()):
+            await send(page, dollars)
+            await expect(shown.nth(number).get_by_text(written, exact=True)).to_be_visible()
+        pages = await shown.get_by_role("link", name="Run").evaluate_all("(links) => links.map((one) => one.pathname)")
+        for path, written in zip(pages, amounts.values(), strict=True):
+            await seen.go(path)
+            await expect(page.locator(".figure", has_text="cost").locator("b")).to_have_text(written)
+
+
 async def test_without_scripts_the_playground_takes_nothing_and_says_so(serve: Any, visit: Any) -> None:
     server = await serve()
     async with visit(server.url, java_script_enabled=False) as seen:

@@ -2,7 +2,7 @@
 // What agents say is set as text, never as markup.
 
 import { objectOf, parsed } from "./exact.js";
-import { LONGEST, log, made, Shown } from "./shown.js";
+import { cost, LONGEST, log, made, Shown } from "./shown.js";
 
 const root = document.querySelector('meta[name="trackside-root"]').content;
 const token = document.querySelector('meta[name="trackside-token"]').content;
@@ -305,7 +305,7 @@ class Playground {
     if (run.duration_seconds !== null) line.append(made("span", "", `${run.duration_seconds.toFixed(2)} s`));
     const tokens = run.total_input_tokens + run.total_output_tokens;
     if (tokens) line.append(made("span", "", `${tokens.toLocaleString()} tokens`));
-    if (run.cost_usd !== null) line.append(made("span", "", `$${run.cost_usd.toPrecision(3)}`));
+    if (run.cost_usd !== null) line.append(made("span", "", cost(run.cost_usd)));
     line.append(link(`/ui/runs/${run.run_id}`, "Run"), link(`/ui/threads/${run.thread_id}`, "Thread"));
     shown.append(line);
   }

@@ -12,6 +12,13 @@ export function made(tag, className = "", text = "") {
   return element;
 }
 
+/** An amount of dollars, as other pages write it. */
+export function cost(dollars) {
+  if (dollars === 0) return "$0";
+  if (dollars >= 1) return `$${dollars.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
+  return dollars >= 0.0001 ? `$${Number(dollars.toPrecision(3))}` : "< $0.0001";
+}
+
 /** The text of a message's content. */
 function textOf(content) {
   if (typeof content === "string") return content;
