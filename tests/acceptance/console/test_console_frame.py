@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -85,6 +86,26 @@ async def test_every_page_fits_a_phone_and_is_accessible_in_the_dark(serve: Any,
             if await page.evaluate("() => document.activeElement.className") != "skip" and "sign-in" not in template:
                 wrong.append(f"{template}: the first Tab does not lead to the content")
         seen.complaints = [one for one in seen.complaints if "404" not in one]
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_names_without_a_space_in_them_make_no_page_wider(serve: Any, visit: Any, tmp_path: Path) -> None:
+    name = "a_name_without_spaces" * 6
+    code = 'async def agent(input, run):\n    run.set_title("W" * 400)\n    return {"output": "Y" * 400}\n'
+    (tmp_path / "long_names.py").write_text(code, "utf-8")
+    server = await serve(f'[agents]\n{name} = "long_names.py:agent"\n')
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        asked = {"assistant_id": name, "input": "Z" * 400}
+        run_id = (await http.post(f"/threads/{thread_id}/runs", json=asked)).json()["run_id"]
+        await http.get(f"/threads/{thread_id}/runs/{run_id}/join")
+    places = ["", "/runs", f"/runs/{run_id}", "/threads", f"/threads/{thread_id}", "/agents", f"/agents/{name}", "/log"]
+    wrong: list[str] = []
+    async with visit(server.url, viewport={"width": 390, "height": 844}) as seen:
+        for path in places:
+            page = await seen.go(f"/ui{path}")
+            await expect(page.locator("main")).not_to_be_empty()
+            wrong += [f"{path} is too wide: {one}" for one in await page.evaluate(WIDER_THAN_IT_SHOULD_BE)]
     assert not wrong, "\n".join(wrong)
 
 
