@@ -7,6 +7,7 @@ import pytest
 from agents import (
     Agent,
     GuardrailFunctionOutput,
+    RunHooks,
     ToolGuardrailFunctionOutput,
     function_tool,
     input_guardrail,
@@ -36,6 +37,34 @@ async def test_too_many_turns_are_an_error_that_says_so(stage: Any) -> None:
     assert outcome.end["error_type"] == "MaxTurnsExceeded"
     assert "3" in outcome.end["error"]
     assert outcome.usage["llm_call_count"] == 3
+
+
+class Cancels(RunHooks):
+    async def on_agent_start(self, context: Any, agent: Any) -> None:
+        raise asyncio.CancelledError("the shared connection was closed")
+
+
+@output_guardrail
+async def cancels(context: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
+    raise asyncio.CancelledError("the shared connection was closed")
+
+
+@pytest.mark.parametrize(
+    ("turn", "options", "config"),
+    [
+        (asyncio.CancelledError("the shared connection was closed"), {}, {}),
+        ("well", {}, {"hooks": Cancels()}),
+        ("well", {"output_guardrails": [cancels]}, {}),
+    ],
+    ids=["model", "hook", "guardrail"],
+)
+async def test_a_cancel_that_nobody_asked_for_is_a_failure(
+    stage: Any, turn: Any, options: dict[str, Any], config: dict[str, Any]
+) -> None:
+    outcome = await stage.play(agent(turn, **options), "go", config=config)
+    assert outcome.status is RunStatus.error
+    assert (outcome.end["error_type"], outcome.end["error"]) == ("CancelledError", "the shared connection was closed")
+    assert outcome.streamed("values") == []
 
 
 async def test_an_error_handler_may_make_an_output_of_it(stage: Any) -> None:

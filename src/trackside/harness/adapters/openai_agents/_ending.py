@@ -51,6 +51,8 @@ async def see_through(result: RunResultStreaming, take: Callable[[StreamEvent], 
                 except BaseException:
                     result.cancel()  # before the stream is closed, which would wait for the run to come to its own end
                     raise
+        if (running := result.run_loop_task) is not None and running.cancelled():
+            running.result()  # raises the cancel that code of the run has raised, which the SDK's stream leaves out
     except BaseException:
         await _all_ended(recorder)
         raise
