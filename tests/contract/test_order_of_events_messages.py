@@ -197,6 +197,25 @@ async def test_messages_that_come_during_an_announcement_are_announced_next(way:
 
 
 @both_ways
+async def test_a_message_is_announced_once_however_often_it_is_brought_and_reported(way: Way) -> None:
+    seen = RecordingObserver()
+    first = {"type": "human", "content": "first", "id": "m1"}
+    second = {"role": "user", "content": "second", "id": "m2"}
+
+    async def agent(input: dict[str, Any], run: RunContext) -> None:
+        run.record_message(second)  # counted, but not announced
+        for message in [*input["messages"], second]:
+            run.message(message)
+        await asyncio.to_thread(run.message, second)
+
+    async with way(required(seen)) as runs:
+        result = await runs.run(agent, {"messages": [first, first]})
+    assert [m["content"] for m in messages_of(seen.events)] == ["first", "second"]
+    assert result.completion_data["message_count"] == 2
+    assert_run_order(seen.events)
+
+
+@both_ways
 async def test_messages_from_threads_keep_their_order(way: Way) -> None:
     seen = RecordingObserver()
 

@@ -174,7 +174,8 @@ class RunContext:
     def message(self, message: Mapping[str, Any]) -> None:
         """Report a message: `{"type": "human" | "ai" | "tool" | "system", "content": …, "id"?: …}`.
 
-        It is counted, streamed as a part of mode `messages` and, if a human said it, announced as `human_message`.
+        It is counted, streamed as a part of mode `messages` and, if a human said it, announced as `human_message`. A
+        message whose id was counted, or announced, before is not counted, or announced, again.
         """
         plain = self._journal.record_message(message)
         self._port.publish("messages", plain, ())

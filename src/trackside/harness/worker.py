@@ -250,7 +250,7 @@ class RunWorker:
 
     def human_message(self, message: JsonObject) -> None:
         """Announce a message that came while the agent runs, from any thread (`context.RunPort`)."""
-        self._outbox.post(self._says.human, message)
+        self._outbox.post(self._says.humans, message)
 
     def _check_budget(self) -> None:
         """Check whether the run has used too much, from whichever thread reports that it used something."""
@@ -268,7 +268,7 @@ class RunWorker:
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening, self._thread_before = self._says.opening(claim, asks=self._run.paused is not None)
         if not isinstance(messages, End):
-            opening += [self._says.human(message) for message in messages]
+            opening += self._says.humans(messages)
         self._deadline.hold()  # the time that observers take to hear of the start is not the agent's
         if not await self._announce(opening):  # I14: not stored, so the agent is never called
             return undelivered(self.delivery_error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from trackside.harness.emitter import Draft
 from trackside.harness.journal import Journal
@@ -21,12 +22,13 @@ _STOPPED = frozenset({RunStatus.cancelled, RunStatus.timeout})
 class Announcements:
     """Drafts of one run's events. Their payloads are plain JSON by construction, and shared with nobody."""
 
-    __slots__ = ("_journal", "_record", "_redact")
+    __slots__ = ("_journal", "_record", "_redact", "_said")
 
     def __init__(self, record: RunRecord, journal: Journal, redact: Redact | None) -> None:
         self._record = record
         self._journal = journal
         self._redact = redact
+        self._said: set[str] = set()
 
     def opening(self, claim: Claim, *, asks: bool) -> tuple[list[Draft], ThreadStatus | None]:
         """The run has started, and its thread is busy; also returns the status that the thread had, if it was not busy.
@@ -54,9 +56,14 @@ class Announcements:
             says["retry_of"] = record.retry_of
         return self._draft(LifecycleEventType.RUN_STARTED, says)
 
-    def human(self, message: JsonObject) -> Draft:
-        """A human said this."""
-        return self._draft(LifecycleEventType.HUMAN_MESSAGE, {"message": message})
+    def humans(self, messages: Iterable[JsonObject]) -> list[Draft]:
+        """A human said these; what has an id by which that was announced before is not new."""
+        drafts = []
+        for message in messages:
+            if message["id"] not in self._said:
+                self._said.add(message["id"])
+                drafts.append(self._draft(LifecycleEventType.HUMAN_MESSAGE, {"message": message}))
+        return drafts
 
     def thread(self, previous: ThreadStatus, status: ThreadStatus) -> Draft:
         """The thread's status changes."""

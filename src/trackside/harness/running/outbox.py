@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trackside.harness.emitter import Draft
@@ -35,9 +35,9 @@ class Outbox:
         else:
             call(*arguments)
 
-    def post(self, draft_of: Callable[[JsonObject], Draft], message: JsonObject) -> None:
-        """Have a message announced, from any thread; its draft is made on the event loop."""
-        self.on_loop(self._add, draft_of, message)
+    def post(self, drafts_of: Callable[[Sequence[JsonObject]], Sequence[Draft]], message: JsonObject) -> None:
+        """Have a message announced, from any thread; its draft, if there is one, is made on the event loop."""
+        self.on_loop(self._add, drafts_of, message)
 
     def take(self) -> list[Draft]:
         """Take out all drafts that wait."""
@@ -54,6 +54,6 @@ class Outbox:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def _add(self, draft_of: Callable[[JsonObject], Draft], message: JsonObject) -> None:
-        self.drafts.append(draft_of(message))
+    def _add(self, drafts_of: Callable[[Sequence[JsonObject]], Sequence[Draft]], message: JsonObject) -> None:
+        self.drafts += drafts_of([message])
         self.rouse()
