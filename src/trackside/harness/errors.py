@@ -145,7 +145,7 @@ class DuplicateRunError(TracksideError, ValueError):
 
 
 class ThreadBusyError(TracksideError):
-    """Thread {thread_id!r} is busy with run {run_id!r}; wait for it, cancel it, or start with another multitask strategy than "reject"."""  # noqa: E501
+    """Thread {thread_id!r} is busy with run {run_id!r}; wait for it, or cancel it. Another run can be started all the same, with another multitask strategy than "reject"."""  # noqa: E501
 
 
 class BusyMeanwhileError(ThreadBusyError):
