@@ -94,6 +94,10 @@ async def test_values_and_nodes_that_do_not_fit_are_refused(serve_agents: Any) -
         thread_id = await thread_of(served.client, "steps", {"log": []})
         with pytest.raises(UnprocessableEntityError, match="as_node = .third.: the graph.s nodes are first, second"):
             await threads.update_state(thread_id, {"log": []}, as_node="third")
+        with pytest.raises(UnprocessableEntityError, match="as_node = .__third.: the graph.s nodes are first, second"):
+            await threads.update_state(thread_id, {"log": []}, as_node="__third")
+        with pytest.raises(UnprocessableEntityError, match="as_node = .__end__. does not fit a run: .* no values"):
+            await threads.update_state(thread_id, {"log": []}, as_node="__end__")
         with pytest.raises(UnprocessableEntityError, match="values"):
             await threads.update_state(thread_id, {"log": 5}, as_node="first")
 

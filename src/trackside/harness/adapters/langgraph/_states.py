@@ -10,6 +10,7 @@ from typing import Any, cast
 from langchain_core.runnables import RunnableConfig
 from langgraph import types as langgraph
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.graph import END
 from langgraph.types import PregelTask
 
 from trackside.harness.adapters.langgraph._error_handlers import name_of, with_handlers
@@ -32,6 +33,8 @@ from trackside.harness.threads import in_own_thread
 from trackside.harness.types import Json, JsonObject
 
 _CHECKPOINT = ("thread_id", "checkpoint_ns", "checkpoint_id")
+_OF_UPDATES = frozenset({END, "__input__", "__copy__"})
+"""What LangGraph takes as the node of an update that is no node: it clears what is next, begins anew, or copies."""
 
 
 async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> StateSnapshot | None:
@@ -130,8 +133,11 @@ async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[Stat
 
 
 def _check_writers(graph: Graph, steps: Sequence[Sequence[StateUpdate]]) -> None:
-    for name in (one.as_node for step in steps for one in step):
-        if name is not None and name not in graph.nodes and not name.startswith("__"):  # those are LangGraph's own
+    for one in (one for step in steps for one in step):
+        name = one.as_node
+        if name == END and one.values is not None:
+            raise InvalidSpecError(field="as_node", value=name, why="an update as the end of the graph has no values")
+        if name is not None and name not in graph.nodes and name not in _OF_UPDATES:
             raise UnknownNodeError(field="as_node", value=name, why=f"the graph's nodes are {names_of_nodes(graph)}")
 
 
