@@ -36,6 +36,22 @@ async def test_a_run_does_not_begin_at_the_newest_state_where_it_names_one_by_ha
     assert inside["checkpoint_id"] is None
 
 
+async def test_the_state_of_a_graph_inside_that_has_not_run_is_not_that_of_the_graph_around_it(
+    serve_agents: Any,
+) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "nested", {"log": ["in"]}, interrupt_before=["inside"])
+        inside = (await threads.get_state(thread_id))["tasks"][0]["checkpoint"]
+        state = await threads.get_state(thread_id, checkpoint=inside)
+        await threads.update_state(thread_id, {"log": ["for inside"]}, checkpoint=state["checkpoint"])
+        around = await threads.get_state(thread_id)
+
+    assert inside["checkpoint_ns"].startswith("inside:")
+    assert (state["checkpoint"]["checkpoint_ns"], state["values"]) == (inside["checkpoint_ns"], {})
+    assert around["values"] == {"log": ["in"]}
+
+
 async def test_a_thread_forks_and_both_branches_stay(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         threads, runs = served.client.threads, served.client.runs

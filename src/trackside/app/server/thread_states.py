@@ -169,7 +169,7 @@ class StatesOfThread:
             found = await asked_of(agent, agent.state(self._place(at), subgraphs=subgraphs))
         else:
             found = await self._only_state(agent, at)
-        return found or empty_state(self.thread.thread_id)
+        return found or empty_state(self.thread.thread_id, self._place(at).namespace)
 
     async def _update_only_state(self, agent: Agent, change: StateUpdate, at: CheckpointRef | None) -> JsonObject:
         thread = self.thread

@@ -113,11 +113,10 @@ class StateChanged(Struct, kw_only=True):
     configurable: JsonObject
 
 
-def empty_state(thread_id: str) -> StateSnapshot:
-    """The state of a thread on which nothing has run."""
-    return StateSnapshot(
-        values={}, checkpoint={"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": None}, created_at=None
-    )
+def empty_state(thread_id: str, namespace: str) -> StateSnapshot:
+    """The state of a thread on which nothing has run, or of an agent inside that has not run on it."""
+    checkpoint = {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": None}
+    return StateSnapshot(values={}, checkpoint=checkpoint, created_at=None)
 
 
 def selected(state: StateSnapshot, select: Collection[str] | None) -> Mapping[str, Json]:
