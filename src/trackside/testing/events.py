@@ -49,7 +49,7 @@ def make_run(
     drafts = [
         says.start(),
         says.thread(ThreadStatus.idle, ThreadStatus.busy),
-        *map(says.human, said),
+        *says.humans(said),
         says.end(_end(status)),
         says.thread(ThreadStatus.busy, thread_status_after(status, another_waits=False)),
     ]
