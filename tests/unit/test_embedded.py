@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import uvloop
 from blockbuster import BlockBuster
 from tests.contract.ways_to_run import end_of, required, told, virtual
 from tests.unit.embedded_agents import echo
@@ -276,3 +277,14 @@ def test_nothing_is_kept_of_event_loops_that_have_ended() -> None:
         asyncio.run(story())
     gc.collect()
     assert [loop() for loop in loops] == [None] * 3
+
+
+def test_on_uvloop_a_run_whose_time_is_over_in_a_moment_times_out() -> None:
+    seen = RecordingObserver()
+
+    async def waits(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    result = uvloop.run(run_agent(waits, "x", observer=seen, timeout=1e-9))
+    assert result.status is RunStatus.timeout
+    assert end_of(seen.events).payload["status"] == "timeout"

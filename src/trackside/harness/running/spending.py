@@ -48,22 +48,27 @@ class Deadline:
     the garbage collector.
     """
 
-    __slots__ = ("_left", "_seconds", "_timer")
+    __slots__ = ("_left", "_seconds", "_timer", "_until")
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = self._left = seconds
-        self._timer: asyncio.TimerHandle | None = None
+        self._until = (
+            0.0  # kept here, as a loop may make no timer for a moment: uvloop calls at once what is due within it
+        )
+        self._timer: asyncio.Handle | None = None
 
     def go_on(self, stop: Callable[[Stop], None]) -> None:
         """Let the time pass, and have the run stopped when it is over."""
         if self._left is not None:
             over = Stop(RunStatus.timeout, f"the run took longer than its timeout of {self._seconds:g} s")
-            self._timer = asyncio.get_running_loop().call_later(self._left, stop, over)
+            loop = asyncio.get_running_loop()
+            self._until = loop.time() + self._left
+            self._timer = loop.call_later(self._left, stop, over)
 
     def hold(self) -> None:
         """Let no time pass from now on."""
         if self._timer is not None:
-            self._left = max(0.0, self._timer.when() - asyncio.get_running_loop().time())
+            self._left = max(0.0, self._until - asyncio.get_running_loop().time())
             self._timer.cancel()
             self._timer = None
 
