@@ -52,9 +52,8 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = self._left = seconds
-        self._until = (
-            0.0  # kept here, as a loop may make no timer for a moment: uvloop calls at once what is due within it
-        )
+        # Kept here, as a loop may make no timer for a moment: uvloop calls at once what is due within it.
+        self._until = 0.0
         self._timer: asyncio.Handle | None = None
 
     def go_on(self, stop: Callable[[Stop], None]) -> None:

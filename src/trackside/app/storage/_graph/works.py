@@ -232,12 +232,12 @@ class RemoveCheckpoints(Work):
         session.note_graph_removal()
         place = (graph_checkpoints.c.thread_id, graph_checkpoints.c.namespace)
         these = tuple_(*place, graph_checkpoints.c.checkpoint_id).in_(self.keys)
-        found = [(thread_id, namespace) for thread_id, namespace in session.execute(select(*place).where(these))]
+        shortened = session.execute(select(*place).distinct().where(these))
         coming = _values_of((row.thread_id, row.namespace, row.refs) for row in unit.graph.checkpoints.values())
         session.execute(delete(graph_checkpoints).where(these))
         writes = (graph_writes.c.thread_id, graph_writes.c.namespace, graph_writes.c.checkpoint_id)
         session.execute(delete(graph_writes).where(tuple_(*writes).in_(self.keys)))
-        for thread_id, namespace in dict.fromkeys(found):
+        for thread_id, namespace in shortened:
             others = session.execute(
                 select(*place, graph_checkpoints.c.refs).where(and_(place[0] == thread_id, place[1] == namespace))
             )
