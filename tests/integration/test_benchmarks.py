@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,6 +210,28 @@ def test_every_round_measures_each_contender_once_and_nobody_always_goes_first(r
     measured = order[-9:]
     assert measured == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
     assert Counter(len(costs) for costs in result.costs.values()) == {3: 3}
+
+
+def test_a_moment_in_which_all_stands_still_does_not_make_rounds_small(
+    rounds: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    now = 0
+
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[Any]:
+        async def work(times: int) -> None:
+            nonlocal now
+            done.append(times)
+            now += times * 1_000_000 + (10_000_000_000 if len(done) == 2 else 0)
+
+        yield work
+
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(perf_counter_ns=lambda: now, process_time_ns=int))
+
+    rounds.race([rounds.Contender("ours", "case", opened)], rounds.Effort(rounds=3, seconds=0.5))
+
+    assert done[-5::2] == [500] * 3  # a millisecond each; what stands between them is to warm up
 
 
 def test_contenders_are_compared_within_a_round(rounds: ModuleType) -> None:
