@@ -182,6 +182,14 @@ async def fill_up(url: str, count: int) -> float:
     return time.perf_counter() - begin
 
 
+def read_once(path: Path) -> None:
+    """Read a file from end to end, so that the memory has it, as it has that of a store in use."""
+    part = bytearray(1 << 24)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(part):
+            pass
+
+
 @asynccontextmanager
 async def appending(url: str | None) -> AsyncGenerator[Work]:
     """Appends to a database, or to a new one."""
@@ -260,7 +268,10 @@ def main() -> None:
     count = given.events or (QUICK_EVENTS if options.quick else EVENTS)
     with database_of(given.database) as (url, path):
         seconds = None if given.filled else asyncio.run(fill_up(url, count))
-        size = None if path is None else path.stat().st_size / count
+        size = None
+        if path is not None:
+            size = path.stat().st_size / count
+            read_once(path)
         pages, totals = asyncio.run(measure(url, 2 if options.quick else CALLS))
         result = race(
             [
