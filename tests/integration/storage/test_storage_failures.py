@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,26 @@ async def test_where_the_folder_is_called_from_does_not_matter(
         monkeypatch.chdir("/")
         (stored,) = await store.append([script().started()])
     assert stored.position == 2
+
+
+async def test_nor_does_it_where_the_process_goes_before_it_connects_once_more(
+    tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    async with Store.open("sqlite:///relative.db", busy_timeout=0) as store:
+        monkeypatch.chdir(elsewhere)
+        (first,) = await store.append([script().started()])
+        with closing(sqlite3.connect(tmp_path / "relative.db", isolation_level=None)) as another:
+            another.execute("BEGIN IMMEDIATE")
+            with pytest.raises(DatabaseBusyError):
+                await store.append([script().started()])
+        (second,) = await store.append([script().started()])
+        assert await store.events() == [first, second]
+        assert await anext(store.follow(after=1)) == second
+    assert list(elsewhere.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir() if file != elsewhere] == ["relative.db"]
 
 
 DESCRIPTORS = textwrap.dedent("""

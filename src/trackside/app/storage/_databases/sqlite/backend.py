@@ -41,7 +41,7 @@ class SqliteBackend:
 
     def look[T](self, read: Callable[[Connection], T]) -> T | None:
         """What `read` finds; None if there is no file yet. Waits for nobody who writes."""
-        if not self._database.path.exists():
+        if not self._database.place.exists():
             return None
         with closing(reads_of(self._database)) as reads:
             return reads.read(read)
@@ -62,7 +62,7 @@ class SqliteBackend:
 
     def size(self) -> int:
         """How many bytes the file takes, with what was written beside it and is not in it yet."""
-        path = self._database.path
+        path = self._database.place
         size = path.stat().st_size
         with suppress(FileNotFoundError):  # whoever has the file open last takes that away
             size += path.with_name(f"{path.name}-wal").stat().st_size

@@ -44,11 +44,19 @@ _SYNCHRONOUS = ("FULL", "NORMAL")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqliteDatabase:
-    """One database file. `busy_timeout` is how many seconds a write waits for another process."""
+    """One database file. `busy_timeout` is how many seconds a write waits for another process.
+
+    A relative `path` begins in `folder`: the one in which the process works now, and perhaps not for long.
+    """
 
     path: Path
     synchronous: Synchronous = "FULL"
     busy_timeout: float = 5.0
+    folder: Path = Path()
+
+    def __post_init__(self) -> None:
+        if not self.path.is_absolute():
+            object.__setattr__(self, "folder", self.folder.absolute())
 
     @classmethod
     def from_url(cls, url: str, *, synchronous: Synchronous = "FULL", busy_timeout: float = 5.0) -> Self:
@@ -69,6 +77,11 @@ class SqliteDatabase:
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def place(self) -> Path:
+        """Where the file is, wherever the process works by now."""
+        return self.folder / self.path
+
     def check_place(self, *, create: bool) -> None:
         """See that the file is there, or (with `create`) can be made.
 
@@ -86,20 +99,18 @@ class SqliteDatabase:
             raise errors.DatabaseUrlError(url=f"sqlite:///{self}", why=exc.strerror) from exc
 
     def _check_file(self, *, create: bool) -> None:
-        folder = self.path.parent
-        if not is_folder(folder):
-            raise errors.FolderMissingError(database=str(self), folder=str(folder))
-        if is_folder(self.path):
+        if not is_folder(self.place.parent):
+            raise errors.FolderMissingError(database=str(self), folder=str(self.path.parent))
+        if is_folder(self.place):
             raise errors.NotADatabaseError(database=str(self), why="it is a folder")
-        if not is_there(self.path) and not create:
+        if not is_there(self.place) and not create:
             raise errors.DatabaseMissingError(database=str(self))
 
     def why_read_only(self) -> str | None:
         """What keeps this user from writing there; None if nothing does."""
-        folder = self.path.parent
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return f"the folder {folder} is read-only"  # and SQLite has to make two more files in it
-        if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK):
+        if not os.access(self.place.parent, os.W_OK | os.X_OK):
+            return f"the folder {self.path.parent} is read-only"  # and SQLite has to make two more files in it
+        if self.place.exists() and not os.access(self.place, os.R_OK | os.W_OK):
             return "the file is read-only"
         return None
 
@@ -162,7 +173,7 @@ class SqliteDatabase:
     def _make_private(self) -> None:
         """Make the file, if it is not there, for this user alone. SQLite gives the files beside it the same mode."""
         with suppress(OSError):  # it is there; or it cannot be made, which SQLite says better
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
+            os.close(os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
 
     def _log_ahead(self, connection: sqlite3.Connection) -> None:
         """Switch to WAL. SQLite does not wait for that while another process does the same, so we do."""
@@ -188,11 +199,11 @@ class SqliteDatabase:
         return connection
 
     def _connect(self, options: str) -> sqlite3.Connection:
-        if was_open_at_fork(self.path):
+        if was_open_at_fork(self.place):
             raise errors.ForkedDatabaseError(database=str(self))
         return NotedConnection(
-            self.path,
-            f"file:{quote(os.fsencode(self.path.absolute()))}?{options}",
+            self.place,
+            f"file:{quote(os.fsencode(self.place))}?{options}",
             uri=True,
             timeout=self.busy_timeout,
             isolation_level=None,  # transactions are begun by us, not guessed by the driver
@@ -242,9 +253,10 @@ class SqliteDatabase:
     @property
     def _may_be_opened(self) -> bool:
         """Whether the user may read and write the database's files, as far as they are there."""
-        beside = [self.path.with_name(self.path.name + ending) for ending in ("-wal", "-shm")]
-        files = [self.path, *(path for path in beside if path.exists())]
-        return self.path.is_file() and all(os.access(path, os.R_OK | os.W_OK) for path in [*files, self.path.parent])
+        place = self.place
+        beside = [place.with_name(place.name + ending) for ending in ("-wal", "-shm")]
+        files = [place, *(path for path in beside if path.exists())]
+        return place.is_file() and all(os.access(path, os.R_OK | os.W_OK) for path in [*files, place.parent])
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -120,7 +120,7 @@ class GuestReads:
             raise self._database.unreadable(exc.details["why"]) from exc
 
     def _state(self) -> _State:
-        path = self._database.path
+        path = self._database.place
         # The file first: what gets into it from beside it between the two looks changes it for the next state.
         file = _stat(path)
         beside = [_stat(path.with_name(path.name + ending)) for ending in ("-wal", "-journal")]
@@ -188,6 +188,6 @@ def reads_of(database: SqliteDatabase) -> PooledReads | GuestReads:
     """
     if database.why_read_only() is None:
         return PooledReads(database)
-    if not os.access(database.path, os.R_OK):
+    if not os.access(database.place, os.R_OK):
         raise database.unreadable("this user may not read the file")
     return GuestReads(database)

@@ -308,9 +308,9 @@ class SqliteSession:
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
         self._engine = database.writer()
-        self._log = WriteAheadLog(database.path, busy_timeout=database.busy_timeout)
+        self._log = WriteAheadLog(database.place, busy_timeout=database.busy_timeout)
         self._connection: Connection | None = None
-        self._path = database.path.absolute()
+        self._path = database.place
         self._file: int | None = None
         """The inode of the file that was opened."""
         self._graph_removals: int | None = None
