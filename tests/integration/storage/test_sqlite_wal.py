@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Generator
@@ -94,3 +95,16 @@ async def test_who_reads_for_long_is_waited_for_now_and_then_alone_and_the_log_i
 
     await write(store, script, 4)
     assert length_of_log(path) < 4 * MEGABYTE
+
+
+async def test_it_stays_short_where_a_link_leads_to_the_file(
+    path: Path, sqlite_with_tables: Path, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "_PATIENCE", 10_000)
+    shutil.copy(sqlite_with_tables, path)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with Store.open(f"sqlite:///{link}") as store:
+        with read_without_a_gap(path):
+            await write(store, script, 20)
+            assert length_of_log(path) < 10 * MEGABYTE

@@ -252,3 +252,18 @@ def test_a_read_only_file(open_folder: Path) -> None:
 
     assert said.startswith("ReadOnlyDatabaseError")
     assert "the file is read-only" in said
+
+
+def test_a_link_in_a_read_only_folder_to_where_this_user_may_write(open_folder: Path) -> None:
+    links, place = open_folder / "links", open_folder / "place"
+    links.mkdir()
+    place.mkdir()
+    (links / "runs.db").symlink_to(place / "runs.db")
+    links.chmod(0o555)
+    place.chmod(0o777)
+
+    said = opened_by_somebody_else(links / "runs.db")
+
+    links.chmod(0o755)
+    assert said == ""
+    assert [(file.name, file.stat().st_mode & 0o777) for file in place.iterdir()] == [("runs.db", 0o600)]

@@ -286,6 +286,18 @@ def test_a_guest_sees_what_a_writer_committed_who_is_there(foreign: Path) -> Non
     assert list(files(foreign.parent)) == [foreign.name]
 
 
+def test_a_guest_sees_through_a_link_what_a_writer_committed_who_is_there(foreign: Path) -> None:
+    foreign.parent.chmod(0o755)
+    foreign.chmod(0o644)
+    link = foreign.with_name("link.db")
+    link.symlink_to(foreign)
+    with writing(foreign) as writer:
+        say(writer, "DELETE FROM events WHERE position > 4")
+        foreign.parent.chmod(0o555)
+        assert seen_by_a_guest(link) == (4, "")
+        foreign.parent.chmod(0o755)
+
+
 def test_a_guest_sees_what_a_killed_writer_committed_or_hears_how_to(foreign: Path, tmp_path: Path) -> None:
     foreign.parent.chmod(0o755)
     foreign.chmod(0o644)

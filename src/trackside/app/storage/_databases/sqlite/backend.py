@@ -62,7 +62,7 @@ class SqliteBackend:
 
     def size(self) -> int:
         """How many bytes the file takes, with what was written beside it and is not in it yet."""
-        path = self._database.place
+        path = self._database.file
         size = path.stat().st_size
         with suppress(FileNotFoundError):  # whoever has the file open last takes that away
             size += path.with_name(f"{path.name}-wal").stat().st_size

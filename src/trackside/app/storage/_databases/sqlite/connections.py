@@ -79,8 +79,13 @@ class SqliteDatabase:
 
     @property
     def place(self) -> Path:
-        """Where the file is, wherever the process works by now."""
+        """Where the file, or a link to it, is, wherever the process works by now."""
         return self.folder / self.path
+
+    @property
+    def file(self) -> Path:
+        """Where the file itself is, wherever links lead: SQLite keeps its other files beside that."""
+        return Path(os.path.realpath(self.place))
 
     def check_place(self, *, create: bool) -> None:
         """See that the file is there, or (with `create`) can be made.
@@ -108,8 +113,9 @@ class SqliteDatabase:
 
     def why_read_only(self) -> str | None:
         """What keeps this user from writing there; None if nothing does."""
-        if not os.access(self.place.parent, os.W_OK | os.X_OK):
-            return f"the folder {self.path.parent} is read-only"  # and SQLite has to make two more files in it
+        folder = self.file.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"the folder {folder} is read-only"  # and SQLite has to make two more files in it
         if self.place.exists() and not os.access(self.place, os.R_OK | os.W_OK):
             return "the file is read-only"
         return None
@@ -173,7 +179,7 @@ class SqliteDatabase:
     def _make_private(self) -> None:
         """Make the file, if it is not there, for this user alone. SQLite gives the files beside it the same mode."""
         with suppress(OSError):  # it is there; or it cannot be made, which SQLite says better
-            os.close(os.open(self.place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
+            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
 
     def _log_ahead(self, connection: sqlite3.Connection) -> None:
         """Switch to WAL. SQLite does not wait for that while another process does the same, so we do."""
@@ -223,7 +229,7 @@ class SqliteDatabase:
 
     def unreadable(self, why: str) -> errors.UnreadableDatabaseError:
         """The error for a user who may not even read."""
-        return errors.UnreadableDatabaseError(database=str(self), name=self.path.name, why=why)
+        return errors.UnreadableDatabaseError(database=str(self), name=self.file.name, why=why)
 
     def translate(self, exc: sqlite3.Error | DBAPIError) -> errors.StorageError:
         """What a driver's exception means."""
@@ -253,10 +259,10 @@ class SqliteDatabase:
     @property
     def _may_be_opened(self) -> bool:
         """Whether the user may read and write the database's files, as far as they are there."""
-        place = self.place
-        beside = [place.with_name(place.name + ending) for ending in ("-wal", "-shm")]
-        files = [place, *(path for path in beside if path.exists())]
-        return place.is_file() and all(os.access(path, os.R_OK | os.W_OK) for path in [*files, place.parent])
+        file = self.file
+        beside = [file.with_name(file.name + ending) for ending in ("-wal", "-shm")]
+        files = [file, *(path for path in beside if path.exists())]
+        return file.is_file() and all(os.access(path, os.R_OK | os.W_OK) for path in [*files, file.parent])
 
 
 def _begin_immediate(connection: Connection) -> None:

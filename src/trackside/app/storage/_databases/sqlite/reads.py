@@ -120,7 +120,7 @@ class GuestReads:
             raise self._database.unreadable(exc.details["why"]) from exc
 
     def _state(self) -> _State:
-        path = self._database.place
+        path = self._database.file
         # The file first: what gets into it from beside it between the two looks changes it for the next state.
         file = _stat(path)
         beside = [_stat(path.with_name(path.name + ending)) for ending in ("-wal", "-journal")]

@@ -308,7 +308,7 @@ class SqliteSession:
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
         self._engine = database.writer()
-        self._log = WriteAheadLog(database.place, busy_timeout=database.busy_timeout)
+        self._log = WriteAheadLog(database.file, busy_timeout=database.busy_timeout)
         self._connection: Connection | None = None
         self._path = database.place
         self._file: int | None = None
