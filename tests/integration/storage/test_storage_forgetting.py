@@ -90,6 +90,33 @@ async def test_who_sweeps_waits_for_another_sweeper_that_is_at_it(store: Store, 
 
 
 @pytest.mark.usefixtures("deleted")
+async def test_a_checkpointer_is_not_asked_twice_by_a_sweep_beside_the_sweeper_s_own_rounds(store: Store) -> None:
+    asked, answers = asyncio.Event(), asyncio.Event()
+    calls = 0
+
+    async def forget(thread_ids: Sequence[str]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            answers.set()
+        asked.set()
+        await answers.wait()
+
+    class LookingSweeper(Sweeper):
+        async def _forget_page(self, thread_ids: Sequence[str]) -> Any:
+            done = await super()._forget_page(thread_ids)
+            if done is None:
+                answers.set()
+            return done
+
+    async with LookingSweeper(store._writer, store._readers, store.items, forget=[forget]) as sweeper:
+        await asked.wait()
+        assert (await sweeper.sweep()).forgotten == 0
+    assert calls == 1
+    await store.threads_of(None).create("t")
+
+
+@pytest.mark.usefixtures("deleted")
 async def test_a_checkpointer_is_not_asked_for_a_thread_that_began_anew_after_it_was_found(
     store: Store, url: str
 ) -> None:

@@ -50,7 +50,7 @@ _RENEWED_EVERY: Final = CLAIM_SECONDS / 3
 _PATIENCE: Final = 60.0  # seconds that who asks for a round waits for another sweeper that is at it
 _LOOK_EVERY: Final = 0.1  # seconds
 _LEFT_TO_ANOTHER: Final = (
-    "another process is still asking a checkpointer to forget threads, so some that are gone are not forgotten yet: "
+    "another sweep is still asking a checkpointer to forget threads, so some that are gone are not forgotten yet: "
     "a later sweep forgets them, and until then their ids cannot be used again"
 )
 
@@ -104,6 +104,7 @@ class Sweeper:
         self._every = every
         self._linger = timedelta(seconds=linger)
         self._claimant = new_id()
+        self._is_forgetting = False
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -122,8 +123,8 @@ class Sweeper:
         self._nudge.set()
 
     async def sweep(self) -> Swept:
-        """One whole round, now. Another sweeper that asks a checkpointer to forget is waited for, for a minute at most;
-        if it takes longer, the log says so, and threads stay that are not forgotten.
+        """One whole round, now. Another sweep that asks a checkpointer to forget, such as a round of this sweeper's own, is
+        waited for, for a minute at most; if it takes longer, the log says so, and threads stay that are not forgotten.
 
         Raises:
             StorageError: the store failed; the next round goes on from there.
@@ -143,7 +144,7 @@ class Sweeper:
     async def forget(self, *, expired: bool = False) -> int:
         """Remove now the memory of threads that are gone, and nothing else; returns of how many threads.
 
-        Another sweeper is waited for as by `sweep`.
+        Another sweep is waited for as by `sweep`.
 
         Args:
             expired: also remove threads whose time is over, so that they are gone.
@@ -222,7 +223,17 @@ class Sweeper:
         return count, failures
 
     async def _forget_page(self, thread_ids: Sequence[str]) -> tuple[int, list[Exception]] | None:
-        """The same for some of them; None: another sweeper is at it."""
+        """The same for some of them; None: another sweep is at it, of this sweeper or of another one."""
+        if self._is_forgetting:  # the claim would be this one's, too
+            return None
+        self._is_forgetting = True
+        try:
+            return await self._forget_claimed(thread_ids)
+        finally:
+            self._is_forgetting = False
+
+    async def _forget_claimed(self, thread_ids: Sequence[str]) -> tuple[int, list[Exception]] | None:
+        """The same, while no other sweep of this sweeper is at it."""
         failed: Mapping[str, Exception] = {}
         if self._forget:
             claim = ClaimForgetting(claimant=self._claimant, wanted=thread_ids)
