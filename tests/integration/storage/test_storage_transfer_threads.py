@@ -50,6 +50,26 @@ async def test_older_runs_that_are_imported_leave_a_thread_that_waits_as_it_is(s
     assert (kept.runs, kept.threads, kept.kept_waiting) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("rows", [2, 1_000])
+async def test_a_thread_without_a_title_gets_that_of_the_newest_older_run_that_has_one(
+    store: Store, another: Another, script, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(importing, "_BATCH_ROWS", rows)
+    for days, title in enumerate(["First", "Second", None]):
+        for thread_id in ("untitled", "titled"):
+            run = script(thread_id=thread_id, start=LONG_AGO + timedelta(days=days))
+            await store.append([run.started(), run.completed(title)])
+    async with another() as other:
+        for thread_id, title in (("untitled", None), ("titled", "Its own")):
+            run = script(thread_id=thread_id)
+            await other.append([run.started(), run.completed(title)])
+
+        await other.import_events(io.BytesIO(await exported(store)))
+
+        titles = {thread.thread_id: thread.title for thread in await other.threads()}
+    assert titles == {"untitled": "Second", "titled": "Its own"}
+
+
 async def test_a_thread_rests_as_the_log_has_it_whatever_clocks_said(store: Store, another: Another, script) -> None:
     answer = script(thread_id="t", start=LONG_AGO)
     asks = script(thread_id="t", start=LONG_AGO + timedelta(days=1))  # on a machine that is a day ahead

@@ -14,12 +14,12 @@ from functools import partial
 from itertools import batched
 from typing import override
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Update, and_, exists, func, or_, select, update
 
 from trackside.app.storage._databases.readers import Readers
 from trackside.app.storage._rows.conditions import is_unattended
 from trackside.app.storage._rows.encoding import EventRow, time_text
-from trackside.app.storage._rows.fold import RunAge
+from trackside.app.storage._rows.fold import RunAge, concerns_thread
 from trackside.app.storage._rows.tables import POSITION, counters, events, runs, threads
 from trackside.app.storage._transfer.file_format import ExportHeader, ImportedRow
 from trackside.app.storage._transfer.left_busy import RestThreads
@@ -227,9 +227,10 @@ def _line_of(exc: EventOrderError | EventConflictError, batch: Sequence[Imported
 class ImportEvents(Append):
     """Events to append; those in `positions`, by id, get these positions, as far as the log has not got there.
 
-    A thread that has gone on since the export stays as it is, whatever the events say of its older runs. `busy` has the
-    threads whose story the import is in the middle of, and their last runs: while these are the last runs here, too,
-    the threads are what the events say, as for a run that was cancelled while another one ran. None: so are all.
+    A thread that has gone on since the export stays as it is, whatever the events say of its older runs, except that it
+    has their title where no newer run gave it one. `busy` has the threads whose story the import is in the middle of,
+    and their last runs: while these are the last runs here, too, the threads are what the events say, as for a run that
+    was cancelled while another one ran. None: so are all.
     """
 
     positions: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -251,7 +252,23 @@ class ImportEvents(Append):
                 self.appended.add(number)
                 if (place := self.positions.get(event_id := row.event.event_id)) is not None:
                     unit.positions[event_id] = place
+        self._give_titles(unit, last_runs)
         return stored
+
+    def _give_titles(self, unit: UnitOfWork, last_runs: Mapping[str, RunAge]) -> None:
+        """Give threads that have gone on the titles of the newest of these runs that have any."""
+        titles: dict[str, tuple[RunAge, str]] = {}
+        for number in sorted(self.appended):
+            event = self.rows[number].event
+            run, title = unit.run(event.run_id), event.payload.get("title")
+            if run is None or not (concerns_thread(event) and isinstance(title, str) and title):
+                continue
+            age = run.created_at, event.run_id
+            known = titles.get(event.thread_id)
+            if run.is_older_than(last_runs.get(event.thread_id)) and (known is None or known[0] <= age):
+                titles[event.thread_id] = age, title
+        for thread_id, (age, title) in sorted(titles.items()):
+            unit.session.execute(_with_title(thread_id, age, title))
 
     def _last_runs(self, unit: UnitOfWork, busy: Mapping[str, str]) -> dict[str, RunAge]:
         """By thread, its last run, unless `busy` names it: runs older than that change nothing of the thread."""
@@ -259,6 +276,17 @@ class ImportEvents(Append):
         query = query.join_from(threads, runs, threads.c.last_run_id == runs.c.run_id)
         found = unit.session.execute(query.where(threads.c.thread_id.in_({*self.thread_ids()})))
         return {id_: (created_at, run_id) for id_, created_at, run_id in found if busy.get(id_) != run_id}
+
+
+def _with_title(thread_id: str, age: RunAge, title: str) -> Update:
+    """The change that gives a thread a run's title, unless it has one that a newer run, or no run, gave it."""
+    created_at, run_id = age
+    has_title = (runs.c.thread_id == thread_id, runs.c.title != "", runs.c.run_id != run_id)
+    is_newer = or_(runs.c.created_at > created_at, and_(runs.c.created_at == created_at, runs.c.run_id > run_id))
+    of_older = select(runs.c.title).where(*has_title, ~is_newer)
+    may_change = or_(threads.c.title.is_(None), threads.c.title.in_(of_older))
+    thread = update(threads).where(threads.c.thread_id == thread_id, may_change, ~exists().where(*has_title, is_newer))
+    return thread.values(title=title)
 
 
 @dataclass(frozen=True, slots=True)
