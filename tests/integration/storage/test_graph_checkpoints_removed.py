@@ -12,6 +12,7 @@ from tests.property.queue_hands import Gate
 
 from trackside import RunSpec
 from trackside.app.storage import Store
+from trackside.app.storage._graph import checkpoints, works
 from trackside.app.storage._graph.works import RemoveCheckpoints
 from trackside.app.storage._writing import graph_borrowing
 from trackside.app.storage.errors import DamagedDatabaseError
@@ -74,6 +75,26 @@ async def test_what_comes_while_a_thread_is_pruned_stays(
     assert left == [{"notes": ["new"]}, {"notes": ["read"]}]
     assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 2
     await saver.aprune(["t"])
+    assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 1
+
+
+async def test_what_a_long_history_leaves_of_values_is_looked_for_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, database: Any
+) -> None:
+    monkeypatch.setattr(checkpoints, "_REMOVED", 2)
+    looked: list[Any] = []
+    stored = works._stored
+    monkeypatch.setattr(works, "_stored", lambda session, *place: looked.append(place) or stored(session, *place))
+    saver = store.checkpointer()
+    walk = Walk(saver)
+    for number in range(8):
+        await walk.put(notes=[number])
+
+    await saver.aprune(["t"])
+
+    assert looked == [("t", "")]
+    assert await newest(store) == {"notes": [7]}
+    assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) == 1
     assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 1
 
 

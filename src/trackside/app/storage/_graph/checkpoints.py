@@ -297,8 +297,12 @@ class GraphCheckpoints:
         return await self._readers.run(partial(keys_of, thread_id=thread_id))
 
     async def _remove(self, keys: Sequence[Key]) -> None:
+        last = {key[:2]: number for number, key in enumerate(keys)}
         for start in range(0, len(keys), _REMOVED):
-            await self._writer.write(RemoveCheckpoints(keys[start : start + _REMOVED]))
+            some = keys[start : start + _REMOVED]
+            # With the last keys of a thread and a namespace, as all values and references there are looked at.
+            freed = {key[:2] for number, key in enumerate(some, start) if last[key[:2]] == number}
+            await self._writer.write(RemoveCheckpoints(some, freed))
 
     async def gather(self, *thread_ids: str) -> None:
         """Bring all that there is of these threads into our tables, so that a transaction finds it there."""
