@@ -38,6 +38,13 @@ async def asks(input: Any, run: RunContext) -> Any:
     return {"sent": run.resume}
 
 
+async def asks_when_told(input: Any, run: RunContext) -> Any:
+    """Asks once a file is there."""
+    while run.resume is None and not Path("ask").exists():
+        await asyncio.sleep(0.02)
+    return await asks(input, run)
+
+
 async def waits(input: Any, run: RunContext) -> Any:
     """Goes on until it is cancelled."""
     while True:

@@ -395,6 +395,30 @@ async def test_what_a_run_costs_is_written_in_the_playground_as_on_its_page(serv
             await expect(page.locator(".figure", has_text="cost").locator("b")).to_have_text(written)
 
 
+async def test_whoever_writes_while_a_run_goes_on_neither_answers_nor_stops_it(
+    serve: Any, visit: Any, tmp_path: Path
+) -> None:
+    server = await serve('[agents]\nasks = "console_agents.py:asks_when_told"\n')
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/asks")
+        field, yes = page.locator("#play-input"), page.get_by_role("button", name="Yes")
+        await send(page)
+        await expect(page.get_by_role("button", name="Stop")).to_be_visible()
+        await field.press_sequentially("Also")
+        await field.dispatch_event("keydown", {"key": "Escape", "isComposing": True})
+        (tmp_path / "ask").touch()
+        await expect(yes).to_be_visible()
+        await expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        await page.keyboard.type(" look it up")
+        await expect(field).to_have_value("Also look it up")
+        await expect(yes).to_be_visible()
+        await expect(page.get_by_role("log").locator(".play-run")).to_have_count(1)
+
+        await page.get_by_role("button", name="New thread").click()
+        await send(page)
+        await expect(yes).to_be_focused()
+
+
 async def test_without_scripts_the_playground_takes_nothing_and_says_so(serve: Any, visit: Any) -> None:
     server = await serve()
     async with visit(server.url, java_script_enabled=False) as seen:

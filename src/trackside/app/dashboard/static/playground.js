@@ -70,6 +70,7 @@ class Playground {
     this.run = null; // that goes on: its attempt that is followed
     this.connection = null; // over which it is
     this.isStopped = false;
+    this.isWriting = false; // something was typed since the last run was asked for
     this.form = document.getElementById("play-form");
     this.input = document.getElementById("play-input");
     this.send = document.getElementById("play-send");
@@ -105,8 +106,10 @@ class Playground {
       if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !event.target.matches("textarea")) return;
       event.target.form.requestSubmit(event.target.form.querySelector("button:not([name])"));
     });
+    place.addEventListener("input", () => { this.isWriting = true; });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.run && !document.querySelector("dialog[open]")) this.cancel();
+      // With an input method it ends what is being spelled, and not the run.
+      if (event.key === "Escape" && !event.isComposing && this.run && !document.querySelector("dialog[open]")) this.cancel();
     });
     // A stream is open only while the page is seen: browsers have six connections to a server, and many pages.
     document.addEventListener("visibilitychange", () => document.hidden && this.connection?.abort());
@@ -181,7 +184,7 @@ class Playground {
   /** Start a run with what is asked for, each as JSON, and show it to its end; whether it was started, null if another was faster. */
   async begin(request, said, isJson = false) {
     this.busy(true);
-    this.isStopped = false;
+    this.isStopped = this.isWriting = false;
     const shown = new Shown();
     const connection = new AbortController();
     let response;
@@ -322,6 +325,8 @@ class Playground {
     }
     this.asks.replaceChildren();
     if (thread.status === "interrupted") await this.question();
+    // Whoever writes on goes on to write: the next space would press the button.
+    if (this.isWriting && document.activeElement?.matches("textarea")) return text;
     this.asks.querySelector("button[name=chosen], textarea")?.focus();
     return text;
   }
