@@ -240,6 +240,32 @@ async def test_when_the_server_is_gone_nothing_is_said_to_be_done(serve: Any, vi
         seen.complaints.clear()  # of what could not be fetched meanwhile
 
 
+async def test_what_a_proxy_refuses_is_said(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await run_some(server.url)
+    answer: dict[str, Any] = {}
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(**answer)
+
+    async with visit(server.url) as seen:
+        await seen.page.route("**/ui/subscription/pause", refuse)
+        await seen.page.route("**/ui/threads/*/answer", refuse)
+        for status, kind, body in ((413, "text/html", "<h1>Request Entity Too Large</h1>"), (502, "text/plain", "")):
+            answer |= {"status": status, "content_type": kind, "body": body}
+            page = await seen.go("/ui/subscriptions")
+            await page.get_by_role("button", name="Pause mail").click()
+            await expect(page.locator(".toast.bad")).to_have_text(
+                f"The server answered with {status}. Check whether it was done before you try again."
+            )
+            page = await seen.go("/ui/agents/asks")
+            await page.locator("#play-input").fill("Go on")
+            await page.get_by_role("button", name="Send", exact=True).click()
+            await page.get_by_role("button", name="Yes").click()
+            await expect(page.locator("#play-problem")).to_have_text(f"The server answered with {status}.")
+        seen.complaints.clear()  # of what was refused
+
+
 async def test_a_server_that_hangs_counts_as_gone_until_it_answers(serve: Any, visit: Any) -> None:
     server = await serve()
     async with visit(server.url) as seen:

@@ -207,7 +207,8 @@ document.addEventListener("htmx:after:request", (event) => {
     if (isSaid && !isBad) keep(ctx.text);
     return;
   }
-  if (isSaid) toast(ctx.text, isBad);
+  if (isSaid && ctx.text) toast(ctx.text, isBad);
+  else if (isBad) toast(`The server answered with ${ctx.response.status}. Check whether it was done before you try again.`, true); // or a proxy did
   refresh();
 });
 document.addEventListener("htmx:error", (event) => {

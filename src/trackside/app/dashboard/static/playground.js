@@ -350,7 +350,8 @@ class Playground {
     try {
       const response = await fetch(form.getAttribute("action"), { method: "POST", headers: { "HX-Request": "true" }, body: given });
       if (!response.ok) {
-        this.complain(await response.text(), field);
+        const said = response.headers.get("content-type")?.startsWith("text/html") ? "" : await response.text(); // a proxy's page
+        this.complain(said || `The server answered with ${response.status}.`, field);
         return;
       }
       read = await response.json();
