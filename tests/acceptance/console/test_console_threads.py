@@ -307,6 +307,23 @@ async def test_five_megabytes_make_no_large_page_and_markup_stays_text(serve_mor
         await seen.picture("thread-hostile")
 
 
+async def test_what_a_function_agent_was_asked_and_gave_is_shown_in_part_if_it_is_long(
+    serve_more: Any, visit: Any
+) -> None:
+    long = "x" * 500_000
+    server = await serve_more()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client, visit(server.url) as seen:
+        asked = await thread_with(client, "counts", long)
+        gave = await thread_with(client, "decides", {})
+        again = {"assistant_id": "decides", "command": {"resume": long}}
+        await client.post(f"/threads/{gave}/runs/wait", json=again)
+        for thread_id in (asked, gave):
+            assert len((await client.get(f"/ui/threads/{thread_id}")).content) < 100_000
+            page = await seen.go(f"/ui/threads/{thread_id}")
+            address = await page.get_by_role("link", name="all of it as JSON").last.get_attribute("href")
+            assert long in (await client.get(str(address))).text
+
+
 async def test_what_somebody_does_on_a_page_stays_when_something_happens(serve_more: Any, visit: Any) -> None:
     server = await serve_more()
     async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:

@@ -75,6 +75,15 @@ def conversation_in(values: Any, most: int = MOST) -> Conversation | None:
     return Conversation([_message(one) for one in found[-most:]], max(0, len(found) - most))
 
 
+def spoken(speaker: str, text: str) -> Conversation:
+    """The conversation in which somebody has said this, and nothing else was said."""
+    return Conversation([_words(speaker, text)])
+
+
+def _words(speaker: str, text: str) -> Message:
+    return Message(speaker=speaker, text=text[:MOST_CHARS], hidden=max(0, len(text) - MOST_CHARS))
+
+
 def _is_message(value: Any) -> bool:
     if isinstance(value, str):
         return True
@@ -86,7 +95,7 @@ def _is_message(value: Any) -> bool:
 
 def _message(value: Any) -> Message:
     if isinstance(value, str):
-        return Message(speaker="human", text=value[:MOST_CHARS], hidden=max(0, len(value) - MOST_CHARS))
+        return _words("human", value)
     text, calls = text_of(value.get("content")), value.get("tool_calls")
     return Message(
         speaker=speaker_of(value),

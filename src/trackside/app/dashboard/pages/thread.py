@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from trackside.app.dashboard.asking import value_or_why
-from trackside.app.dashboard.conversation import Conversation, Message, conversation_in
+from trackside.app.dashboard.conversation import Conversation, conversation_in, spoken
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.difference import Difference, difference
 from trackside.app.dashboard.folding import folded, short
@@ -159,7 +159,7 @@ def _text_alone(values: Any) -> Conversation | None:
     """What an agent returned, if that is a text: its `output`, or the only value."""
     alone = next(iter(values.values())) if isinstance(values, Mapping) and len(values) == 1 else values
     said = values.get("output", alone) if isinstance(values, Mapping) else alone
-    return Conversation([Message(speaker="ai", text=said)]) if isinstance(said, str) and said else None
+    return spoken("ai", said) if isinstance(said, str) and said else None
 
 
 async def _questions_of(call: PageCall, run: Any) -> Sequence[Question]:
@@ -180,14 +180,12 @@ async def _turn(call: PageCall, run: Any) -> JsonObject:
     return {
         "run": run,
         "problem": problem,
-        "asked": Conversation([Message(speaker="human", text=asked)])
-        if isinstance(asked, str)
-        else conversation_in(asked),
+        "asked": spoken("human", asked) if isinstance(asked, str) else conversation_in(asked),
         "asked_value": None if asked is None else folded(asked),
         "resume": answered,
         "answered": [],
         "questions": await _questions_of(call, run),
-        "gave": Conversation([Message(speaker="ai", text=said)]) if isinstance(said, str) and said else None,
+        "gave": spoken("ai", said) if isinstance(said, str) and said else None,
         "gave_value": None,
     }
 
