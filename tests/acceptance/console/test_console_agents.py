@@ -15,6 +15,8 @@ import pytest
 from browser import counting_looks
 from playwright.async_api import Page, Route, expect
 
+from trackside.app.dashboard.wording import duration
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PATIENT = """
@@ -393,6 +395,21 @@ async def test_what_a_run_costs_is_written_in_the_playground_as_on_its_page(serv
         for path, written in zip(pages, amounts.values(), strict=True):
             await seen.go(path)
             await expect(page.locator(".figure", has_text="cost").locator("b")).to_have_text(written)
+
+
+async def test_how_long_a_run_took_is_written_in_the_playground_as_on_its_page(serve: Any, visit: Any) -> None:
+    server = await serve()
+    lengths = [0.0, 0.0004, 0.004, 0.9994, 0.9996, 9.994, 9.996, 59.94, 59.96, 61.5, 3_599.9, 86_399.0, 176_400.0]
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/works")
+        await send(page)
+        shown = page.get_by_role("log").locator(".play-run")
+        written = await shown.locator("span:not(.status)").first.inner_text()
+        await shown.get_by_role("link", name="Run").click()
+        await page.wait_for_url("**/ui/runs/*")
+        await expect(page.locator(".figure", has_text="took").locator("b")).to_have_text(written)
+        names = "async (all) => all.map((await import('/ui/static/durations.js')).took)"
+        assert await page.evaluate(names, lengths) == [duration(one) for one in lengths]
 
 
 async def test_whoever_writes_while_a_run_goes_on_neither_answers_nor_stops_it(

@@ -141,6 +141,21 @@ async def test_the_page_of_a_run_that_is_gone_does_not_go_on_asking(serving: Any
     assert len(again) <= 1, "once where the stream of changes says so, and not each second"
 
 
+async def test_what_goes_on_for_days_is_counted_in_days(serving: Any, visit: Any) -> None:
+    server, api = await serving()
+    waits = await api.start("waits")
+
+    async def as_if_begun_long_ago(route: Any) -> None:
+        answer = await route.fetch()
+        body = re.sub(r'(data-seconds=")[\d.]+', r"\g<1>176400.000", await answer.text())
+        await route.fulfill(response=answer, body=body)
+
+    async with visit(server.url) as seen:
+        await seen.page.route(f"**/ui/runs/{waits['run_id']}", as_if_begun_long_ago)
+        page = await seen.go(f"/ui/runs/{waits['run_id']}")
+        await expect(page.locator("#run-duration")).to_have_text("2 d 1 h")
+
+
 @pytest.mark.timeout(600)  # 100,000 events are imported first
 async def test_outputs_and_runs_of_any_size_are_shown_in_part(serving: Any, visit: Any, tmp_path: Path) -> None:
     calls = [

@@ -28,6 +28,7 @@ NAMES: Final = (
     "charts.js",
     "console.css",
     "console.js",
+    "durations.js",
     "ends.js",
     "exact.js",
     "filters.js",

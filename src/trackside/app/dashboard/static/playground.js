@@ -1,6 +1,7 @@
 // The playground: starts runs as any client of the API does, and shows what they say as it comes.
 // What agents say is set as text, never as markup.
 
+import { took } from "./durations.js";
 import { objectOf, parsed } from "./exact.js";
 import { cost, LONGEST, log, made, Shown } from "./shown.js";
 
@@ -305,7 +306,7 @@ class Playground {
     const line = made("p", "play-run");
     const status = made("span", `status status-${run.status}`, run.status);
     line.append(status);
-    if (run.duration_seconds !== null) line.append(made("span", "", `${run.duration_seconds.toFixed(2)} s`));
+    if (run.duration_seconds !== null) line.append(made("span", "", took(run.duration_seconds)));
     const tokens = run.total_input_tokens + run.total_output_tokens;
     if (tokens) line.append(made("span", "", `${tokens.toLocaleString()} tokens`));
     if (run.cost_usd !== null) line.append(made("span", "", cost(run.cost_usd)));

@@ -1,6 +1,7 @@
 // The page of a run: what it says while it says it, how long it goes on, and details of what is pointed at.
 // All of it is set as text: agents write what they like.
 
+import { soFar } from "./durations.js";
 import { grow } from "./ends.js";
 import { parsed } from "./exact.js";
 
@@ -240,9 +241,7 @@ function count() {
   }
   const seconds = Number(counted) + (performance.now() - since) / 1_000;
   if (seconds > 2 * Number(counted) + 1) refresh();
-  const [hours, minutes] = [Math.floor(seconds / 3_600), Math.floor(seconds / 60)];
-  if (hours) element.textContent = `${hours} h ${minutes % 60} min`;
-  else element.textContent = minutes ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${seconds.toFixed(0)} s`;
+  element.textContent = soFar(seconds);
 }
 
 count();

@@ -1,6 +1,7 @@
 // The page of runs: which are selected, new ones that wait while somebody is at work in the table, and saved views.
 
 import { refresh, toast } from "./console.js";
+import { soFar } from "./durations.js";
 import { TODAY } from "./filters.js";
 
 const region = () => document.getElementById("runs");
@@ -186,9 +187,7 @@ let rendered = performance.now();
 setInterval(() => {
   const since = (performance.now() - rendered) / 1_000;
   for (const cell of document.querySelectorAll("#runs [data-running]")) {
-    const seconds = Math.floor(Number(cell.dataset.running) + since);
-    const [days, hours, minutes] = [Math.floor(seconds / 86_400), Math.floor(seconds / 3_600) % 24, Math.floor(seconds / 60) % 60];
-    cell.textContent = days ? `${days} d ${hours} h` : hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min ${seconds % 60} s` : `${seconds} s`;
+    cell.textContent = soFar(Number(cell.dataset.running) + since);
   }
 }, 1_000);
 
