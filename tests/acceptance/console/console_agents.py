@@ -38,6 +38,21 @@ async def asks(input: Any, run: RunContext) -> Any:
     return {"sent": run.resume}
 
 
+async def says_odd_things(input: Any, run: RunContext) -> Any:
+    """Streams messages, and gives one back, that no framework would make."""
+    look = {"id": "c1", "name": "look"}
+    for said in (
+        None,
+        [None, {}],
+        {"type": "ai", "content": "alone"},
+        [{"id": "m1", "type": "ai", "content": [None, "in ", {"text": "parts"}], "tool_calls": [None, look]}, {}],
+        [{"id": "m2", "type": "ai", "content": "with one call", "tool_calls": look}, {}],
+    ):
+        run.send(said, mode="messages-tuple")
+    run.send(None, mode="updates")
+    return {"messages": [{"type": "ai", "content": [None, "kept"]}]}
+
+
 async def asks_when_told(input: Any, run: RunContext) -> Any:
     """Asks once a file is there."""
     while run.resume is None and not Path("ask").exists():

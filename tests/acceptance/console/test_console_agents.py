@@ -412,6 +412,26 @@ async def test_how_long_a_run_took_is_written_in_the_playground_as_on_its_page(s
         assert await page.evaluate(names, lengths) == [duration(one) for one in lengths]
 
 
+async def test_messages_of_any_form_are_shown_as_far_as_they_can_be_read(serve: Any, visit: Any) -> None:
+    server = await serve('[agents]\nodd = "console_agents.py:says_odd_things"\n')
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/odd")
+        log = page.get_by_role("log")
+        await send(page)
+        await expect(log.locator(".play-run")).to_contain_text("success")
+        await expect(log.locator(".message-ai .message-text")).to_have_text(["alone", "in parts", "with one call"])
+        await expect(log.locator(".problem")).to_have_count(0)
+        thread = await page.locator("#play-thread a").get_attribute("href")
+        await log.get_by_role("link", name="Run").click()
+        await page.wait_for_url("**/ui/runs/*")
+        await page.locator("#stream-details > summary").click()
+        await expect(page.locator("#stream-state")).to_have_text("ended")
+        await expect(page.locator("#stream-lines")).to_contain_text("with one call")
+        await seen.go(f"/ui/agents/odd?thread={str(thread).rpartition('/')[2]}")
+        await expect(log.locator(".message-ai .message-text")).to_have_text("kept")
+        await expect(page.locator("#play-problem")).to_be_hidden()
+
+
 async def test_whoever_writes_while_a_run_goes_on_neither_answers_nor_stops_it(
     serve: Any, visit: Any, tmp_path: Path
 ) -> None:

@@ -270,7 +270,7 @@ class Playground {
     for await (const { event, data, id } of eventsOf(response)) {
       seen.last = id;
       const [name] = event.split("|");
-      if (name === "messages") shown.message(JSON.parse(data)[0]);
+      if (name === "messages") shown.message([JSON.parse(data)].flat()[0]); // it comes with its metadata, or alone
       else if (name === "custom") shown.part(parsed(data));
       else if (name === "gap") shown.problem("Some of what it said did not arrive here. The thread has all of it.");
       else if (name === "error" || name === "end") return JSON.parse(data);
@@ -322,7 +322,7 @@ class Playground {
     if (begins && Array.isArray(said)) {
       const shown = new Shown();
       if (said.length > RECALLED) shown.append(made("p", "soft", `${said.length - RECALLED} earlier messages are on the thread's page.`));
-      for (const message of said.slice(-RECALLED)) if (message && typeof message === "object") shown.message(message, true);
+      for (const message of said.slice(-RECALLED)) shown.message(message, true);
     }
     this.asks.replaceChildren();
     if (thread.status === "interrupted") await this.question();

@@ -108,7 +108,7 @@ function message(said, about, namespace, way) {
   const isPiece = way === "pieces" && kind.endsWith("Chunk");
   const key = String(said.id ?? `${messages.size}`);
   const text = textOf(said.content);
-  const calls = (said.tool_calls ?? []).map((call) => call?.name).filter(Boolean);
+  const calls = (Array.isArray(said.tool_calls) ? said.tool_calls : []).map((call) => call?.name).filter(Boolean);
   let known = messages.get(key);
   if (!known) {
     if (!text && !calls.length) return;
@@ -152,10 +152,10 @@ function take(name, text) {
     return;
   }
   if (mode === "messages") message(Array.isArray(data) ? data[0] : data, Array.isArray(data) ? data[1] : {}, namespace, "pieces");
-  else if (mode === "messages/metadata") for (const [id, one] of Object.entries(data)) callers.set(id, one?.metadata ?? {});
-  else if (mode === "messages/partial" || mode === "messages/complete") data.forEach(whole);
+  else if (mode === "messages/metadata") for (const [id, one] of Object.entries(data ?? {})) callers.set(id, one?.metadata ?? {});
+  else if (mode === "messages/partial" || mode === "messages/complete") [data].flat().forEach(whole);
   else if (mode === "custom") part(namespace, shortened(JSON.stringify(parsed(text)), MOST_OF_PART));
-  else if (mode === "updates") part(namespace, Object.keys(data).map((node) => (node === "__interrupt__" ? "stops to ask" : `${node} is done`)).join(", "));
+  else if (mode === "updates") part(namespace, Object.keys(data ?? {}).map((node) => (node === "__interrupt__" ? "stops to ask" : `${node} is done`)).join(", "));
   else if (mode === "gap") line("stream-note", `Some of what it said is missing here: ${data?.why ?? "it is not kept any more, or did not arrive"}.`);
 }
 

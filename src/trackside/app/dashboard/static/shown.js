@@ -23,7 +23,7 @@ export function cost(dollars) {
 function textOf(content) {
   if (typeof content === "string") return content;
   if (!Array.isArray(content)) return content == null ? "" : JSON.stringify(content);
-  return content.map((part) => (typeof part === "string" ? part : part.text ?? part.thinking ?? "")).join("");
+  return content.map((part) => (typeof part === "string" ? part : part?.text ?? part?.thinking ?? "")).join("");
 }
 
 const SPEAKERS = { human: "Human", user: "Human", ai: "AI", assistant: "AI", AIMessageChunk: "AI", tool: "Tool", system: "System" };
@@ -58,6 +58,7 @@ export class Shown {
 
   /** A message, or a piece of one. */
   message(message, isRecalled = false) {
+    if (!message || typeof message !== "object") return; // agents write what they like
     const kind = message.type ?? message.role ?? "ai";
     if (!isRecalled && (kind === "human" || kind === "user")) return;
     const speaker = SPEAKERS[kind] ?? String(kind);
@@ -74,8 +75,8 @@ export class Shown {
     if (isPiece) body.append(text);
     else body.textContent = text;
     entry.classList.toggle("is-streaming", isPiece);
-    for (const call of message.tool_calls ?? []) {
-      if (!call.name || entry.querySelector(`[data-call="${CSS.escape(String(call.id))}"]`)) continue;
+    for (const call of Array.isArray(message.tool_calls) ? message.tool_calls : []) {
+      if (!call?.name || entry.querySelector(`[data-call="${CSS.escape(String(call.id))}"]`)) continue;
       const line = made("div", "tool-call");
       line.dataset.call = call.id;
       line.append(made("span", "soft", "calls "), made("code", "", call.name));
