@@ -73,6 +73,7 @@ def test_why_a_run_has_failed_is_said_on_one_line(error_type: str | None, error:
         ("A  title\nof two lines", "A title of two lines"),
         ("\u200b", "⟨U+200B⟩"),
         ("a\u202eb", "a⟨U+202E⟩b"),
+        ("a" * 301, f"{'a' * 300}…"),
     ],
 )
 def test_a_run_is_called_what_can_be_read(title: str | None, name: str | None) -> None:

@@ -324,6 +324,20 @@ async def test_what_a_function_agent_was_asked_and_gave_is_shown_in_part_if_it_i
             assert long in (await client.get(str(address))).text
 
 
+async def test_of_a_long_title_pages_show_the_beginning(serve: Any, tmp_path: Path) -> None:
+    code = 'async def agent(input, run):\n    run.set_title("W" * 100_000)\n    return {}\n'
+    (tmp_path / "long_title.py").write_text(code, "utf-8")
+    server = await serve('[agents]\nnames = "long_title.py:agent"\n')
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        thread_id = await thread_with(client, "names", {})
+        (run,) = (await client.get("/runs")).json()
+        assert run["title"] == "W" * 100_000
+        for path in ("runs", "threads", f"threads/{thread_id}"):
+            written = (await client.get(f"/ui/{path}")).text
+            assert "W" * 80 in written, path
+            assert "W" * 301 not in written, path
+
+
 async def test_what_somebody_does_on_a_page_stays_when_something_happens(serve_more: Any, visit: Any) -> None:
     server = await serve_more()
     async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:

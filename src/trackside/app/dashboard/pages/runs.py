@@ -35,6 +35,8 @@ MOST_NEW: Final = 100
 """New runs that are counted; more are shown as `99+`."""
 MOST_SELECTED: Final = 200
 
+_MOST_OF_NAME: Final = 300
+
 _TURNING: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Signs that make a text read in an order in which it is not written."""
 
@@ -115,8 +117,9 @@ async def show_runs(call: Call[None, None]) -> Any:
 
 
 def name_of(run: RecordedRun) -> str | None:
-    """A run's name, on one line; None if nobody has named it."""
+    """A run's name, on one line, cut; None if nobody has named it."""
     words = " ".join((run.title or "").split())
+    words = words if len(words) <= _MOST_OF_NAME else f"{words[:_MOST_OF_NAME]}…"
     is_seen = any(sign.isprintable() and not sign.isspace() for sign in words)
     return (words if is_seen and not _TURNING.search(words) else visible(words)) or None
 
