@@ -209,6 +209,12 @@ async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(
         await page.get_by_label("Add metadata").fill("{")
         await page.get_by_role("button", name="Change").click()
         await expect(page.locator("#toasts")).to_contain_text("this is not a JSON object")
+        await page.get_by_label("Add metadata").fill("")
+        for ttl in ("1_0", "nan"):
+            await page.get_by_label("this many minutes").fill(ttl)
+            await page.get_by_role("button", name="Change").click()
+            await expect(page.locator("#toasts")).to_contain_text(f"'{ttl}' is not a number of minutes")
+        assert (await client.get(f"/threads/{thread_id}")).json()["ttl"]["ttl_minutes"] == 90
         seen.complaints.clear()
 
         await page.get_by_role("button", name="Copy the thread").click()
