@@ -88,6 +88,17 @@ async def test_who_signs_in_with_what_is_good(serve_agents: ServeAgents) -> None
             assert too_long.status_code == 401
 
 
+async def test_who_signs_in_on_the_way_to_a_name_with_odd_signs_gets_there(serve_agents: ServeAgents) -> None:
+    async with served_with_keys(serve_agents) as (served, keys):
+        for page in ("/ui/threads/order%2342", "/ui/threads/50%25/caf%C3%A9%3F?view=state", "/ui/agents/a%2541"):
+            async with browsing(served.url) as somebody:
+                asked = await somebody.http.get(page, headers={"sec-fetch-site": "none"})
+                form = await somebody.http.get(asked.headers["location"])
+                (to,) = re.findall(r'name="next" value="([^"]+)"', form.text)
+                answer = await somebody.sign_in(keys["ada"], to=html.unescape(to))
+                assert (answer.status_code, answer.headers["location"]) == (303, page)
+
+
 async def test_who_signs_in_in_one_tab_goes_on_in_all(serve_agents: ServeAgents) -> None:
     async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as somebody:
         first, second = await somebody.token(), await somebody.token("/ui/sign-in?next=%2Fui%2Fruns")

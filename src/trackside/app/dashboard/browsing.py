@@ -127,7 +127,7 @@ class _Readable:
     def _to_sign_in(self, detail: str) -> Any:
         scope = self._scope
         root = str(scope.get("root_path", ""))
-        here = self._path + ("?" + scope["query_string"].decode("latin-1") if scope.get("query_string") else "")
+        here = quote(self._path) + ("?" + scope["query_string"].decode("latin-1") if scope.get("query_string") else "")
         said = "&gone=1" if scope.get("trackside.by_cookie") else ""
         to = f"{root}{SIGN_IN}?next={quote(here if scope['method'] == 'GET' else '/ui', safe='')}{said}"
         if is_script(scope):
