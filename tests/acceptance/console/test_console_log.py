@@ -251,6 +251,17 @@ async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
         await has_rows(page, 100)
 
 
+async def test_the_day_of_an_event_is_said_once_it_is_over(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    await record(database(tmp_path), [RecordedRun(ago=1)])
+    async with visit(server.url) as seen:
+        await seen.page.clock.install()
+        page = await seen.go("/ui/log")
+        await is_live(page)
+        await page.clock.fast_forward(24 * 3_600 * 1_000)
+        await expect(page.locator("#log .day:empty")).to_have_count(0)
+
+
 async def test_numbers_are_the_same_live_as_after_a_reload(serve: Any, visit: Any) -> None:
     server = await serve()
     body = {

@@ -100,6 +100,14 @@ function writeDays(within) {
   }
 }
 
+// A page that stays open has events of today that are those of yesterday later.
+let written = new Date().toDateString(); // the day on which days were written
+setInterval(() => {
+  const today = new Date().toDateString();
+  if (today !== written) writeDays(body);
+  written = today;
+}, 5_000);
+
 // Batches. While somebody reads – has opened an event, is in the list, or has gone down – or has paused, new ones wait.
 
 let waiting = []; // newest last; never more than the page can show
