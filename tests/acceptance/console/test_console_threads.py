@@ -114,6 +114,31 @@ async def test_two_checkpoints_are_compared_and_one_is_forked(serve_more: Any, v
         await expect(conversation.locator(".message-human")).to_contain_text("How is it in Rome?")
 
 
+async def test_who_compares_checkpoints_of_an_older_page_stays_on_it(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
+    async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:
+        thread_id = await thread_with(client, "chat", *[says("And now?")] * 8)
+        page = await seen.go(f"/ui/threads/{thread_id}?view=history")
+        rows = page.locator("tbody tr")
+        newest = await rows.first.get_attribute("id")
+        await page.get_by_role("link", name="Older", exact=True).click()
+        await expect(page.locator(f"[id='{newest}']")).to_have_count(0)
+        here = str(await rows.first.get_attribute("id"))
+        await rows.first.get_by_role("link", name="what changed").click()
+        await expect(page.locator("#difference")).to_be_visible()
+        await expect(rows.first).to_have_attribute("id", here)
+        await rows.nth(2).get_by_role("radio").first.check()
+        before = page.url
+        await page.get_by_role("button", name="Compare").click()
+        await page.wait_for_function("before => location.href !== before", arg=before)
+        await expect(rows.first).to_have_attribute("id", here)
+        await page.get_by_role("link", name="Close").click()
+        await expect(page.locator("#difference")).to_have_count(0)
+        await rows.first.get_by_role("link", name="fork").click()
+        await expect(page.locator("#fork")).to_be_visible()
+        await expect(rows.first).to_have_attribute("id", here)
+
+
 async def test_two_questions_are_answered_together_and_one_by_one(serve_more: Any, visit: Any) -> None:
     server = await serve_more()
     async with httpx.AsyncClient(base_url=server.url) as client, visit(server.url) as seen:

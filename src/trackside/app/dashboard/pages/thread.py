@@ -229,6 +229,7 @@ async def _history(call: PageCall, given: Given) -> JsonObject:
         "checkpoints": shown,
         "problem": problem,
         "older": shown[-1]["id"] if len(checkpoints) > SHOWN_CHECKPOINTS else None,
+        "before": before,
         "first": first,
         "second": second,
         "at": at,
