@@ -456,6 +456,26 @@ async def test_whoever_writes_while_a_run_goes_on_neither_answers_nor_stops_it(
         await expect(yes).to_be_focused()
 
 
+async def test_no_new_thread_is_begun_while_a_run_is_about_to_start(serve: Any, visit: Any) -> None:
+    server, held, goes_on = await serve(), asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        held.set()
+        await goes_on.wait()
+        await route.continue_()
+
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/works")
+        await page.route("**/runs/stream", hold)
+        await send(page)
+        await held.wait()
+        await page.get_by_role("button", name="New thread").click()
+        goes_on.set()
+        await expect(page.get_by_role("log").locator(".play-run")).to_contain_text("success")
+        await expect(page.get_by_role("log").locator(".message-human")).to_have_count(1)
+        await expect(page.locator("#play-thread a")).to_have_count(1)
+
+
 async def test_without_scripts_the_playground_takes_nothing_and_says_so(serve: Any, visit: Any) -> None:
     server = await serve()
     async with visit(server.url, java_script_enabled=False) as seen:

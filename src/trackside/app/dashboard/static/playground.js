@@ -407,7 +407,7 @@ class Playground {
   }
 
   renew() {
-    if (this.run) return;
+    if (this.send.disabled) return; // a run goes on, or is about to start
     this.thread = null;
     log.replaceChildren();
     this.asks.replaceChildren();
