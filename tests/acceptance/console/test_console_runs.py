@@ -304,13 +304,8 @@ async def test_times_are_typed_as_they_are_where_the_browser_is(serve: Any, visi
 
 async def test_views_are_kept_by_name_and_are_addresses(serve: Any, visit: Any, tmp_path: Path) -> None:
     server = await serve()
-    await record(
-        database(tmp_path),
-        [
-            RecordedRun(title="fine", ago=2),
-            RecordedRun(title="bad", status="error", ago=1),
-        ],
-    )
+    made = [RecordedRun(title="fine", ago=2), RecordedRun(title="bad", status="error", ago=1)]
+    await record(database(tmp_path), made)
     async with visit(server.url, timezone_id="Asia/Kolkata") as seen:
         page = await seen.go("/ui/runs")
         views = page.get_by_role("navigation", name="Views")
@@ -342,6 +337,17 @@ async def test_views_are_kept_by_name_and_are_addresses(serve: Any, visit: Any, 
         assert await seen.violations() == []
         await views.get_by_role("button", name="Forget the view Fine").click()
         await expect(saved).to_have_count(0)
+
+        await seen.go("/ui/runs?since=today%2B05:30")
+        await views.get_by_role("button", name="Save this view").click()
+        await page.get_by_label("Name").fill("New")
+        await page.get_by_role("button", name="Save", exact=True).click()
+        await expect(views.get_by_role("link", name="New")).to_have_attribute("aria-current", "true")
+        kept = await page.context.storage_state()
+    async with visit(server.url, timezone_id="Etc/GMT-1", storage_state=kept) as seen:
+        page = await seen.go("/ui/runs")
+        await page.get_by_role("link", name="New", exact=True).click()
+        await page.wait_for_url("**since=today%2B01%3A00")  # of the day where the browser is now
 
 
 async def test_those_that_wait_for_a_human_are_those_that_nobody_has_answered(serve: Any, visit: Any) -> None:

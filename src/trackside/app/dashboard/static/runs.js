@@ -220,6 +220,16 @@ function here() {
   return query.toString();
 }
 
+/** A query with another word for a day. */
+function withDay(query, from, to) {
+  const found = new URLSearchParams(query);
+  for (const name of ["since", "until"]) if (found.get(name) === from) found.set(name, to);
+  return found.toString();
+}
+
+/** A query as it is kept: `today` is the day where the browser is when it is asked for, which may be on summer time then. */
+const kept = (query) => withDay(TODAY === "today" ? query : withDay(query, "today", "today+00:00"), TODAY, "today");
+
 function showViews() {
   for (const shown of views.querySelectorAll(".view")) shown.remove();
   const query = here();
@@ -230,9 +240,9 @@ function showViews() {
     shown.className = "view";
     const link = document.createElement("a");
     link.className = "chip";
-    link.href = `${page}?${new URLSearchParams(view.query)}`;
+    link.href = `${page}?${withDay(view.query, "today", TODAY)}`;
     link.textContent = view.name;
-    if (view.query === query) link.setAttribute("aria-current", "true");
+    if (view.query === kept(query)) link.setAttribute("aria-current", "true");
     const remove = document.createElement("button");
     remove.type = "button";
     remove.className = "quiet small";
@@ -256,7 +266,7 @@ document.getElementById("save-view").addEventListener("click", () => {
 dialog.addEventListener("close", () => {
   const name = document.getElementById("view-name").value.trim();
   if (dialog.returnValue !== "save" || !name) return;
-  keep([...savedViews().filter((view) => view.name !== name), { name, query: here() }]);
+  keep([...savedViews().filter((view) => view.name !== name), { name, query: kept(here()) }]);
   showViews();
 });
 
