@@ -17,6 +17,10 @@ from trackside.testing import make_run
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ERROR = "the address\nis gone"
+HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 @asynccontextmanager
@@ -90,6 +94,25 @@ async def test_it_is_live_also_where_the_log_says_nothing(serve: Any, visit: Any
             await expect(row.locator("[data-rate-of]")).to_have_text(re.compile(r"^[\d.]+/s$"))
         await store.subscriptions.open("late", start="beginning")
         await expect(page.locator("tr[data-row]")).to_have_count(4)
+
+
+async def test_a_rate_is_that_of_the_time_in_which_nobody_looked_too(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    async with store_of(tmp_path) as store, visit(server.url) as seen:
+        await prepare(store)
+        await seen.page.clock.install()
+        page = await seen.go("/ui/subscriptions")
+        await expect(page.locator("#liveness")).to_have_text("live")
+        await page.evaluate(HIDE, True)
+        await store.append(make_run("run-2", thread_id="thread-2", messages=596))
+        async with await store.subscriptions.acquire("audit") as consumer:
+            await consumer.read(1_000)
+            await consumer.acknowledge(605)
+        await page.clock.run_for(600_000)
+        await page.evaluate(HIDE, False)
+        rate = page.locator("[data-rate-of=audit]")
+        await expect(rate).to_have_text(re.compile(r"^(?!0/s)[\d.]+/s$"))
+        assert float((await rate.inner_text()).removesuffix("/s")) < 2, "600 in ten minutes"
 
 
 async def test_parked_events_are_seen_tried_again_and_dropped(serve: Any, visit: Any, tmp_path: Path) -> None:

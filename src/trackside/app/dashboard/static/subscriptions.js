@@ -7,7 +7,7 @@ const whole = new Intl.NumberFormat("en");
 
 function look() {
   const now = performance.now();
-  const isLive = document.getElementById("liveness").dataset.state === "live";
+  const isLive = !document.hidden && document.getElementById("liveness").dataset.state === "live";
   for (const element of document.querySelectorAll("[data-rate-of]")) {
     const name = element.dataset.rateOf;
     const cursor = Number(element.dataset.cursor);
