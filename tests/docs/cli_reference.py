@@ -28,6 +28,10 @@ In a pipe, they show none of these. `trackside --install-completion` makes bash,
 
 Besides the exit codes listed for each command, there are two more: 130 if Ctrl-C interrupted the command, and 141 if
 nobody reads its output any more, as in `trackside explain | head`.
+
+A server or worker writes its program's log to standard error. Other commands show of theirs only what their observers failed
+with; with `TRACKSIDE_DEBUG=1` in the environment, they show all warnings and errors in it, and the traceback if Trackside
+itself fails.
 """
 
 

@@ -14,6 +14,8 @@ import yaml
 from block_checks import CHECKS, DONE_IN_PAGES, SHOWN, TOGETHER, wrong_javascript
 from blocks import DOCS, DOCUMENTS, ROOT, Block, blocks_of, commands_in
 
+from trackside.app.settings._keys import _PLAIN
+
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 EVERY_DOCUMENT = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
@@ -85,6 +87,13 @@ def test_prometheus_is_given_a_place_for_its_key_wherever_it_asks_a_server() -> 
 def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8"))
     assert not [target for target in targets if not (document.parent / target).exists()]
+
+
+def test_the_keys_of_servers_are_on_the_page_that_the_settings_name_for_them() -> None:
+    text = (DOCS / "serving.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| `\[server\]` \|[^\n]*\n\|[-|]+\n((?:\|[^\n]*\n)+)", text, re.MULTILINE)
+    named = {key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == {key for key in _PLAIN["server"] if not key.startswith("jwt_")}  # which the page about access has
 
 
 def test_a_block_that_is_wrong_is_found(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from trackside.app.wiring.observer_types import BUILT_IN
+from trackside.harness.observer import _METHODS as OF_HARNESS
 
 PAGES = Path(__file__).parents[2] / "docs" / "observers"
 PLACES = {known.name: known.place for known in BUILT_IN.values()} | {
@@ -52,3 +53,10 @@ def test_the_overview_names_all_that_there_are_and_leads_to_their_pages() -> Non
     assert set(re.findall(r"^\| \[`(\w+)`\]\(\1\.md\)", overview, re.MULTILINE)) == BUILT_IN.keys()
     pages = {page.name for page in PAGES.glob("*.md")} - {"README.md"}
     assert pages <= set(re.findall(r"\]\((\w+\.md)\)", overview))
+
+
+def test_the_overview_names_the_methods_that_observers_are_asked_for() -> None:
+    overview = (PAGES / "README.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"An observer may have more methods:\n\n((?:(?:\* |  )[^\n]+\n)+)", overview)
+    named = re.findall(r"^\* `(?:async def )?(\w+)\(self", listed, re.MULTILINE)
+    assert {"on_event", *named} == {*OF_HARNESS, "aclose", "hear_end", "watch"}
