@@ -7,6 +7,7 @@ block that cannot be checked says why, in a comment in front of it: `<!-- unchec
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,26 @@ def test_the_keys_of_servers_are_on_the_page_that_the_settings_name_for_them() -
     (table,) = re.findall(r"^\| `\[server\]` \|[^\n]*\n\|[-|]+\n((?:\|[^\n]*\n)+)", text, re.MULTILINE)
     named = {key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert named == {key for key in _PLAIN["server"] if not key.startswith("jwt_")}  # which the page about access has
+
+
+def module_of(name: str) -> str:
+    """The module that a dotted name leads to, or to something in it."""
+    while True:
+        try:
+            if find_spec(name) is not None:
+                return name
+        except ModuleNotFoundError:  # what is in front of its last dot is no package
+            pass
+        name = name.rpartition(".")[0]
+
+
+def test_what_pages_name_of_our_modules_is_in_the_reference_of_those_that_do_not_change() -> None:
+    reference = DOCS / "reference"
+    pages = [path for path in DOCUMENTS if path.is_relative_to(DOCS) and not path.is_relative_to(reference)]
+    text = "".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *pages])
+    named = set(re.findall(r"(?:\bfrom |`)(trackside(?:\.\w+)*)", text))
+    of_pages = "".join(path.read_text(encoding="utf-8") for path in (reference / "api").glob("*.md"))
+    assert sorted({*map(module_of, named)} - {*re.findall(r"^::: ([\w.]+)$", of_pages, re.MULTILINE)}) == []
 
 
 def test_a_block_that_is_wrong_is_found(tmp_path: Path) -> None:
