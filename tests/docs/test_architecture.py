@@ -14,6 +14,8 @@ PACKAGE = Path(trackside.__file__).parent
 PROJECT = PACKAGE.parent.parent
 MAP = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 ROOMS = re.findall(r"```text\n(.*?)```", MAP, re.DOTALL)
+_IN_FRONT = re.compile(r"^ {0,10}([\w/]+(?:, [\w/]+)*)", re.MULTILINE)
+_AMID = re.compile(r"(?: {2}|[,;:.] |\()(\w+)(?=[,;:)]| \(|$)", re.MULTILINE)
 
 OF_APP = ["server", "dashboard", "storage", "streams", "wiring", "engine", "cli"]
 FOLDERS = sorted(
@@ -27,10 +29,16 @@ FOLDERS = sorted(
 """The folders of what the log's room keeps to itself, those of the command line, and those of the harness."""
 
 
+def names_in(listed: str) -> set[str]:
+    """What stands as a name in a part of the map: in front of a line, or in front of what is said of it; not any word."""
+    in_front = re.findall(r"\w+", " ".join(_IN_FRONT.findall(listed)))
+    return {*in_front, *_AMID.findall(listed)}
+
+
 @pytest.mark.parametrize("room", ["harness", "app", *(f"app/{room}" for room in OF_APP), *FOLDERS])
 def test_every_module_of_a_room_has_its_place_on_the_map(room: str) -> None:
     modules = {path.stem for path in (PACKAGE / room).glob("*.py") if not path.stem.startswith("__")}
-    named = {word for listed in ROOMS for word in re.findall(r"\w+", listed)}
+    named = {name for listed in ROOMS for name in names_in(listed)}
     assert sorted(modules - named) == []
 
 
