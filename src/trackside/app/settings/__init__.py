@@ -268,7 +268,9 @@ def load_settings(
 
     If both files set a value, `trackside.toml` wins; the agents of both are served.
 
-    If left out, `environ` is this process's environment, and `folder`, where the files are, the current folder.
+    If left out, `environ` is this process's environment, and `folder`, where the files are, the current folder. What
+    `[engine]` and `langgraph.json` name is looked for in `folder`; all other relative paths are left as they are, and so
+    go by the current folder.
 
     Raises:
         SettingsError: a key is unknown, a value does not fit, or a file does not have its form; the message names it.
