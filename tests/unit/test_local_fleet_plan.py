@@ -10,9 +10,12 @@ from trackside.app.engine.local import FleetPlan
 from trackside.app.settings import load_settings
 
 
+def asked() -> UpOptions:
+    return UpOptions(agents=(), workers=3, servers=2, engine="nats", first_port=None, data=None, json=False)
+
+
 def planned(folder: Path) -> FleetPlan:
-    options = UpOptions(agents=(), workers=3, servers=2, engine="nats", first_port=None, data=None, json=False)
-    return plan_of(options, load_settings(), folder)
+    return plan_of(asked(), load_settings(), folder)
 
 
 @pytest.fixture
@@ -32,3 +35,14 @@ def test_processes_of_runs_are_counted_with_their_workers(project: Path, monkeyp
 
     (project / "trackside.toml").write_text('[worker]\nisolation = "process"\nconcurrency = 4\n')
     assert planned(project).processes == 1 + 2 + 3 * 5
+
+
+def test_a_fleet_needs_neither_the_engine_nor_the_database_of_the_settings(project: Path) -> None:
+    engine = '[engine]\nurl = "postgres"\n'  # its database is in the environment where it is served
+    (project / "trackside.toml").write_text(f'{engine}[agents]\nchat = "agents.py:chat"\n[pools]\nchat = "gpu"\n')
+
+    options = asked()
+    settings = options.check()
+
+    assert [*settings.agents] == ["chat"]
+    assert plan_of(options, settings, project).pools == ["default", "gpu"]

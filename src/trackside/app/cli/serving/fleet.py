@@ -63,7 +63,8 @@ class UpOptions:
                 )
         if self.first_port is not None and self.first_port + self.servers - 1 > _LAST_PORT:
             raise ArgumentError(name="--port", why=f"ports go up to {_LAST_PORT:,}")
-        return with_agents(load_settings(), self.agents)
+        # The fleet brings its own engine: one in the settings would ask for a database, which the fleet brings, too.
+        return with_agents(load_settings({"engine.url": "inline"}), self.agents)
 
 
 def up(options: UpOptions) -> ExitCode:
