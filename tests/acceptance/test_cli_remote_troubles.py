@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -113,6 +114,35 @@ def test_what_a_variable_says_wrongly_is_not_blamed_on_an_option(here: Trackside
 
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"error: {name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SSL_CERT_FILE", "none.pem", "none.pem cannot be used: No such file or directory"),
+        ("SSL_CERT_FILE", "empty.pem", "empty.pem cannot be used: there are no certificates in it"),
+        ("ALL_PROXY", "socks://ada:secret@127.0.0.1:1080", "it cannot be used; a proxy is written http://host:port"),
+        ("all_proxy", "socks5://ada:secret@127.0.0.1:1080", "for SOCKS: pip install 'httpx[socks]'"),
+        ("HTTPS_PROXY", "http://ada:secret@127.0.0.1:none", "it cannot be used; a proxy is written http://host:port"),
+        ("NO_PROXY", "localhost,[::1]", "hosts without one localhost,::1"),
+    ],
+)
+def test_what_the_environment_names_on_the_way_to_a_server_is_not_taken_for_a_bug(
+    here: Trackside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    for proxy in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.lower(), raising=False)
+    monkeypatch.setitem(sys.modules, "socksio", None)  # it is not installed
+    (tmp_path / "empty.pem").touch()
+    for command in (["runs"], ["run", "echo", "x"], ["doctor"]):
+        done = here(*command, TRACKSIDE_URL="http://127.0.0.1:1", **{name: value})
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: {name}: ")
+        assert said in done.stderr
+        assert "secret" not in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 @contextmanager

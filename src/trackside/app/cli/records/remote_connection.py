@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
@@ -26,6 +27,8 @@ _SECONDS: Final = 30.0  # the longest that an answer may take
 _CONNECTING: Final = 10.0
 _KIND: Final = "trackside"
 _OPTIONS: Final = ("--url", "--api-key")
+_CERTIFICATES: Final = "SSL_CERT_FILE"
+_PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy", "no_proxy")
 _NO_ENDPOINT: Final = ("there is nothing at ", "Not Found", "it answers ")
 """How a 404 begins when it comes from a server that lacks what is asked for, from an app that is its guest, or from
 others that say no more. A missing record has a sentence of its own."""
@@ -428,7 +431,7 @@ async def connected(url: str, key: str | None, *, said_by: tuple[str, str] = _OP
         said_by: what named the two; other commands will also find an address that is in the environment.
 
     Raises:
-        ArgumentError: the address or the key cannot be one.
+        ArgumentError: the address or the key cannot be one, or the environment names what cannot be used.
         RemoteError: nobody answers there, or something other than a server of ours.
     """
     said_url, said_key = said_by
@@ -438,9 +441,7 @@ async def connected(url: str, key: str | None, *, said_by: tuple[str, str] = _OP
     headers = {"User-Agent": f"trackside/{__version__}"}
     if key is not None:
         headers["x-api-key"] = key
-    async with httpx.AsyncClient(
-        base_url=f"{address}/", headers=headers, timeout=httpx.Timeout(_SECONDS, connect=_CONNECTING)
-    ) as client:
+    async with _client_for(address, headers) as client:
         flags = f" --url {shlex.quote(address)}" if said_url == _OPTIONS[0] else ""
         connection = Connection(client, address, flags=flags, has_key=key is not None)
         await connection.see_who_answers()
@@ -448,3 +449,24 @@ async def connected(url: str, key: str | None, *, said_by: tuple[str, str] = _OP
             yield connection
         finally:
             await connection.aclose()
+
+
+def _client_for(address: str, headers: Mapping[str, str]) -> httpx.AsyncClient:
+    """A client that trusts the certificates, and goes by way of the proxies, that the environment names.
+
+    Raises:
+        ArgumentError: these cannot be used. The message has no proxy in it, as that may contain a password.
+    """
+    timeout = httpx.Timeout(_SECONDS, connect=_CONNECTING)
+    try:
+        return httpx.AsyncClient(base_url=f"{address}/", headers=headers, timeout=timeout)
+    except OSError as exc:
+        if not (file := os.environ.get(_CERTIFICATES)):
+            raise
+        why = "there are no certificates in it" if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise ArgumentError(name=_CERTIFICATES, why=f"{file} cannot be used: {why}") from exc
+    except (ImportError, ValueError, httpx.InvalidURL) as exc:
+        named = ", ".join(name for name in os.environ if name.lower() in _PROXIES) or "the proxy of this system"
+        hint = "; for SOCKS: pip install 'httpx[socks]'" if isinstance(exc, ImportError) else ""
+        why = f"it cannot be used; a proxy is written http://host:port, and hosts without one localhost,::1{hint}"
+        raise ArgumentError(name=named, why=why) from exc
