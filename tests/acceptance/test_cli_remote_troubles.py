@@ -28,6 +28,7 @@ from trackside.testing import make_run
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 Piped = Callable[..., "subprocess.Popen[str]"]
+Terminals = Callable[..., Any]
 
 AGENTS = """
 import asyncio
@@ -338,6 +339,40 @@ def test_ctrl_c_stops_the_run_on_the_server_or_leaves_it_where_that_is_away(
         assert left.returncode == 130
         assert f"run {run_id} was left to the server: No server answers at {server.url}" in err
         assert "Traceback" not in err
+
+
+def test_a_run_that_ends_while_its_server_stops_is_shown_to_its_end_when_that_is_back(
+    tmp_path: Path, piped: Piped, forkery: Forkery
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    with TracksideServer(tmp_path, "agents.py:told", forkery=forkery) as server:
+        run = piped("run", "told", "x", "--json", "--url", server.url)
+        started = next_start(run)
+        server.signal(signal.SIGTERM)  # it lets the run end, and takes no more requests
+        (tmp_path / "go").touch()
+        assert server.wait() == 0
+        assert run.stderr is not None
+        assert run.stderr.readline().startswith("waiting: ")
+        server.restart()
+        out, err = run.communicate(timeout=60)
+
+    assert (run.returncode, err) == (0, "")
+    result = json.loads(out.splitlines()[-1])["result"]
+    assert (result["run_id"], result["status"]) == (started, "success")
+
+
+@pytest.mark.parametrize(("shown", "term"), [(["--json"], "xterm"), ([], "dumb")])
+def test_a_terminal_that_shows_no_live_lines_is_told_that_the_server_is_away(
+    tmp_path: Path, terminal: Terminals, forkery: Forkery, shown: list[str], term: str
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    with TracksideServer(tmp_path, "agents.py:sleep", forkery=forkery) as server:
+        run = terminal("run", "sleep", "x", *shown, "--url", server.url, TERM=term)
+        run.wait_for("started")
+        server.kill()
+        run.wait_for("waiting: No server answers at ")
+        server.restart()
+        assert run.wait() == 1  # its server was lost
 
 
 @pytest.mark.parametrize("way", ["killed", "begun anew"])

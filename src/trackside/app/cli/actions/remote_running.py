@@ -21,6 +21,8 @@ from trackside.app.cli.records.remote_connection import (
     Connection,
     RefusedError,
     RemoteError,
+    ServerAwayError,
+    ServerFailedError,
     connected,
     part_of_path,
     path_of_run,
@@ -39,7 +41,7 @@ from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 _SHOWN: Final = ("messages-tuple", "custom")
 _SILENCE: Final = 60.0  # seconds without a heartbeat after which a stream counts as lost
-_PAUSE: Final = 0.5  # seconds before a stream that was cut is resumed
+_PAUSE: Final = 0.5  # seconds before a stream that was cut is resumed, or a server that is away is asked again
 _WITHOUT_END: Final = 5.0  # seconds by which the last pieces of output may follow the end of their run
 _ENDS: Final = frozenset({"end", "error"})
 
@@ -239,15 +241,16 @@ class _Watched:
 
     def _say_away(self, failure: Exception) -> None:
         self._view.away("the server")
-        if not standard_output().is_screen:  # the view's own message is not visible there
+        # The view's own message is on the live lines of a terminal, and nowhere else.
+        if isinstance(self._view, JsonView) or not standard_output().is_live:
             say_away(failure)
 
     async def _result_of(self, last: RunLifecycleEvent) -> RunResult:
         status = run_status_of(last.event_type, last.payload) or RunStatus.cancelled
-        run = await self._records.run(self.run_id)
+        run = await self._answered(lambda: self._records.run(self.run_id))
         output = None
         if status is RunStatus.success:
-            answer = await self._connection.get(f"{self._path}/join")
+            answer = await self._answered(lambda: self._connection.get(f"{self._path}/join"))
             said = msgspec.json.decode(answer.body)
             output = None if said == {} else said  # how servers say that there was no output
         return RunResult(
@@ -259,6 +262,22 @@ class _Watched:
             None if run is None else run.title,
             output=output,
         )
+
+    async def _answered[T](self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What the server answers, when it is there: one that stops lets runs end, and is away when they have.
+
+        Raises:
+            RemoteError: it refuses.
+        """
+        said = False
+        while True:
+            try:
+                return await ask()
+            except (ServerAwayError, ServerFailedError) as exc:
+                if not said:
+                    self._say_away(exc)
+                said = True
+            await asyncio.sleep(_PAUSE)
 
     async def _show_stream(self, begun: asyncio.Event) -> None:
         """Show the run's live output; if the stream is cut, resume where it was. The run's events say the rest."""
