@@ -153,6 +153,25 @@ async def test_a_cron_is_changed_in_part(served: Any) -> None:
     assert await crons.search() == [on]
 
 
+async def test_a_cron_whose_end_comes_before_its_next_time_is_refused(served: Any) -> None:
+    crons, now = served.client.crons, datetime.now(UTC)
+    soon, between = now + timedelta(days=1), now + timedelta(days=250)
+    later = f"0 0 1 {(now.month + 10) % 12 + 1} *"
+    why = "comes before the next time of schedule"
+    with pytest.raises(UnprocessableEntityError, match=why):
+        await crons.create("counting", schedule=YEARLY, end_time=soon)
+    off = await crons.create("counting", schedule=YEARLY, end_time=soon, enabled=False)
+    endless = await crons.create("counting", schedule=YEARLY)
+    ends = await crons.create("counting", schedule=YEARLY, end_time=between)
+
+    for cron, changes in ((off, {"enabled": True}), (endless, {"end_time": soon}), (ends, {"schedule": later})):
+        with pytest.raises(UnprocessableEntityError, match=why):
+            await crons.update(cron["cron_id"], **changes)
+    assert await crons.search() == [ends, endless, off]
+    moved = await crons.update(ends["cron_id"], schedule=later, end_time=None)
+    assert moved["next_run_date"] > ends["next_run_date"]
+
+
 async def test_crons_are_found_counted_and_deleted(served: Any) -> None:
     crons = served.client.crons
     thread_id = await new_thread(served)

@@ -215,8 +215,16 @@ def _times(cron: Cron) -> tuple[Any, ...]:
 
 
 async def _due(cron: Cron, now: datetime) -> Cron:
-    """The cron with the time of its next run."""
+    """The cron with the time of its next run.
+
+    Raises:
+        HttpError: its end comes before its first run, so that there would be none.
+        InvalidScheduleError: there is no such time, or place.
+    """
     coming = await in_own_thread(next_run, cron.schedule, cron.timezone, cron.end_time, now)
+    if cron.enabled and coming is None and (end := cron.end_time) is not None:
+        said = f"end_time = {end.isoformat()} comes before the next time of schedule = {cron.schedule!r}"
+        raise HttpError(status=422, detail=f"{said}: no run would be started")
     reason = None if cron.enabled else cron.disabled_because
     return replace(cron, next_run_at=coming if cron.enabled else None, disabled_because=reason)
 
