@@ -291,15 +291,17 @@ async def test_a_graph_finds_the_ids_of_its_crons_run_as_of_any_other(serve_agen
 async def test_a_cron_whose_thread_was_removed_is_disabled_and_says_why(served: Any, counting: Counting) -> None:
     thread_id = await new_thread(served)
     cron = await served.client.crons.create_for_thread(thread_id, "counting", schedule=YEARLY)
-    await served.app.store.threads_of(None).remove(thread_id)
-    await become_due(served, cron["cron_id"])
-    await disabled(served, cron["cron_id"])
+    await served.client.threads.delete(thread_id)
 
     (found,) = await served.client.crons.search()
     assert (found["enabled"], found["next_run_date"]) == (False, None)
     assert thread_id in found["disabled_because"]
     again = await served.client.crons.update(cron["cron_id"], enabled=True)
     assert again["disabled_because"] is None
+    await become_due(served, cron["cron_id"])
+    left = await disabled(served, cron["cron_id"])
+    assert left.next_run_at is None
+    assert thread_id in str(left.disabled_because)
     assert counting.runs.empty()
 
 

@@ -123,6 +123,28 @@ async def test_a_cron_that_is_gone_is_not_changed(store: Store) -> None:
     assert await store.crons.get(made.cron_id) is None
 
 
+async def test_the_crons_of_a_thread_that_is_removed_are_disabled_with_it(store: Store) -> None:
+    threads = store.threads_of(None)
+    gone, other = [(await threads.create()).thread_id for _ in range(2)]
+    its_own, *others = await kept(
+        store,
+        cron(thread_id=gone, next_run_at=NOON),
+        cron(1, thread_id=gone, enabled=False, disabled_because="it does not fit"),
+        cron(2, thread_id=other, next_run_at=NOON),
+        cron(3, next_run_at=NOON),
+    )
+
+    await threads.remove(gone)
+
+    found = await store.crons.get(its_own.cron_id)
+    assert found is not None
+    assert (found.enabled, found.next_run_at) == (False, None)
+    assert gone in str(found.disabled_because)
+    assert found.updated_at > its_own.updated_at
+    assert not await store.crons.replace(its_own, replace(its_own, next_run_at=NOON + MINUTE))
+    assert [await store.crons.get(one.cron_id) for one in others] == others
+
+
 async def test_crons_are_found_by_what_they_are(store: Store) -> None:
     thread = new_id()
     a, b, c, d, e = await kept(

@@ -205,7 +205,8 @@ class NoteState(OnThread):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RemoveThread(OnThread):
-    """Remove a thread, with its runs, from what clients see, at once. What it has is removed later (`sweeping`).
+    """Remove a thread, with its runs, from what clients see, at once, and disable its crons. What it has is removed later
+    (`sweeping`).
 
     With `expired`, only if it has expired by now and no run is on it: otherwise it stays, without complaint. Runs that
     somebody has left there for good end with it. The result says whether it was removed.
@@ -237,6 +238,7 @@ class RemoveThread(OnThread):
         elif run_id is not None:
             raise ThreadInUseError(thread_id=self.thread_id, run_id=run_id)
         unit.remove_thread(self.thread_id, self.now)
+        unit.deleted_threads[self.thread_id] = self.now
         unit.unlabel_thread(self.thread_id)
         of_thread = (runs.c.thread_id == self.thread_id, runs.c.removed_at.is_(None))
         unit.session.execute(update(runs).where(*of_thread).values(removed_at=self.now))

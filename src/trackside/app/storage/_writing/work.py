@@ -37,6 +37,7 @@ from trackside.app.storage._rows.tables import idempotency_keys, thread_labels, 
 from trackside.app.storage._rows.totals import Totals
 from trackside.app.storage._writing.attempts import forget_request, give_up_place, next_attempt
 from trackside.app.storage._writing.graph_borrowing import bring_missing
+from trackside.app.storage._writing.orphans import disable_crons
 from trackside.app.storage.errors import (
     EventConflictError,
 )
@@ -135,6 +136,8 @@ class UnitOfWork:
         """The keys of runs that are let in, and the runs that they name."""
         self.removed_threads: list[str] = []
         """Threads that are gone for clients from now on."""
+        self.deleted_threads: dict[str, str] = {}
+        """Those of them that did not end with a run, and since when: crons may run on them."""
         self.totals = Totals()
         """What to add to the sums, besides what follows from the runs that change."""
         self.load(
@@ -390,6 +393,7 @@ class UnitOfWork:
 
     def write(self) -> None:
         """Send the changes to the database."""
+        disable_crons(self.session, self.deleted_threads)
         if self.idempotency_keys:
             keys = [(named.key, named.body, run_id) for named, run_id in self.idempotency_keys.values()]
             self.session.execute(idempotency_keys.insert().values(keys))
