@@ -22,6 +22,10 @@ async def failing(input: Any) -> None:
     raise ValueError("it cannot be done")
 
 
+async def _never(_: Any) -> None:
+    await asyncio.Event().wait()
+
+
 async def ids_of(client: Any, **query: Any) -> list[str]:
     return [thread["thread_id"] for thread in await client.threads.search(**query)]
 
@@ -29,10 +33,7 @@ async def ids_of(client: Any, **query: Any) -> list[str]:
 async def test_a_thread_is_made_looked_at_changed_and_removed(
     serve_agents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never(_: Any) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(sweeping.Sweeper, "_keep_on", never)  # what is gone has a row until it was swept
+    monkeypatch.setattr(sweeping.Sweeper, "_keep_on", _never)  # what is gone has a row until it was swept
     async with serve_agents({"chat": chat}) as served:
         threads, thread_id = served.client.threads, new_id()
         made = await threads.create(thread_id=thread_id, metadata={"customer": "acme", "n": 1}, ttl=60)
@@ -275,6 +276,24 @@ async def test_a_thread_is_made_step_by_step(serve_agents: Any) -> None:
         with pytest.raises(UnprocessableEntityError):
             await served.client.threads.create(graph_id="graph", supersteps=wrong)
         assert await served.client.threads.count() == 1
+
+
+async def test_the_id_of_a_thread_that_could_not_be_made_step_by_step_is_free(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping.Sweeper, "_keep_on", _never)
+    first = {"updates": [{"values": {"log": ["zero"]}, "as_node": "__start__"}]}
+    wrong = {"updates": [{"values": {}, "as_node": "nobody"}]}
+    async with serve_agents({"graph": logging_graph()}) as served:
+        threads = served.client.threads
+        other = await threads.create(graph_id="graph", supersteps=[first])
+        with pytest.raises(UnprocessableEntityError):
+            await threads.create(thread_id=(thread_id := new_id()), graph_id="graph", supersteps=[first, wrong])
+        made = await threads.create(thread_id=thread_id, graph_id="graph", supersteps=[first])
+
+        assert made["values"] == other["values"] == {"log": ["zero"]}
+        history, of_other = [await threads.get_history(one["thread_id"]) for one in (made, other)]
+        assert len(history) == len(of_other)
 
 
 async def test_a_thread_that_is_there_is_not_made_over(serve_agents: Any) -> None:

@@ -152,6 +152,24 @@ async def test_what_threads_remember_that_are_gone_is_forgotten_apart_from_the_l
     assert len(await store.events(run_id=deleted.run_id)) > 0
 
 
+async def test_a_thread_that_is_gone_can_be_forgotten_alone(store: Store, manager: RunManager) -> None:
+    threads = store.threads_of(None)
+    empty, waiting, there = [(await threads.create()).thread_id for _ in range(3)]
+    had_runs = (await ended(manager)).thread_id
+    for thread_id in (empty, waiting, had_runs):
+        await threads.remove(thread_id)
+
+    assert await store.sweeper().forget_only([empty, had_runs, there])
+
+    assert (await threads.create(empty)).thread_id == empty
+    for thread_id in (waiting, had_runs):
+        with pytest.raises(ThreadExistsError):
+            await threads.create(thread_id)
+    assert await store.thread_states().load(had_runs) is None
+    assert (await threads.get(there)).thread_id == there
+    assert (await store.sweeper().sweep()).forgotten == 1
+
+
 async def test_a_deleted_thread_stays_in_the_log_until_a_saver_has_forgotten_it(
     store: Store, manager: RunManager
 ) -> None:

@@ -38,6 +38,11 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thre
     return True
 
 
+def are_kept_here(parts: ServerParts, keeper: object) -> bool:
+    """Whether the store itself keeps all checkpoints of an agent, so that nobody else has to be asked to forget them."""
+    return lacks_checkpointer(keeper) and hasattr(parts.checkpointer, "agather")
+
+
 async def forget_checkpoints(parts: ServerParts, keeper: object, thread_id: str) -> None:
     """Remove what was put for a thread after it was gone, where its checkpoints are kept outside of the store."""
     saver = parts.checkpointer

@@ -159,6 +159,18 @@ class Sweeper:
         _raise_one_of(failures)
         return forgotten
 
+    async def forget_only(self, thread_ids: Sequence[str]) -> bool:
+        """The same for these threads alone, as far as they are gone; False: another sweeper is at it, and sees to it.
+
+        Raises:
+            StorageError, Exception: as `forget`.
+        """
+        done = await self._forget_page(thread_ids)
+        if done is None:
+            return False
+        _raise_one_of(done[1])
+        return True
+
     async def _keep_on(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()

@@ -13,7 +13,7 @@ from typing import Any, Final
 from trackside.app.server.access import check_served
 from trackside.app.server.authorizing import About, copied_metadata, for_existing, on_thread, threads_wanted
 from trackside.app.server.calls import uuid_of
-from trackside.app.server.copying import check_prunable, copy_checkpoints, keep_latest
+from trackside.app.server.copying import are_kept_here, check_prunable, copy_checkpoints, keep_latest
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty, json_reply, page_headers
@@ -401,6 +401,14 @@ async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[S
         try:
             await asked_of(keeper, keeper.replay(place_of(call.parts, call.principal, thread.thread_id), steps))
         except TracksideError:
-            await _threads(call).remove(thread.thread_id)
+            await _unmake(call, thread, keeper)
             raise
         await states.note_change()
+
+
+async def _unmake(call: Call[Any, Any], thread: StoredThread, keeper: KeepsThreads) -> None:
+    """Remove a thread whose state could not be made. Its id is free at once, unless others have to forget it first."""
+    with suppress(UnknownThreadError, ThreadInUseError):  # who has asked hears what did not fit
+        await _threads(call).remove(thread.thread_id)
+        if are_kept_here(call.parts, keeper):
+            await call.parts.store.sweeper().forget_only([thread.thread_id])
