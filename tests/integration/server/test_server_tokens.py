@@ -341,6 +341,16 @@ async def test_a_token_that_names_no_key_is_checked_with_the_only_one() -> None:
         assert await status_of(known, token(jti="1")) == 401
 
 
+async def test_a_key_that_names_no_algorithm_is_good_for_all_of_its_kind() -> None:
+    async with a_provider() as provider:
+        provider.keys.append(jwk(RSA, "bound", "RS256", alg="RS256"))
+        known = TokenAuthenticator.of(RULES, key=None, jwks=provider.url)
+        for algorithm, alone in (("RS256", 200), ("RS512", 401), ("PS256", 401)):
+            assert await status_of(known, token(RSA, algorithm, "first")) == 200
+            assert await status_of(known, token(RSA, algorithm, "bound")) == alone
+        assert await status_of(known, token(EC, "ES256", "first")) == 401
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -7,9 +7,9 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -30,10 +30,18 @@ _STALE: Final = 3_600.0  # seconds for which they are believed when they cannot 
 _AGAIN: Final = 10.0  # seconds between two tries, whatever key is asked for
 _TIMEOUT: Final = 5.0  # seconds that fetching them may take, however fast each byte comes
 _MOST_BYTES: Final = 1_048_576
+_OF_RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 
 
 class BadKeySetError(ValueError):
     """There are no keys in what was fetched, or nothing could be fetched."""
+
+
+class PublicKey(NamedTuple):
+    """A public key, in a form that PyJWT takes, and the algorithms that a token may be signed with."""
+
+    key: Any
+    algorithms: Sequence[str]
 
 
 class KeySet:
@@ -56,14 +64,14 @@ class KeySet:
         self._where = where
         self._is_url = url.scheme in {"http", "https"}
         self._clock = clock
-        self._keys: Mapping[str | None, jwt.PyJWK] = {}
+        self._keys: Mapping[str | None, PublicKey] = {}
         self._fetched_at = self._tried_at = float("-inf")
         self._fetching = asyncio.Lock()
         self._threads = DaemonThreads("trackside-jwks")
         self.version = 0
         """Grows each time that the keys may have changed."""
 
-    async def key(self, key_id: str | None) -> jwt.PyJWK | None:
+    async def key(self, key_id: str | None) -> PublicKey | None:
         """The key with this id, or the only one for a token that names none; None if there is none.
 
         Raises:
@@ -98,7 +106,7 @@ class KeySet:
             self._keys = found
             self.version += 1
 
-    def _load(self) -> Mapping[str | None, jwt.PyJWK]:
+    def _load(self) -> Mapping[str | None, PublicKey]:
         return keys_in(_downloaded(self._where) if self._is_url else Path(self._where).read_bytes())
 
 
@@ -140,7 +148,7 @@ async def _read(client: httpx.AsyncClient, url: str) -> bytes:
         return bytes(content)
 
 
-def keys_in(content: bytes) -> Mapping[str | None, jwt.PyJWK]:
+def keys_in(content: bytes) -> Mapping[str | None, PublicKey]:
     """The public keys for signatures in a JWKS, by their ids; if there is only one, also for tokens that name none.
 
     Raises:
@@ -148,7 +156,7 @@ def keys_in(content: bytes) -> Mapping[str | None, jwt.PyJWK]:
     """
     document = json.loads(content)
     listed = document.get("keys") if isinstance(document, dict) else None
-    found: dict[str | None, jwt.PyJWK] = {}
+    found: dict[str | None, PublicKey] = {}
     for entry in listed if isinstance(listed, list) else ():
         # A secret in a JWKS is no longer secret. A key for encryption signs nothing.
         if not isinstance(entry, dict) or entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
@@ -157,9 +165,16 @@ def keys_in(content: bytes) -> Mapping[str | None, jwt.PyJWK]:
             key = jwt.PyJWK(entry)
         except jwt.PyJWTError:
             continue  # of a kind that is not known here; the others will do
-        found[key.key_id] = key
+        found[key.key_id] = _usable(key, entry)
     if not found:
         raise BadKeySetError("there are no keys for signatures in it")
     if len(found) == 1:
         found[None] = next(iter(found.values()))
     return found
+
+
+def _usable(key: jwt.PyJWK, entry: Mapping[str, Any]) -> PublicKey:
+    """A key with the algorithms that fit it. PyJWT takes an RSA key that names none (RFC 7517, 4.4) for one of RS256."""
+    if key.key_type == "RSA" and not entry.get("alg"):
+        return PublicKey(key.key, _OF_RSA)
+    return PublicKey(key, (key.algorithm_name,))

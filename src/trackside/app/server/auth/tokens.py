@@ -163,12 +163,13 @@ class TokenAuthenticator:
         if not isinstance(self._keys, KeySet):
             return self._keys
         header = jwt.get_unverified_header(token)
-        if header.get("alg") not in self._algorithms:
+        algorithm = header.get("alg")
+        if algorithm not in self._algorithms:
             raise jwt.InvalidAlgorithmError
-        key = await self._keys.key(header.get("kid"))
-        if key is None or key.algorithm_name not in self._algorithms:
+        found = await self._keys.key(header.get("kid"))
+        if found is None or algorithm not in found.algorithms:
             raise jwt.InvalidKeyError
-        return key
+        return found.key
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
         owner = claims.get(self._rules.owner)
