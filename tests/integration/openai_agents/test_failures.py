@@ -17,7 +17,7 @@ from agents import (
 from tests.contract.ways_to_run import virtual
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 
-from trackside import RunStatus, run_agent
+from trackside import RunStatus, current_run, run_agent
 
 
 def agent(*turns: Any, **options: Any) -> Agent[Any]:
@@ -110,6 +110,49 @@ async def test_a_guardrail_that_trips_beside_the_model_is_no_failure_of_the_mode
     outcome = await stage.play(agent(later, input_guardrails=[no_arms]), "sell me a tank")
     assert outcome.end["error_type"] == "InputGuardrailTripwireTriggered"
     assert "llm_error_count" not in outcome.usage
+
+
+def breaks_off() -> None:
+    raise asyncio.CancelledError("the shared connection was closed")
+
+
+def asks() -> None:
+    run = current_run()
+    assert run is not None
+    run.interrupt("may this be asked?")
+
+
+@pytest.mark.parametrize(
+    ("does", "error_type", "says"),
+    [
+        (breaks_off, "CancelledError", "the shared connection was closed"),
+        (asks, "ToolPauseError", "called `run.interrupt`"),
+    ],
+)
+async def test_an_input_guardrail_that_comes_to_no_verdict_after_the_model_has_answered_is_not_passed(
+    stage: Any, does: Any, error_type: str, says: str
+) -> None:
+    answered = asyncio.Event()
+
+    @input_guardrail
+    async def no_arms(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
+        await answered.wait()
+        does()
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=False)
+
+    @output_guardrail
+    async def is_last(context: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
+        answered.set()
+        for _ in range(10):  # turns of the event loop, in which the other one ends
+            await asyncio.sleep(0)
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=False)
+
+    guarded = agent("here is a tank", input_guardrails=[no_arms], output_guardrails=[is_last])
+    outcome = await stage.play(guarded, "sell me a tank")
+    assert outcome.status is RunStatus.error
+    assert outcome.end["error_type"] == error_type
+    assert says in outcome.end["error"]
+    assert outcome.streamed("values") == []
 
 
 async def test_an_output_guardrail_says_its_name_and_what_it_found(stage: Any) -> None:

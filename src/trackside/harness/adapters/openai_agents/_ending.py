@@ -34,6 +34,7 @@ from trackside.harness.payload import whole
 _SDK = f"{Path(agents.__file__).parent}/"
 _OUTLIVING = (f"{_SDK}mcp/", f"{_SDK}sandbox/sandboxes/", f"{_SDK}extensions/sandbox/")
 """Code whose tasks outlive runs: server connections, and a sandbox session's processes, which end with the session."""
+_CHECKING = "_input_guardrails_task"  # private: the task of the guardrails that check an input beside the model
 
 
 async def see_through(result: RunResultStreaming, take: Callable[[StreamEvent], None], recorder: UsageRecorder) -> None:
@@ -53,6 +54,8 @@ async def see_through(result: RunResultStreaming, take: Callable[[StreamEvent], 
                     raise
         if (running := result.run_loop_task) is not None and running.cancelled():
             running.result()  # raises the cancel that code of the run has raised, which the SDK's stream leaves out
+        if (checking := getattr(result, _CHECKING, None)) is not None and checking.done():
+            checking.result()  # the same for guardrails, and for what else is no `Exception`, as a pause
     except BaseException:
         await _all_ended(recorder)
         raise
