@@ -372,6 +372,30 @@ def test_what_was_given_to_a_required_observer_that_ctrl_c_hits_is_given_to_it_a
 
 
 @both_ways
+@pytest.mark.parametrize(
+    ("on", "messages", "ends", "thread"),
+    [(STARTED, 1, "run_failed error", "error"), (COMPLETED, 2, "run_completed success", "idle")],
+    ids=["run_started", "run_completed"],
+)
+def test_those_behind_an_optional_observer_that_ctrl_c_hits_are_told_all_the_same(
+    way: Way, on: LifecycleEventType, messages: int, ends: str, thread: str
+) -> None:
+    hit = RecordingObserver(Misbehaviour(how=KeyboardInterrupt(), on=on, times=1))
+    log, last = RecordingObserver(), RecordingObserver()
+
+    async def story() -> None:
+        async with way(hit, required(log), last, policy=IN_LINE) as runs:
+            await (await runs.start(Agent("success"), "hello")).ended()
+            await asyncio.Event().wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_virtual(story())
+    for observer in (log, last):
+        assert_run_order(observer.events)
+        assert told(observer.events) == short_of(way, messages=messages, ends=ends, thread=thread)
+
+
+@both_ways
 @virtual
 async def test_a_run_that_never_starts_because_of_a_required_observer_still_ends_for_those_before_it(way: Way) -> None:
     before = RecordingObserver()

@@ -140,7 +140,9 @@ class ObserverSet:
         return await self._pass_on(events, self._chain)
 
     async def _pass_on(self, events: Sequence[RunLifecycleEvent], chain: Sequence[_Wrapped]) -> BaseException | None:
-        """What the first required observer that failed raised; the others see what those before them took."""
+        """What the first required observer that failed raised, or Ctrl-C in any other; the others see what those before
+        them took.
+        """
         failure: BaseException | None = None
         for observer in chain:
             raised: BaseException | None = None
@@ -153,7 +155,10 @@ class ObserverSet:
                 if not had:
                     break
             else:
-                had = await _offer(observer, events, seen)
+                try:
+                    had = await _offer(observer, events, seen)
+                except KeyboardInterrupt as exc:  # somebody at the keyboard: those behind it are still told (I18)
+                    had, failure = events, exc
             if raised is None and had[-1] is not events[-1]:
                 later = await self._pass_on_rest(had, events, chain[chain.index(observer) :], bound)
                 return failure or later
