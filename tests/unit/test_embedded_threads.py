@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.contract.ways_to_run import Gate, required, told, virtual
+from tests.contract.ways_to_run import Gate, end_of, required, told, virtual
 from tests.unit.embedded_agents import echo
 
 from trackside import RunManager, RunSpec, RunStatus, run_agent
@@ -58,6 +58,20 @@ async def test_a_run_whose_thread_a_run_above_it_holds_is_refused_instead_of_wai
     result = await run_agent(nested(levels, thread_id="t"), "x", thread_id="t")
     assert result.output == result.run_id
     assert (await run_agent(nested(levels, thread_id="other"), "x", thread_id="t")).output == "x"
+
+
+@virtual
+async def test_who_calls_an_agent_on_the_thread_of_his_own_run_is_told_to_take_another_thread() -> None:
+    async def calls(input: Any) -> None:
+        await run_agent(echo, thread_id="t")
+
+    seen = RecordingObserver()
+    result = await run_agent(calls, observer=seen, run_id="above", thread_id="t")
+    says = (
+        "Thread 't' is busy with run 'above', which cannot end before this call does, so the call would wait for ever; "
+    )
+    assert result.error == f"{says}leave `thread_id` out, or pass another thread's."
+    assert end_of(seen.events).payload["error_type"] == "HeldByCallerError"
 
 
 @pytest.mark.parametrize("size", [2, 3])

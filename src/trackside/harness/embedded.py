@@ -16,7 +16,7 @@ from trackside.harness.amounts import timeout_of
 from trackside.harness.budget import Budget
 from trackside.harness.context import call_in_place, current_run
 from trackside.harness.dispatch import ObserverSet
-from trackside.harness.errors import ThreadBusyError
+from trackside.harness.errors import HeldByCallerError
 from trackside.harness.managing.arguments import check_ports
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
@@ -65,7 +65,7 @@ class _Embedded:
         """Check that a run, for which those `above` it wait, would not itself wait on this thread for one of them.
 
         Raises:
-            ThreadBusyError: one of them has the thread, or has to end before the run that has it can.
+            HeldByCallerError: one of them has the thread, or has to end before the run that has it can.
         """
         holder = await self._holder(thread_id)
         seen, needed = set[str](), [holder]
@@ -73,7 +73,7 @@ class _Embedded:
             if (run_id := needed.pop()) is None or run_id in seen:
                 continue
             if run_id in above:
-                raise ThreadBusyError(thread_id=thread_id, run_id=holder)
+                raise HeldByCallerError(thread_id=thread_id, run_id=holder)
             seen.add(run_id)
             needed += [await self._holder(thread) for thread in {*self._awaited.get(run_id, {}).values()}]
 
@@ -163,10 +163,10 @@ async def run_agent(
         DuplicateRunError: another run of this event loop has this id, and either has not ended or is among the 256 that
             ended last.
         RunDepthError: runs that start runs went too deep.
-        ThreadBusyError: the caller is a run of the same thread, or a run that such a run waits for, perhaps through
-            others that wait their turn; this run could not start before that one ends. If a run makes a call that waits
-            its turn, that run counts as waiting for it, whoever awaits the call, unless the call is made in a context
-            of its own.
+        HeldByCallerError: (a `ThreadBusyError`) the caller is a run of the same thread, or a run that such a run waits
+            for, perhaps through others that wait their turn; this run could not start before that one ends. If a run
+            makes a call that waits its turn, that run counts as waiting for it, whoever awaits the call, unless the
+            call is made in a context of its own.
         asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
         BaseException: whatever a required observer raised; the terminal event was tried first.
     """
@@ -223,7 +223,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, price
         on_released=embedded.on_released,
     )
     if caller is not None and not caller.is_closed and caller.thread_id == record.thread_id:
-        raise ThreadBusyError(thread_id=record.thread_id, run_id=caller.run_id)  # it would wait for itself
+        raise HeldByCallerError(thread_id=record.thread_id, run_id=caller.run_id)  # it would wait for itself
     above = frozenset(run.run_id for run in line_of(caller) if not run.is_closed)
     if above:
         await embedded.check_turn(record.thread_id, above)

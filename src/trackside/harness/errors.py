@@ -152,6 +152,10 @@ class BusyMeanwhileError(ThreadBusyError):
     """Run {run_id!r} began on thread {thread_id!r} while its state was changed, and may not have seen the change; look at the state when the run is over, and change it again if it is not there."""  # noqa: E501
 
 
+class HeldByCallerError(ThreadBusyError):
+    """Thread {thread_id!r} is busy with run {run_id!r}, which cannot end before this call does, so the call would wait for ever; leave `thread_id` out, or pass another thread's."""  # noqa: E501
+
+
 class NoResultHereError(TracksideError):
     """Run {run_id!r} has no result here: {why}. `RunManager.get` and the log know how it ends."""
 
