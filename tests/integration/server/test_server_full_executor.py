@@ -24,6 +24,10 @@ def by_key(headers):
 PATIENCE = 30.0
 
 
+async def chat(text: str) -> str:
+    return text
+
+
 class Said(TypedDict, total=False):
     said: str
     waits: bool
@@ -51,8 +55,9 @@ async def full(serve_agents: Any, folder: Path, go_on: threading.Event) -> Async
 
     (folder / "my_auth.py").write_text(AUTH, encoding="utf-8")
     graph = StateGraph(Said).add_node("say", say).add_edge(START, "say").compile()
+    agents, access = {"graph": graph, "chat": chat}, AccessSettings(auth=f"{folder}/my_auth.py:by_key")
     async with (
-        serve_agents({"graph": graph}, access=AccessSettings(auth=f"{folder}/my_auth.py:by_key")) as served,
+        serve_agents(agents, access=access) as served,
         get_client(url=served.url, api_key=None) as client,
     ):
         thread = await client.threads.create()
@@ -79,3 +84,15 @@ async def test_who_asks_how_it_is_and_what_it_has_is_not_kept_waiting_by_plain_n
         assert (await http.get("/assistants/graph/graph")).json()["edges"]
         cron = {"assistant_id": "graph", "schedule": "0 0 1 1 *", "input": {}}
         assert (await http.post("/runs/crons", json=cron)).status_code == 200
+
+
+@pytest.mark.usefixtures("any_pace")
+async def test_who_looks_at_the_console_or_looks_something_up_is_not_kept_waiting_by_plain_nodes(
+    serve_agents: Any, tmp_path: Path, go_on: threading.Event
+) -> None:
+    async with full(serve_agents, tmp_path, go_on) as (url, thread_id), httpx.AsyncClient(base_url=url) as http:
+        for path in ("/info", "/ui/sign-in?gone=1", "/ui/static/console.js", "/ui/static/console.css"):
+            assert (await http.get(path)).status_code == 200, path
+        found = (await http.post("/threads/search", json={"values": {"said": "it"}})).json()
+        assert [thread["thread_id"] for thread in found] == [thread_id]
+        assert (await http.get("/assistants/chat/schemas")).json()["input_schema"] == {"type": "string"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import hashlib
 import re
@@ -15,6 +14,7 @@ from typing import Any, Final
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply
 from trackside.app.server.routing import Call, Routes
+from trackside.harness.threads import in_own_thread
 
 routes = Routes("Console")
 
@@ -100,7 +100,7 @@ def _serve(name: str) -> None:
     @routes.get(f"/ui/static/{name}", Permission.public, media_type=KINDS[name.rpartition(".")[2]].partition(";")[0])
     async def serve(call: Call[None, None]) -> Any:
         """A file that the pages load."""
-        asset = (await asyncio.to_thread(assets))[name]
+        asset = (await in_own_thread(assets))[name]
         is_this = call.scope.get("query_string", b"") == f"v={asset.version}".encode()
         headers = {"Cache-Control": _FOR_EVER if is_this else "no-cache", "Vary": "Accept-Encoding"}
         body = asset.body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from functools import cache
@@ -16,6 +15,7 @@ from trackside.app.dashboard.tokens import cookie_of, token_of
 from trackside.app.server.failures import FAILED
 from trackside.app.server.principal import NOBODY, Permission
 from trackside.app.server.responses import Failure, Receive, Reply, Scope, Send
+from trackside.harness.threads import in_own_thread
 
 if TYPE_CHECKING:
     from trackside.app.dashboard.templating import Templates
@@ -94,7 +94,7 @@ class Page:
         token, cookie = token_of(scope)
         try:
             if not _is_prepared(self._file):
-                await asyncio.to_thread(_prepare, self._file)
+                await in_own_thread(_prepare, self._file)
             body = self._rendered(scope, token)
         except Exception:  # a template failed; the visitor is told as of any other failure
             if self.template == "failure":

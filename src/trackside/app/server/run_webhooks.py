@@ -40,6 +40,7 @@ from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import json_bytes
 from trackside.harness.states import Caller
+from trackside.harness.threads import in_own_thread
 
 if TYPE_CHECKING:
     from trackside.app.observers.webhook import Poster
@@ -151,7 +152,7 @@ class RunWebhooks:
         while True:
             try:
                 if not self._is_fed and await self._is_there():
-                    await asyncio.to_thread(_poster_maker)  # a process that could only park ends leaves them to others
+                    await in_own_thread(_poster_maker)  # a process that could only park ends leaves them to others
                     await self._open()
                 said = False
             except TracksideError as exc:

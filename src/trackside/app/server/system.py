@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from trackside.app.spool.standing import SpoolStanding
+from trackside.harness.threads import in_own_thread
 
 PATIENCE: Final = 3.0
 """Seconds that looking around may take."""
@@ -62,7 +63,7 @@ class Looker:
     async def _looked(self, look: Callable[[], Surroundings]) -> Surroundings:
         try:
             async with asyncio.timeout(PATIENCE):
-                found = await asyncio.to_thread(self._alone, look)
+                found = await in_own_thread(self._alone, look)
         except TimeoutError:
             found = None
         if found is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ from trackside.app.storage.fleet import (
     ReadyRun,
     StoredWorker,
 )
+from trackside.harness.threads import in_own_thread
 from trackside.harness.types import FailureReason
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class FleetStore:
             StorageError: the database failed.
         """
         found = await self._readers.run(read_workers)
-        return await asyncio.to_thread(found.told)
+        return await in_own_thread(found.told)
 
     async def queue(self) -> QueueDepth:
         """What waits in each pool, and which runs no live worker serves (among the first 10,000 that are ready).

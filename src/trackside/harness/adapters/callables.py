@@ -24,7 +24,7 @@ from trackside.harness.journal import answer_message, as_message, human_messages
 from trackside.harness.payload import copied, whole
 from trackside.harness.questions import ANSWERED
 from trackside.harness.states import Caller
-from trackside.harness.threads import AGENT_THREADS, Threads
+from trackside.harness.threads import AGENT_THREADS, Threads, in_own_thread
 from trackside.harness.types import Json, JsonObject, RunSpec
 
 logger = logging.getLogger("trackside.worker")
@@ -101,7 +101,7 @@ class CallableAgent:
 
     async def schemas(self, *, caller: Caller | None = None) -> JsonObject:
         """The types of the function's input and output, where it declares them and JSON Schema can express them."""
-        return {**dict.fromkeys(_SCHEMAS), **await asyncio.to_thread(_schemas_of, self._called)}
+        return {**dict.fromkeys(_SCHEMAS), **await in_own_thread(_schemas_of, self._called)}
 
     async def subgraphs(
         self, *, namespace: str | None = None, recurse: bool = False, caller: Caller | None = None

@@ -17,6 +17,7 @@ from trackside.app.engine.nats._errors import EngineOptionError
 from trackside.app.engine.nats._link import Link, why_not
 from trackside.app.engine.nats._options import Access, NatsOptions, load_access
 from trackside.app.engine.ports import EngineStatus
+from trackside.harness.threads import in_own_thread
 
 __all__ = ["WORK_QUEUE", "Connection", "Part"]
 
@@ -131,7 +132,7 @@ class Connection:
         try:
             access, self._access = self._access, None
             if access is None:  # what the files say may be new
-                access = await asyncio.to_thread(load_access, self._options)
+                access = await in_own_thread(load_access, self._options)
             link = Link(access, name=self._options.name, on_slow=self._note_slow, on_denied=self._note_denied)
             await link.connect()
         except (

@@ -31,6 +31,7 @@ from trackside.app.observers.broker._message import Message, Outcome, too_large
 from trackside.harness.errors import ClosedError
 from trackside.harness.foreign.failures import line_of
 from trackside.harness.foreign.timelimit import outlived
+from trackside.harness.threads import in_own_thread
 
 __all__ = ["JetStream", "StreamPlan"]
 
@@ -361,7 +362,7 @@ async def _login_options(login: Login, is_safe: Callable[[], bool]) -> dict[str,
     if login.token is not None:
         options["token"] = once_safe(login.token)
     if login.credentials is not None:
-        options["user_credentials"] = RawCredentials(await asyncio.to_thread(Path(login.credentials).read_text))
+        options["user_credentials"] = RawCredentials(await in_own_thread(Path(login.credentials).read_text))
     return options
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import cache
 from typing import Any
 
@@ -13,6 +12,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Problem
 from trackside.app.server.routing import Call, Routes
+from trackside.harness.threads import in_own_thread
 
 routes = Routes("Server")
 
@@ -85,7 +85,7 @@ async def info(call: Call[None, None]) -> Any:
         stream_namespaces=True,
         strict_resume=True,
     )
-    langgraph = await asyncio.to_thread(_langgraph)  # this looks it up on the disk, once
+    langgraph = await in_own_thread(_langgraph)  # this looks it up on the disk, once
     return Info(version=__version__, langgraph_py_version=langgraph, flags=flags, host=Host("trackside"))
 
 

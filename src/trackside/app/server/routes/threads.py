@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -46,6 +45,7 @@ from trackside.harness.errors import ThreadExistsError, ThreadInUseError, Tracks
 from trackside.harness.ids import new_id
 from trackside.harness.running.steady import finish
 from trackside.harness.states import KeepsThreads, StateUpdate, asked_of
+from trackside.harness.threads import in_own_thread
 
 routes = Routes("Threads")
 
@@ -365,7 +365,7 @@ async def _looked_at(call: Call[Any, Any], query: ThreadQuery) -> list[StoredThr
     def fitting() -> list[StoredThread]:
         return [thread for thread in page.threads if wanted.is_in(views[thread.thread_id].values)]
 
-    return await asyncio.to_thread(fitting)  # they may be long
+    return await in_own_thread(fitting)  # they may be long
 
 
 def _steps(supersteps: list[Superstep] | None) -> list[list[StateUpdate]]:

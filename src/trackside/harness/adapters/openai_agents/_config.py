@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from agents.tracing import get_trace_provider
 from trackside.harness.agents.asked import options_in
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.threads import in_own_thread
 
 NOT_HERE = "it is for LangGraph graphs; an agent of the OpenAI Agents SDK has no such thing"
 """Why something that a run asks for is refused."""
@@ -118,7 +118,7 @@ async def prepare_tracing() -> None:
     """Have the SDK make its tracer, as it does on first use, traced or not: that reads certificates from the disk."""
     global _tracing_ready  # noqa: PLW0603  # once for the process, as the SDK has it
     if not _tracing_ready:
-        await asyncio.to_thread(get_trace_provider)
+        await in_own_thread(get_trace_provider)
         _tracing_ready = True
 
 
