@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +15,7 @@ from nats_server import NatsServer
 from raw_postgres import RawConnection
 
 from trackside import AgentLimits, RunContext, RunSpec
+from trackside.app.cli.serving.worker_life import WorkerLife
 from trackside.app.settings import EngineSettings, Settings, WorkerSettings
 from trackside.app.storage.errors import ServerUnreachableError
 from trackside.app.storage.fleet import ReadyRun
@@ -292,6 +295,35 @@ async def test_a_worker_that_stops_is_known_to_have_no_room_while_it_finishes_it
         assert asked == [], "a process that begins anew would not do so"
         crowd.go.set()
         await worker.worker.until_idle()
+
+
+async def test_a_worker_that_ends_leaves_behind_a_run_whose_agent_does_not_stop(
+    have_fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_stop = asyncio.Event(), asyncio.Event()
+
+    async def deaf(input: Any) -> dict[str, Any]:
+        begun.set()
+        while not may_stop.is_set():
+            with suppress(asyncio.CancelledError):
+                await may_stop.wait()
+        return {}
+
+    async with have_fleet({"deaf": deaf}, servers=1, shutdown_grace=0.0) as fleet:
+        server, (worker,) = fleet.servers[0].app, fleet.workers
+        monkeypatch.setattr(worker.store, "leave_within", lambda seconds: None)  # however slow the database is
+        run = await server.manager.start(RunSpec("deaf"))
+        await until(begun.is_set)
+        health: Any = SimpleNamespace(begin_ending=lambda why: None)
+        life = WorkerLife(0.0, lambda *_, **__: None)
+        life._begin_to_end(False)
+        try:
+            async with asyncio.timeout(60):
+                await life.end(worker, worker.worker, health)
+            assert worker.manager.has(run.run_id)
+        finally:
+            may_stop.set()
+        await until(lambda: not worker.manager.has(run.run_id))
 
 
 async def test_runs_of_a_pool_go_to_its_workers(postgres_with_tables: str) -> None:

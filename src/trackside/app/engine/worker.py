@@ -110,6 +110,8 @@ class FleetWorker:
         """Whether the last look found as much as there was room for."""
         self._loops: list[asyncio.Task[None]] = []
         self._runs: set[asyncio.Task[None]] = set()
+        self._awaited: dict[asyncio.Task[Any], str] = {}
+        """The runs whose ends are waited for, by the task that does."""
         self.on_change: list[Callable[[], object]] = []
         """Called whenever it has more or fewer runs."""
         self.on_outdated: list[Callable[[str], object]] = []
@@ -163,10 +165,17 @@ class FleetWorker:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
 
-    async def until_idle(self) -> None:
-        """Wait until everything that was taken has ended, and the engine knows."""
-        while self._runs:
-            await asyncio.wait(self._runs)
+    async def until_idle(self, *, closed: bool = False) -> None:
+        """Wait until everything that was taken has ended, and the engine knows.
+
+        If the manager has `closed`, do not wait for what it has left behind: runs whose agents do not stop.
+        """
+        while going := self._runs - (self._left_behind() if closed else set()):
+            await asyncio.wait(going)
+
+    def _left_behind(self) -> set[asyncio.Task[Any]]:
+        """The tasks that wait for runs which a manager that has closed still has."""
+        return {task for task, run_id in self._awaited.items() if self._manager.has(run_id)}
 
     async def _accept(self) -> None:
         """Take what is offered, whenever there is a place."""
@@ -278,11 +287,15 @@ class FleetWorker:
 
     async def _see_through(self, run_id: str) -> None:
         """Wait until a run has ended, here or (it was lost) elsewhere, and give its place back."""
+        waiting = asyncio.current_task()
+        assert waiting is not None
+        self._awaited[waiting] = run_id
         try:
             await self._manager.result(run_id)
         except NoResultHereError:
             self._lost += 1
         finally:
+            del self._awaited[waiting]
             self._executing -= 1
             self._free(1)
             if self._is_choosy:

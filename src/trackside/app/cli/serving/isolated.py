@@ -34,6 +34,8 @@ _RATHER_THAN_OTHERS: Final = "500"
 class IsolatedLife(WorkerLife):
     """The life of such a process. Its supervisor decides when it begins anew; a SIGHUP from it means to finish."""
 
+    _leaves_behind = False  # the supervisor ends the process then, and says why
+
     @override
     def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self.finish, "its supervisor ends")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class WorkerLife(ProcessLife):
     """The life of one worker."""
 
+    _leaves_behind = True
+    """Whether the process ends although an agent of it does not stop."""
+
     @override
     def __init__(self, grace: float, say: Say) -> None:
         super().__init__(grace, say)
@@ -40,7 +43,7 @@ class WorkerLife(ProcessLife):
         await worker.stop()
         await self._unless_limited(worker.until_idle, app, running=worker.executing)
         await self.close_runs(app)
-        await self.unless_hurried(worker.until_idle())
+        await self.unless_hurried(worker.until_idle(closed=self._leaves_behind))
 
     @override
     def _begin_to_end(self, begins_anew: bool) -> None:
