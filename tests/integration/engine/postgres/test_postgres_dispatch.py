@@ -159,6 +159,24 @@ async def test_a_worker_that_gets_room_as_nobody_is_told_is_told_then(
     await until(lambda: worker.looks > looks + 1 or worker.runs)
 
 
+async def test_of_what_a_worker_says_while_nothing_can_be_sent_the_last_word_counts(fleet: Fleet) -> None:
+    server, one = await fleet.engine(), await fleet.engine()
+    worker = await fleet.worker(one, "only")
+    await worker.until_idle()
+    worker.occupy(1)
+    await until(lambda: not worker.offers._said.has_room and not one._bus.waiting)
+    async with one._bus._turn:  # as while the database is slow
+        one._bus.notify("any", "on its way")
+        await until(lambda: one._bus._sending)
+        for change, has_room in ((worker.let_go, True), (worker.occupy, False), (worker.let_go, True)):
+            change(1)
+            await until(lambda has_room=has_room: worker.offers._said.has_room is has_room)
+    await fleet.heard_by(server, one)
+
+    server.announce([ReadyRun("run")])
+    await until(lambda: worker.runs == ["run"])
+
+
 async def test_looks_that_take_all_places_for_a_moment_do_not_lead_to_looks(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,7 +110,7 @@ class Dispatch:
     def say(self, room: Room) -> None:
         """Tell all what room a worker of this process has."""
         self._note(room)
-        self._notify(WORKERS, room)
+        self._notify(WORKERS, room, anew=True)  # it may have said the same before the opposite, which waits, too
 
     def _send(self) -> None:
         """Tell of the runs that wait; for pools that nobody is known to serve, once it was read who does."""
@@ -152,9 +152,9 @@ class Dispatch:
         else:
             self._notify(channel_of(worker_id), notice)
 
-    def _notify(self, channel: str, notice: Notice) -> None:
+    def _notify(self, channel: str, notice: Notice, *, anew: bool = False) -> None:
         try:
-            self._bus.notify(channel, payload_of(notice))
+            self._bus.notify(channel, payload_of(notice), anew=anew)
         except ValueError as exc:  # names that fit into no notice: whoever looks finds the run
             logger.debug("nobody can be told: %s", exc)
 

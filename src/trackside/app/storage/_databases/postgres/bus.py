@@ -144,11 +144,17 @@ class PostgresBus:
             del self._listeners[channel]
             self._wake.set()
 
-    def notify(self, channel: str, payload: str = "") -> bool:
+    def notify(self, channel: str, payload: str = "", *, anew: bool = False) -> bool:
         """Send a notice soon, without waiting; one that waits already is not sent twice. False: there is no room for
         it.
 
         While there is no connection, the notice is kept until there is one.
+
+        Args:
+            channel: the channel's name within the schema of the store.
+            payload: what the notice says.
+            anew: whether one that waits already is sent behind what came since: of several that contradict each other,
+                the last one counts.
 
         Raises:
             ValueError: PostgreSQL does not take this channel or this payload.
@@ -162,6 +168,8 @@ class PostgresBus:
                 return False
             self._waiting[channel, payload] = None
             self._bytes += size
+        elif anew:
+            self._waiting[channel, payload] = self._waiting.pop((channel, payload))
         self._attend()
         return True
 
