@@ -16,6 +16,7 @@ import isolated_agents
 import pytest
 from asked_server import ask, begin, status_of
 from forking import Forkery
+from postgres_server import PostgresServer
 from trackside_server import PATIENCE, TracksideProcess, TracksideServer, wait_until
 
 from trackside.app.engine.local.programs import free_ports
@@ -289,6 +290,20 @@ def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideSe
 
     assert worker.wait() == 130
     wait_until(lambda: status_of(server, run_id) == "error", "somebody ends it")
+
+
+def test_it_ends_though_the_database_waits_for_a_standby_that_is_gone(
+    folder: Path, own_postgres_server: PostgresServer, forkery: Forkery
+) -> None:
+    postgres, database = own_postgres_server, own_postgres_server.create_database("runs")
+    hurried = '[runs]\nshutdown_grace = "1s"\n\n[database]\nspool = "spool"\n'
+    (folder / "trackside.toml").write_text(f"{SETTINGS}\n{hurried}", encoding="utf-8")
+
+    with working(folder, database, drain="0s", forkery=forkery) as worker, postgres.without_standby():
+        postgres.wait_for_waiting_commit("trackside")
+        worker.signal(signal.SIGTERM)
+
+        assert worker.wait() == 0
 
 
 @pytest.mark.parametrize("lease", [A_SIGN_SOON])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _STOPS: Final = ("SIGINT", "SIGTERM", "SIGBREAK")
 _RELOADS: Final = "SIGHUP"
-_HURRY: Final = 1.0
+HURRY: Final = 1.0
 """Seconds that the database has after the second signal, before anything it has not taken is spooled."""
 
 type Say = Callable[..., None]
@@ -101,7 +101,7 @@ class ProcessLife:
         await asyncio.wait({closing, hurrying}, return_when=asyncio.FIRST_COMPLETED)
         hurrying.cancel()
         if not closing.done():
-            app.store.leave_within(_HURRY)
+            app.store.leave_within(HURRY)
             await app.manager.aclose(grace=0.0)
         await closing
         grace_over.cancel()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, override
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count
 from trackside.app.cli.serving.notifying import tell_service_manager
-from trackside.app.cli.serving.process_life import ProcessLife, Say, unless
+from trackside.app.cli.serving.process_life import HURRY, ProcessLife, Say, unless
 
 if TYPE_CHECKING:
     from trackside.app.engine.supervisor import Supervisor
@@ -102,6 +102,8 @@ class SupervisorLife(WorkerLife):
                 runs=running,
                 hint="again to cancel them",
             )
+        # By then at the latest, a database that does not answer holds up nothing any more.
+        app.store.leave_within(self._grace + 2 * self._closing)
         ending = asyncio.create_task(supervisor.end(self._grace + self._closing), name="trackside-end")
         hurrying = asyncio.create_task(self._hurrying.wait(), name="trackside-hurry")
         await asyncio.wait({ending, hurrying}, return_when=asyncio.FIRST_COMPLETED)
@@ -109,9 +111,12 @@ class SupervisorLife(WorkerLife):
         if not ending.done():
             ending.cancel()
             await asyncio.wait({ending})
+            app.store.leave_within(self._closing)
             await supervisor.end(self._closing)
+            app.store.leave_within(HURRY)
         else:
             ending.result()
+            app.store.leave_within(self._closing)
         await self._retire(app)
 
     @override
