@@ -193,6 +193,20 @@ async def test_the_secrets_of_an_address_are_in_no_log_no_error_and_no_repr(
     assert "not while something is sent" in caplog.text
 
 
+async def test_the_secrets_of_an_address_with_another_address_in_it_are_in_no_log_and_no_error(
+    inbox: HttpInbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(1)
+    page = "https://runs.example.org/latest"
+    observer = await made(to=f"ntfy://127.0.0.1:{inbox.port}/s3cret-topic?click={page}")
+    inbox.status = 500
+    with pytest.raises(DeliveryError, match="topic") as refused:
+        await observer.on_event(failed())
+    (request,) = inbox.requests
+    assert (json.loads(request.body)["topic"], request.headers["X-Click"]) == ("s3cret-topic", page)
+    assert "s3cret-topic" not in str(refused.value) + caplog.text
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -101,7 +101,8 @@ class Receiver:
             raise ObserverOptionError(option="to", why=why) from exc
         if not isinstance(url, str) or not url.strip():
             raise ObserverOptionError(option="to", why=f"number {number} is no text")
-        secrets = parts_of(url.strip().rpartition("://")[2])
+        scheme, mark, rest = url.strip().partition("://")
+        secrets = parts_of(rest if mark else scheme)  # all of it: there may be another address in its query
         # Apprise's own time limit is not needed here; it uses threads that a process would wait for when it ends.
         asset = apprise.AppriseAsset(
             async_mode=False, app_id="Trackside", app_desc="Trackside", app_url="", service_timeout=0
