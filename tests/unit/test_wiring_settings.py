@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,27 @@ async def test_observers_are_closed_where_the_database_cannot_be_opened(load: Lo
         async with open_app(settings, {"spend": spend}):
             pass
     assert logging.getLogger("mine").handlers == []
+
+
+SAYING = """
+import logging
+
+class Durable:
+    delivery = "durable"
+    async def on_event(self, event): ...
+    async def aclose(self):
+        logging.getLogger("mine").warning("closed")
+"""
+
+
+@pytest.mark.parametrize("opens", [True, False])
+async def test_a_durable_observer_is_closed_once_whether_or_not_the_database_can_be_opened(
+    load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, opens: bool
+) -> None:
+    settings = await load(f'[[observers]]\ntype = "{tmp_path}/watch.py:Durable"\n', watch=SAYING)
+    if not opens:
+        (tmp_path / "log.db").write_text("no database, but long enough for the header of one. " * 10, encoding="utf-8")
+    with nullcontext() if opens else pytest.raises(SettingsError, match=r"log\.db"):
+        async with open_app(settings, {"spend": spend}):
+            pass
+    assert [record.getMessage() for record in caplog.records if record.name == "mine"] == ["closed"]

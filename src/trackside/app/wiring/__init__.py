@@ -279,13 +279,11 @@ async def open_app(
     given = CompositeObserver(observers).bindings
     agents, redact, configured = await _imported(settings, agents)
     async with AsyncExitStack() as stack:
-        live = [observer for observer in configured if not observer.is_durable]
-        stack.push_async_callback(_close_all, live)  # even if nothing else can be opened
+        live, unfed = await _to_be_closed(configured, stack)
         store, spool, recorder = await _opened_log(settings, stack)
         checkpointer = await opened_checkpointer(settings, agents, store, stack)
         prices = await _prices(settings, at_once=not one_run)
-        deliveries = await stack.enter_async_context(Deliveries(configured, store))
-        stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
+        deliveries = await _fed(configured, store, unfed, stack)
         streams = StreamHub()
         store.on_removal(streams.threads.forget)
         membership = None if one_run else await _membership(settings, stack, store, streams, role, agents)
@@ -402,8 +400,32 @@ def _show(
             observer.hear_ends(store)
 
 
-async def _close_all(live: Sequence[ConfiguredObserver]) -> None:
-    await asyncio.gather(*(observer.aclose() for observer in live))
+async def _to_be_closed(
+    configured: Sequence[ConfiguredObserver], stack: AsyncExitStack
+) -> tuple[Sequence[ConfiguredObserver], AsyncExitStack]:
+    """The live observers, closed in the end even if nothing else can be opened, and what closes the durable ones until
+    they are fed.
+    """
+    live = [observer for observer in configured if not observer.is_durable]
+    stack.push_async_callback(_close_all, live)
+    unfed = await stack.enter_async_context(AsyncExitStack())
+    unfed.push_async_callback(_close_all, [observer for observer in configured if observer.is_durable])
+    return live, unfed
+
+
+async def _fed(
+    configured: Sequence[ConfiguredObserver], store: Store, unfed: AsyncExitStack, stack: AsyncExitStack
+) -> Deliveries:
+    """What feeds the durable observers, delivers in the end what it can, and closes them."""
+    deliveries = Deliveries(configured, store)
+    unfed.pop_all()
+    await stack.enter_async_context(deliveries)
+    stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
+    return deliveries
+
+
+async def _close_all(observers: Sequence[ConfiguredObserver]) -> None:
+    await asyncio.gather(*(observer.aclose() for observer in observers))
 
 
 def _vitals(
