@@ -8,6 +8,7 @@ from typing import Any
 from tests.contract.memory_log import Disk, MemoryLog, Placed, Row
 
 from trackside.harness import RunLifecycleEvent
+from trackside.harness.lifecycle import RunFold
 
 
 class HasTheRowsOfItsOwnRunsAlone(MemoryLog):
@@ -74,6 +75,23 @@ class KnowsEventsOfItsOwnOnly(MemoryLog):
         before = len(self.disk.log)
         super().write(events)
         self.known |= {placed.event.event_id: placed for placed in self.disk.log[before:]}
+
+
+class KnowsARunAsItLeftIt(MemoryLog):
+    """Keeps in memory how far its runs are, and does not look what other stores have appended to them since."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.known: dict[str, RunFold] = {}
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        placed = await super().append(events)
+        self.known |= {event.run_id: self.disk.folds[event.run_id] for event in events}
+        return placed
+
+    def follows(self, fold: RunFold, event: RunLifecycleEvent) -> RunFold:
+        is_first = fold == self.disk.folds.get(event.run_id)
+        return super().follows(self.known.get(event.run_id, fold) if is_first else fold, event)
 
 
 class WritesRowsInASecondTransaction(_Sharing):

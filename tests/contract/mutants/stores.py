@@ -11,6 +11,7 @@ from tests.contract.memory_log import Disk, MemoryLog, Placed, RefusedError, Row
 from tests.contract.mutants.shared_stores import (
     HasTheRowsOfItsOwnRunsAlone,
     HearsOfItsOwnAppendsAlone,
+    KnowsARunAsItLeftIt,
     KnowsEventsOfItsOwnOnly,
     NumbersBeforeItCommitsBesideOthers,
     NumbersItsOwnEventsAlone,
@@ -432,6 +433,7 @@ MUTANTS: dict[type[MemoryLog], str] = {
     WakesNoFollowerWhileItReads: "test_followers_miss_nothing_while_others_write",
     NumbersBeforeItCommitsBesideOthers: "test_a_reader_with_a_cursor_misses_nothing_while_other_stores_write",
     KnowsEventsOfItsOwnOnly: "test_an_event_that_comes_again_through_another_store_is_not_stored_again",
+    KnowsARunAsItLeftIt: "test_a_run_that_another_store_has_ended_takes_no_further_event",
     WritesRowsInASecondTransaction: "test_an_append_that_was_cut_off_and_is_taken_again_has_its_rows",
     RefusesAsIfItWereAway: "test_an_event_that_cannot_follow_is_refused",
     RefusesAnEmptyAppend: "test_an_append_of_nothing_is_nothing",

@@ -284,6 +284,19 @@ class ReaderPromises(Contract):
         stored = sum(not isinstance(outcome, BaseException) for outcome in outcomes)
         assert stored == 1, f"{stored} of {len(several)} stores could end the same run"
 
+    @promise("I5", claim="shared")
+    async def test_a_run_that_another_store_has_ended_takes_no_further_event(self, stores: Stores) -> None:
+        mine: EventStore = await stores.store()
+        other: EventStore = await stores.store()
+        run = _events.run_of(1)
+        await mine.append(run[:3])
+        await other.append(run[3:4])  # by a process that takes the other one for dead
+        for kind, sequence in ((LifecycleEventType.RUN_FAILED, 4), (LifecycleEventType.HUMAN_MESSAGE, 5)):
+            late = make_event(kind, run_id=run[0].run_id, thread_id=run[0].thread_id, sequence=sequence)
+            await check_refused(mine, [late], f"{kind} {sequence} of a run that another store had ended")
+        await mine.append(run[4:])
+        await check_log(other, run)
+
     @promise("follow", claim="follows")
     async def test_a_follower_hears_of_what_another_store_of_the_log_appends(self, stores: Stores) -> None:
         if not getattr(self, "shared", False):
