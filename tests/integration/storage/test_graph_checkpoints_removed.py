@@ -106,7 +106,7 @@ async def test_a_value_stays_that_a_checkpoint_in_the_same_transaction_has(store
         putting = asyncio.ensure_future(walk.put("second", notes=["new"]))
         while not store.writer_stats().pending:
             await asyncio.sleep(0)
-        removing = store._writer.put(RemoveCheckpoints([("t", "", first)]))
+        removing = store._writer.put(RemoveCheckpoints([("t", "", first)], {("t", "")}))
     await asyncio.gather(putting, removing)
     assert await newest(store) == {"doc": ["kept"], "notes": ["new"]}
     assert len(database.execute("SELECT * FROM graph_values").fetchall()) == 2
@@ -244,7 +244,7 @@ async def test_so_it_is_where_the_put_comes_before_the_removal_is_committed(
     first = walk.config["configurable"]["checkpoint_id"]
     async with Store.open(url) as other:
         async with held_up(other):
-            removing = asyncio.ensure_future(other._writer.write(RemoveCheckpoints([("t", "", first)])))
+            removing = asyncio.ensure_future(other._writer.write(RemoveCheckpoints([("t", "", first)], {("t", "")})))
             while not other.writer_stats().pending:
                 await asyncio.sleep(0)
             held = Gate()
@@ -277,7 +277,7 @@ async def test_a_removal_waits_for_a_put_that_is_not_committed(
         session.graph_removals = holding
         putting = asyncio.ensure_future(walk.put("second", notes=["new"]))
         await asyncio.to_thread(reached.wait)
-        removing = asyncio.ensure_future(other._writer.write(RemoveCheckpoints([("t", "", first)])))
+        removing = asyncio.ensure_future(other._writer.write(RemoveCheckpoints([("t", "", first)], {("t", "")})))
         await until_one_waits(dialect, database)
         let_go.set()
         await asyncio.gather(putting, removing)

@@ -213,13 +213,12 @@ def copy_checkpoints(session: Session, source: str, target: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RemoveCheckpoints(Work):
-    """Removes single checkpoints, what tasks wrote after them, and the values that no other checkpoint has.
-
-    Values go only from `freed` threads and namespaces; None: from all that lose a checkpoint by this.
+    """Removes single checkpoints, what tasks wrote after them, and, from `freed` threads and namespaces, the values that
+    no other checkpoint has.
     """
 
     keys: Sequence[Key]
-    freed: Collection[Place] | None = None
+    freed: Collection[Place]
 
     @property
     @override
@@ -239,14 +238,11 @@ class RemoveCheckpoints(Work):
         session.note_graph_removal()
         place = (graph_checkpoints.c.thread_id, graph_checkpoints.c.namespace)
         these = tuple_(*place, graph_checkpoints.c.checkpoint_id).in_(self.keys)
-        freed: Iterable[Sequence[str]] | None = self.freed
-        if freed is None:
-            freed = session.execute(select(*place).distinct().where(these))
         coming = _values_of((row.thread_id, row.namespace, row.refs) for row in unit.graph.checkpoints.values())
         session.execute(delete(graph_checkpoints).where(these))
         writes = (graph_writes.c.thread_id, graph_writes.c.namespace, graph_writes.c.checkpoint_id)
         session.execute(delete(graph_writes).where(tuple_(*writes).in_(self.keys)))
-        for thread_id, namespace in freed:
+        for thread_id, namespace in self.freed:
             others = session.execute(
                 select(*place, graph_checkpoints.c.refs).where(and_(place[0] == thread_id, place[1] == namespace))
             )
