@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
@@ -17,6 +18,14 @@ _MOST_CHARS: Final = 255
 _MOST_SECONDS: Final = 10**10
 _MOST_DOLLARS: Final = 10**6
 _POSITION: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+def typed_number(text: str) -> float:
+    """The number that somebody has typed; NaN if that is none."""
+    try:
+        return float(text.replace("_", "?"))  # only Python reads 1_0 as ten
+    except ValueError:
+        return math.nan
 
 
 class Filters:
@@ -94,10 +103,7 @@ class Filters:
     def dollars(self, name: str) -> None:
         """Read an amount of money."""
         said = self.said(name)
-        try:
-            dollars = float(said.removeprefix("$").replace("_", "?")) if said else 0.0
-        except ValueError:
-            dollars = -1.0
+        dollars = typed_number(said.removeprefix("$")) if said else 0.0
         if not 0 <= dollars <= _MOST_DOLLARS:
             self.problems[name] = "This is not an amount in US dollars; write 0.5."
         elif said:

@@ -10,6 +10,7 @@ import msgspec
 from trackside.app.dashboard.asking import value_or_why
 from trackside.app.dashboard.cutting import json_text
 from trackside.app.dashboard.declaring import API, Form, action
+from trackside.app.dashboard.filters import typed_number
 from trackside.app.dashboard.pages._answering import closed_questions
 from trackside.app.dashboard.questions import (
     ANSWERED,
@@ -169,10 +170,7 @@ def _minutes(typed: str) -> float:
     Raises:
         HttpError: that is not a number.
     """
-    try:
-        minutes = float(typed.replace("_", "?"))  # only Python reads 1_0 as ten
-    except ValueError:
-        minutes = math.nan
+    minutes = typed_number(typed)
     if not math.isfinite(minutes):
         raise HttpError(status=422, detail=f"{typed!r:.80} is not a number of minutes")
     return minutes
