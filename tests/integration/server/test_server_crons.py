@@ -205,6 +205,17 @@ async def test_crons_are_found_counted_and_deleted(served: Any) -> None:
     assert (page.headers["x-pagination-total"], page.headers["x-pagination-next"]) == ("2", "1")
 
 
+async def test_crons_of_an_agent_that_is_not_served_are_found_by_what_they_say_it_is(serve_agents: Any) -> None:
+    async with serve_agents({"kept": plain, "left-out": plain}) as served:
+        await served.client.crons.create("kept", schedule=YEARLY)
+        cron = await served.client.crons.create("left-out", schedule=YEARLY)
+    async with serve_agents({"kept": plain}) as served:
+        crons = served.client.crons
+        for said in (cron["assistant_id"], cron["assistant_id"].upper(), "left-out"):
+            assert await crons.search(assistant_id=said) == [cron]
+            assert await crons.count(assistant_id=said) == 1
+
+
 async def test_the_client_that_waits_works_too(served: Any) -> None:
     thread_id = await new_thread(served)
 

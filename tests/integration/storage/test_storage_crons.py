@@ -172,6 +172,7 @@ async def test_crons_are_found_by_what_they_are(store: Store) -> None:
     assert await found(metadata={"team": {"sizes": [{"b": 2, "a": 1}], "name": "red"}}) == []
     assert await found(metadata={"team": {"name": "red"}}) == []
     assert await found(agent="c") == []
+    assert (await store.crons.agents(), await store.crons.agents(owner="ada")) == (["a", "b", "d"], ["a", "b"])
 
 
 async def test_a_page_is_a_part_and_says_how_many_there_are(store: Store) -> None:

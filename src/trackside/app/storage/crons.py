@@ -180,6 +180,11 @@ class Crons:
 
         return await self._readers.run(read)
 
+    async def agents(self, *, owner: str | None = None) -> list[str]:
+        """The names of the agents that have crons, or crons of this `owner`, by name."""
+        query = select(crons.c.agent).where(*_owned_by(owner)).distinct().order_by(crons.c.agent)
+        return await self._readers.all(query, lambda row: row.agent)
+
     async def due(self, now: datetime, agents: Collection[str], *, limit: int = 100) -> list[Cron]:
         """Crons of these agents with a run that is due by now, those that have been due for longest first."""
         query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.in_([*agents]))

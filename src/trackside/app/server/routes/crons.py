@@ -275,9 +275,8 @@ def _asked(cron: Cron) -> RunCreate:
 
 async def _found(call: Call[Any, None], **page: Any) -> CronPage:
     wanted: CronCount = call.body
-    agent = wanted.assistant_id
-    if agent is not None:
-        agent = agent_of(agent, call.parts.manager.agents) or agent  # the cron may still exist without its agent
+    assistant = wanted.assistant_id
+    agent = None if assistant is None else await _agent_meant(call, assistant)
     return await call.parts.store.crons.search(
         owner=call.principal.owner,
         agent=agent,
@@ -286,6 +285,14 @@ async def _found(call: Call[Any, None], **page: Any) -> CronPage:
         wanted=call.wanted,
         **page,
     )
+
+
+async def _agent_meant(call: Call[Any, None], assistant: str) -> str:
+    """The agent that a name or an assistant id means; it may have crons although it is not served here."""
+    if (served := agent_of(assistant, call.parts.manager.agents)) is not None:
+        return served
+    having_crons = await call.parts.store.crons.agents(owner=call.principal.owner)
+    return agent_of(assistant, having_crons) or assistant
 
 
 def _order(wanted: CronSearch) -> dict[str, Any]:
