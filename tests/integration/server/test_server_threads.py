@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.client import SyncLangGraphClient
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
@@ -294,6 +295,22 @@ async def test_the_id_of_a_thread_that_could_not_be_made_step_by_step_is_free(
         assert made["values"] == other["values"] == {"log": ["zero"]}
         history, of_other = [await threads.get_history(one["thread_id"]) for one in (made, other)]
         assert len(history) == len(of_other)
+
+
+async def test_what_a_saver_has_of_a_thread_that_was_not_made_here_stays_though_its_steps_do_not_fit(
+    serve_agents: Any,
+) -> None:
+    graph, place = logging_graph(InMemorySaver()), {"configurable": {"thread_id": (thread_id := new_id())}}
+    await graph.ainvoke({"log": ["zero"]}, place, interrupt_before=["second"])
+    before = await graph.aget_state(place)
+    wrong = {"updates": [{"values": {}, "as_node": "nobody"}]}
+    async with serve_agents({"graph": graph}) as served:
+        with pytest.raises(UnprocessableEntityError, match="the graph's nodes are"):
+            await served.client.threads.create(thread_id=thread_id, graph_id="graph", supersteps=[wrong])
+        thread = await served.client.threads.get(thread_id)
+
+    assert (thread["values"], thread["status"]) == ({"log": ["zero", "first"]}, "interrupted")
+    assert await graph.aget_state(place) == before
 
 
 async def test_a_thread_that_is_there_is_not_made_over(serve_agents: Any) -> None:

@@ -16,10 +16,10 @@ class Log(TypedDict, total=False):
     log: Annotated[list[str], operator.add]
 
 
-def logging_graph() -> Any:
+def logging_graph(saver: Any = None) -> Any:
     builder = StateGraph(Log).add_node("first", lambda state: {"log": ["first"]})
     builder.add_node("second", lambda state: {"log": ["second"]})
-    return builder.add_edge(START, "first").add_edge("first", "second").compile()
+    return builder.add_edge(START, "first").add_edge("first", "second").compile(checkpointer=saver)
 
 
 def asking_graph() -> Any:

@@ -44,7 +44,7 @@ from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadExistsError, ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.harness.running.steady import finish
-from trackside.harness.states import KeepsThreads, StateUpdate, asked_of
+from trackside.harness.states import KeepsThreads, StateUpdate, ThreadPlace, asked_of
 from trackside.harness.threads import in_own_thread
 
 routes = Routes("Threads")
@@ -91,7 +91,7 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
         why = f'{exc} The thread that has it is there: if_exists="do_nothing" gets it.'
         raise HttpError(status=409, detail=why, code=exc.code) from exc
     if steps:
-        await _replay(call, thread, steps)
+        await _replay(call, thread, steps, is_named=asked.thread_id is not None)
         thread = await _threads(call).get(thread_id)
     elif asked.thread_id is not None and isinstance(agents.get(agent or ""), KeepsThreads):
         thread = await _as_it_was_left(call, thread)
@@ -393,17 +393,33 @@ async def _as_it_was_left(call: Call[Any, Any], thread: StoredThread) -> StoredT
     return await _threads(call).get(thread.thread_id)
 
 
-async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[StateUpdate]]) -> None:
+async def _replay(
+    call: Call[Any, Any], thread: StoredThread, steps: list[list[StateUpdate]], *, is_named: bool
+) -> None:
+    """Do these steps on a thread that was just made; `is_named` if the client has given its id."""
     keeper = keeper_of(call.parts, thread)
     assert keeper is not None
     states = StatesOfThread.of(call, thread)
+    place = place_of(call.parts, call.principal, thread.thread_id)
+    has_past = is_named and await _has_past(keeper, place)
     async with states.changing():
         try:
-            await asked_of(keeper, keeper.replay(place_of(call.parts, call.principal, thread.thread_id), steps))
+            await asked_of(keeper, keeper.replay(place, steps))
         except TracksideError:
-            await _unmake(call, thread, keeper)
+            if has_past:  # it would go with the thread
+                await _as_it_was_left(call, thread)
+            else:
+                await _unmake(call, thread, keeper)
             raise
         await states.note_change()
+
+
+async def _has_past(keeper: KeepsThreads, place: ThreadPlace) -> bool:
+    """Whether there are, or may be, checkpoints of a thread that was just made, as in one of LangGraph's own savers."""
+    try:
+        return bool(await asked_of(keeper, keeper.history(place, limit=1)))
+    except TracksideError:  # they do not fit the agent, or nobody can say
+        return True
 
 
 async def _unmake(call: Call[Any, Any], thread: StoredThread, keeper: KeepsThreads) -> None:
