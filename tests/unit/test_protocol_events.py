@@ -97,6 +97,42 @@ def test_where_another_run_is_let_in_that_has_not_begun_nothing_is_told_of_the_l
         )
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_who_comes_to_watch_hears_that_the_run_that_a_command_asked_for_was_cancelled_before_it_began(
+    *, is_first: bool
+) -> None:
+    hub = StreamHub()
+    if not is_first:
+        begin(hub, "a", options={BY_COMMAND: True})
+        hub.close("a", end={"status": "success"})
+        with follow(hub, WATCH) as watching:
+            assert methods(events_of(watching)) == ["running", "completed"]
+    begin(hub, "b", started=False, options={BY_COMMAND: True})
+    hub.close("b", end={"status": "cancelled"})
+    with follow(hub, WATCH) as watching:
+        (told,) = events_of(watching)
+    assert (told["params"]["data"]["run_id"], told["params"]["data"]["status"]) == ("b", "cancelled")
+    with follow(hub, WATCH) as later:  # the next run is another one
+        assert events_of(later) == []
+        begin(hub, "c")
+        assert methods(events_of(later)) == ["running"]
+
+
+@pytest.mark.parametrize("then", ["no command", "another run"])
+def test_who_comes_to_watch_hears_of_no_cancelled_run_that_is_not_the_one_asked_for(then: str) -> None:
+    hub = StreamHub()
+    options = None if then == "no command" else {BY_COMMAND: True}
+    begin(hub, "a", started=False, options=options)
+    hub.close("a", end={"status": "cancelled"})
+    if then == "another run":
+        begin(hub, "b", options=options)
+        hub.close("b", end={"status": "success"})
+        with follow(hub, WATCH) as watching:
+            assert methods(events_of(watching)) == ["running", "completed"]
+    with follow(hub, WATCH) as watching:
+        assert events_of(watching) == []
+
+
 def test_a_run_that_is_to_be_tried_again_is_told_of_while_the_next_attempt_has_not_begun() -> None:
     hub = StreamHub()
     begin(hub, "a")

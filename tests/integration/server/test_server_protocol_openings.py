@@ -152,6 +152,26 @@ async def test_who_watches_a_run_that_he_has_asked_for_hears_its_end_also_if_it_
     assert {one["run_id"] for one in of(events, "lifecycle")} == {said["result"]["run_id"]}
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_who_watches_a_run_that_he_has_asked_for_hears_that_it_was_cancelled_before_it_began(
+    serve_agents: Any, *, is_first: bool
+) -> None:
+    counts, held = Counts(), Held()
+    async with serve_agents({"counts": counts, "held": held}, max_running=1) as served:
+        client, thread_id = served.client, new_id()
+        async with client.threads.stream(thread_id, assistant_id="counts") as it:
+            if not is_first:
+                await command(served, thread_id, "run.start", assistant_id="counts", input={"n": 0})
+                await events_until(it, ends, WATCH)
+            await client.runs.create(None, "held", input={})
+            await held.begun.wait()
+            said = await command(served, thread_id, "run.start", assistant_id="counts", input={"n": 0})
+            await client.runs.cancel(thread_id, asked := said["result"]["run_id"], wait=True)
+            events = await events_until(it, ends, WATCH)
+        held.let_go.set()
+    assert [(one["run_id"], one["status"]) for one in of(events, "lifecycle")] == [(asked, "cancelled")]
+
+
 async def test_the_end_of_a_retry_is_not_that_of_the_run_that_whoever_watches_asks_for_next(serve_agents: Any) -> None:
     counts = Counts()
     async with (

@@ -60,6 +60,7 @@ class Channel(Ring[Frame]):
     __slots__ = (
         "agent",
         "begun",
+        "by_command",
         "closing",
         "counted",
         "end",
@@ -97,6 +98,8 @@ class Channel(Ring[Frame]):
         """Whether this process executes the run: what other processes hear of it has been said here."""
         self.mirrored = False
         """Whether another process executes the run, so that what it says comes from there."""
+        self.by_command = False
+        """Whether a command of version 2 of the protocol has asked for it."""
         self.begun: Any = None
         """What that process said of the run's beginning."""
         self.counted = False
@@ -277,6 +280,7 @@ class StreamHub:
         channel, at = self._channel_of(run.run_id), now_ms()
         modes = spec.stream_mode
         channel.own, channel.mirrored, channel.agent = True, False, run.agent
+        channel.by_command = is_by_command(spec)
         channel.modes = _set_of((modes,) if isinstance(modes, str) else tuple(modes))
         channel.resumable = bool(spec.options and spec.options.get("stream_resumable"))
         if not spec.thread_ends:  # else the thread goes with its run: its followers follow the run
@@ -284,7 +288,7 @@ class StreamHub:
             channel.feed = threads.known(run.thread_id) if self.mirrors_threads else threads.feed_of(run.thread_id)
             if started and channel.feed is not None:
                 answers = answers_in((spec.command or {}).get("resume"))
-                start = Start(run.agent, run.attempt, channel.modes, answers, run.retry_of, is_by_command(spec))
+                start = Start(run.agent, run.attempt, channel.modes, answers, run.retry_of, channel.by_command)
                 channel.feed.note_start(run.run_id, start, at=at)
         if self.on_begin is not None:
             self.on_begin(channel, run, spec, started, at)
@@ -371,7 +375,7 @@ class StreamHub:
             channel.pack()
             channel.size += weight_of(end)
             if channel.feed is not None:
-                channel.feed.note_end(run_id, end, at=at)
+                channel.feed.note_end(run_id, end, at=at, by_command=channel.by_command)
                 channel.feed.wake()
                 channel.feed, channel.told = None, True
         self._ended[run_id] = channel

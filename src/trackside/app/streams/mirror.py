@@ -377,7 +377,7 @@ class Mirrors:
         """See that it is known what a run is, and that what it says also goes to those who follow its thread."""
         if begin is not None and channel.begun is None:
             channel.agent, channel.modes, channel.resumable = begin.agent, frozenset(begin.modes), begin.resumable
-            channel.begun = begin
+            channel.begun, channel.by_command = begin, begin.by_command
         feed = shared.feed
         if feed is None or channel.feed is feed:
             return
@@ -390,7 +390,7 @@ class Mirrors:
         if channel is not None and (channel.begun is not None or not channel.told):
             channel.told = True
             channel.retell(feed)
-            feed.note_end(run_id, channel.end, at=channel.ended_at)
+            feed.note_end(run_id, channel.end, at=channel.ended_at, by_command=channel.by_command)
             feed.wake()
 
     def _take_state(self, shared: _SharedMirror, state: State) -> None:

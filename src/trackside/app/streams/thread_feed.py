@@ -88,6 +88,8 @@ class FeedItem(NamedTuple):
     """When, in milliseconds since 1970; for a part, its frame knows."""
     number: int = 0
     """Grows along the feed; see `number_after`."""
+    by_command: bool = False
+    """For an end: whether a command has asked for the run, as its start says, too, if there was one."""
 
     @property
     def time(self) -> int:
@@ -151,10 +153,13 @@ class ThreadFeed(Ring[FeedItem]):
         """What a run said before that time has not come here."""
         self.add(FeedItem("missed", run_id, gap, at=at, number=self._number(at, unsure=True)))
 
-    def note_end(self, run_id: str, end: Mapping[str, Any] | None, *, at: int | None = None) -> None:
+    def note_end(
+        self, run_id: str, end: Mapping[str, Any] | None, *, at: int | None = None, by_command: bool = False
+    ) -> None:
         """A run has ended; this includes a run that never started."""
         at = now_ms() if at is None else at
-        self.add(FeedItem("ended", run_id, end, _SMALL + weight_of(end), at=at, number=self._number(at)))
+        size, number = _SMALL + weight_of(end), self._number(at)
+        self.add(FeedItem("ended", run_id, end, size, at=at, number=number, by_command=by_command))
         self.active.discard(run_id)
         self._owner.settle(self)
 

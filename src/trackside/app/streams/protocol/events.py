@@ -47,6 +47,7 @@ class ThreadEventLog(Ring[Event]):
         "_runs",
         "_seen",
         "_started",
+        "_unbegun",
         "highest",
         "in_doubt",
         "last",
@@ -87,6 +88,9 @@ class ThreadEventLog(Ring[Event]):
         self._began_at = 0
         self._aliases: dict[str, str] = {}
         self._over: deque[str] = deque(maxlen=_KNOWN_ENDS)
+        self._unbegun: tuple[RunAsEvents, int] | None = None
+        """The run that ended last without having begun, and which event says so, counted from the first; None once a client
+        that watches has heard it, or another run has begun."""
 
     @property
     def newest(self) -> int:
@@ -153,12 +157,29 @@ class ThreadEventLog(Ring[Event]):
             return self.added, True
         asks = bool(self.open_questions) and self.last is not None and self.last.event == "interrupted"
         if self.last is None or (only_lifecycle(wanted.channels) and not (asks or self._may_be_waited_for(self.last))):
-            return self.added, True
+            return self._behind_what_is_known(), True
         return self._began_at - 1, True
 
     def _may_be_waited_for(self, run: RunAsEvents) -> bool:
         """Whether a client that comes to watch may have asked for this run, which is over: by a command, just now."""
-        return run.by_command and not self.watched and self.seconds_since() < _COMES_SOON
+        is_watched = run is self.last and self.watched
+        return run.by_command and not is_watched and self.seconds_since() < _COMES_SOON
+
+    def _behind_what_is_known(self) -> int:
+        """Behind how many events a client begins that knows how the last run has ended: it may wait for one that was
+        cancelled before it began.
+        """
+        if self._unbegun is None:
+            return self.added
+        run, place = self._unbegun
+        return place - 1 if self._may_be_waited_for(run) else self.added
+
+    def note_watched(self, run_id: str) -> None:
+        """A client that only watches has heard how a run has ended."""
+        if self.last is not None and self.last.run_id == run_id:
+            self._feed.note_watched(run_id)
+        if self._unbegun is not None and self._unbegun[0].run_id == run_id:
+            self._unbegun = None
 
     def of_questions(self, place: int) -> tuple[list[Event], dict[int, Event | None]]:
         """How open questions differ from the events, for a client that begins behind `place` events without a number.
@@ -281,7 +302,7 @@ class ThreadEventLog(Ring[Event]):
             why = item.what.why or "what was said there has not come here"
             self._say(GAP, json_bytes({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
         elif item.kind == "ended" and item.what is not None:
-            self._ended(run or self._not_begun(item.run_id), item.what, item.at)
+            self._ended(run or self._not_begun(item.run_id, by_command=item.by_command), item.what, item.at)
         elif item.kind == "ended":
             self._leave(item.run_id)
             self.moved.append(item.run_id)
@@ -302,11 +323,13 @@ class ThreadEventLog(Ring[Event]):
             return goes_on_for.known_as
         return self._aliases.get(retry_of, retry_of) if self.last is None else None
 
-    def _not_begun(self, run_id: str) -> RunAsEvents:
+    def _not_begun(self, run_id: str, *, by_command: bool) -> RunAsEvents:
         """A run that ends without having begun. If it was to go on for the last run, that one has ended with it."""
         known_as, last = self._aliases.pop(run_id, None), self.last
         if known_as is None or last is None or last.known_as != known_as:
-            return RunAsEvents(run_id, self._say, known_as=known_as)
+            run = RunAsEvents(run_id, self._say, known_as=known_as, by_command=by_command)
+            self._unbegun = run, self.added + 1
+            return run
         self.last = RunAsEvents(run_id, self._say, agent=last.agent, known_as=known_as, by_command=last.by_command)
         return self.last
 
@@ -336,7 +359,7 @@ class ThreadEventLog(Ring[Event]):
     def _begun(self, run: RunAsEvents, answered: Collection[str] | None = None) -> None:
         """A run has begun that brings these answers, or (None) ignores what is asked."""
         self._knows_all = self._knows_all and self.last is not None
-        self.last, self.in_doubt, self._answer = run, None, None
+        self.last, self.in_doubt, self._answer, self._unbegun = run, None, None, None
         self._hidden.update(self.open_questions if answered is None else answered)
         self.open_questions = [question for question in self.open_questions if question not in self._hidden]
         self._runs[run.run_id] = run

@@ -62,8 +62,8 @@ class EventReader(RingReader[Event]):
                 pieces += _pieces_of(other) if (other := instead[event.seq]) is not None and has(other) else ()
             elif has(event) and event.seq not in passed:
                 pieces += (event.head, event.data, TAIL)
-                if only_watches and log.last is not None and event.ends == log.last.run_id:
-                    self._feed.feed.note_watched(log.last.run_id)
+                if only_watches and event.ends is not None:
+                    log.note_watched(event.ends)
         return pieces
 
     @property
