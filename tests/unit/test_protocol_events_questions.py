@@ -31,6 +31,26 @@ def test_who_watches_a_thread_that_waits_at_a_breakpoint_is_asked_nothing() -> N
         assert methods(events_of(watcher)) == ["running", "interrupted"]
 
 
+def test_a_question_whose_answer_was_cancelled_before_it_began_is_asked_again() -> None:
+    hub = StreamHub()
+    question = {"id": "q", "value": "why?"}
+    begin(hub, "a")
+    hub.close("a", end={"status": "interrupted", "interrupts": [question]})
+    answer: Any = {"command": {"resume": {"q": "because"}}, "options": {BY_COMMAND: True}}
+    with follow(hub, WATCH, since=0) as reader:
+        events_of(reader)
+        begin(hub, "b", started=False, **answer)
+        hub.close("b", end={"status": "cancelled"})
+        failed, again = events_of(reader)
+        assert methods([failed, again]) == ["failed", "input.requested"]
+        assert again["params"]["data"] == {"interrupt_id": "q", "payload": "why?", "value": "why?"}
+        begin(hub, "c", **answer)
+        assert methods(events_of(reader)) == ["running", "input.answered"]
+        begin(hub, "d", started=False, **answer)
+        hub.close("d", end={"status": "cancelled"})
+        assert methods(events_of(reader)) == ["failed"]
+
+
 def test_a_question_that_was_answered_in_vain_is_said_again_once() -> None:
     hub = StreamHub()
     question = {"id": "q", "value": "why?"}

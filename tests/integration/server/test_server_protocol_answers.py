@@ -20,8 +20,10 @@ from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 from tests.integration.pydantic_ai.models import answers as model_answers
 from tests.integration.pydantic_ai.models import call as tool_call
 from tests.integration.server.conftest import serve
+from tests.integration.server.protocol_agents import Held
 from tests.integration.server.test_server_answers import YES, Refunds, answered
 from tests.integration.server.test_server_protocol import command, ends, events_until, interrupted, of
+from tests.integration.server.thread_agents import asking, asking_graph
 
 from trackside import RunContext
 from trackside.app.server.protocol import thread_events
@@ -366,3 +368,52 @@ async def test_who_looks_what_is_open_hears_what_comes_meanwhile_and_keeps_nobod
                 assert looks.empty()
                 assert not beside.is_set()
             await beside.wait()  # until it is given up, since the client has gone
+
+
+def asks_again() -> Callable[[Any], bool]:
+    """Whether an event asks a question that was asked before; for one look at a thread."""
+    asked = set[str]()
+
+    def is_it(event: Any) -> bool:
+        if event["method"] != "input.requested":
+            return False
+        question = event["params"]["data"]["interrupt_id"]
+        again = question in asked
+        asked.add(question)
+        return again
+
+    return is_it
+
+
+async def heard(thread: Any, event: Any) -> None:
+    """Wait until the client has heard of this event; the client announces this to nobody."""
+    async with asyncio.timeout(60):
+        while (thread._lifecycle_cursor or 0) < event["seq"]:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("agent", [asking_graph(), asking], ids=["graph", "function"])
+async def test_a_question_whose_answer_was_cancelled_before_it_began_can_be_answered(
+    serve_agents: Any, agent: Any
+) -> None:
+    held = Held()
+    async with (
+        serve_agents({"asks": agent, "held": held}, max_running=1) as served,
+        served.client.threads.stream(assistant_id="asks") as thread,
+    ):
+        await thread.run.start(input={"log": []})
+        await interrupted(thread)
+        asked = list(thread.interrupts)
+        await served.client.runs.create(None, "held", input={})
+        await held.begun.wait()
+        in_vain = await thread.run.respond("this is taken back")
+        await served.client.runs.cancel(thread.thread_id, in_vain["run_id"], wait=True)
+        events = await events_until(thread, asks_again())
+        async with served.client.threads.stream(thread.thread_id, assistant_id="asks") as page:
+            for each in (thread, page):
+                await heard(each, events[-1])
+                assert (each.interrupted, each.interrupts) == (True, asked)
+            held.let_go.set()
+            answer = await page.run.respond("because")
+            await served.client.runs.join(thread.thread_id, answer["run_id"])
+        assert (await served.client.threads.get(thread.thread_id))["status"] == "idle"

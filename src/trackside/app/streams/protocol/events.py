@@ -303,6 +303,8 @@ class ThreadEventLog(Ring[Event]):
             self._say(GAP, json_bytes({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
         elif item.kind == "ended" and item.what is not None:
             self._ended(run or self._not_begun(item.run_id, by_command=item.by_command), item.what, item.at)
+            if run is None:
+                self._ask_what_is_open(item.at)
         elif item.kind == "ended":
             self._leave(item.run_id)
             self.moved.append(item.run_id)
@@ -380,6 +382,14 @@ class ThreadEventLog(Ring[Event]):
         if (again := says.get("retried_as")) is not None and again not in self._runs:
             self.note_next(str(again), run.known_as)
         self._leave(run.run_id)
+
+    def _ask_what_is_open(self, at: int) -> None:
+        """Ask again what is open: with the end of a run that never began, and that may have been the answer, clients take
+        all questions off their pages.
+        """
+        for question in self.open_questions:
+            if (asked := self._asked.get(question)) is not None:
+                self._say("input.requested", asked.data, at=at, namespace=asked.namespace, asks=question)
 
     def _leave(self, run_id: str) -> None:
         self._runs.pop(run_id, None)
