@@ -177,6 +177,33 @@ async def test_a_timeline_of_one_agent_and_status(store: Store, some_runs) -> No
     assert {agent for bucket in buckets for agent in bucket.by_agent} == {"chat"}
 
 
+async def test_the_totals_of_runs_whose_agent_has_no_name_leave_out_those_of_runs_without_an_agent(
+    store: Store, script
+) -> None:
+    def used(tokens: int) -> dict[str, Any]:
+        of_model = {"input_tokens": tokens, "output_tokens": 1, "cache_read_tokens": 0}
+        return {"total_input_tokens": tokens, "duration_seconds": 1.5, "token_usage_by_model": {"model": of_model}}
+
+    for number, agent in enumerate(["", None, "chat", "", None]):
+        run = script(start=NEW_YEAR + timedelta(minutes=50 * number))
+        await store.append([run.started(agent), run.completed(**used(10**number))])
+    open_run = script(start=NEW_YEAR + timedelta(minutes=1))
+    await store.append([open_run.started("")])
+    until = NEW_YEAR + timedelta(hours=4)
+    nameless = await store.runs(agent="")
+
+    stats = await store.stats(NEW_YEAR, until, agent="")
+    buckets = await store.timeline(NEW_YEAR, until, agent="")
+
+    assert shown(stats.total) == sums(nameless)
+    assert [bucket.total.runs for bucket in buckets] == [2, 0, 1, 0]
+    for bucket in buckets:
+        within = [run for run in nameless if bucket.start <= run.created_at < bucket.start + bucket.width]
+        assert shown(bucket.total) == sums(within)
+        assert bucket.total.duration_p95 == percentile(within, 95)
+        assert bucket.by_model == models(within)
+
+
 async def test_a_timeline_goes_up_to_now(store: Store, script) -> None:
     await store.append(script(start=datetime.now(UTC)).whole())
 

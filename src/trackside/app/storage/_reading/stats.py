@@ -156,13 +156,7 @@ def read_stats(connection: Connection, chosen: Chosen, owner: str | None = None)
     """
     if owner is not None and chosen.thread_id is None:
         return Stats(**_fields(_owned(connection, chosen, owner, None)[0]))
-    reader = _Reader(connection, chosen)
-    if chosen.thread_id is not None or chosen.agent == NO_AGENT:  # an agent without a name counts as none
-        reader.add_runs(chosen.rows(RunStatus))
-        reader.add_durations(chosen.rows(_ENDED))
-    else:
-        reader.add_all()
-    return Stats(**_fields(reader.sums[0]))
+    return Stats(**_fields(_added_up(connection, chosen)[0]))
 
 
 def read_timeline(
@@ -176,17 +170,22 @@ def read_timeline(
     assert chosen.since is not None
     assert chosen.until is not None
     minutes = width // _MINUTE
-    if owner is None:
-        reader = _Reader(connection, chosen, minutes)
-        reader.add_all()
-        sums = reader.sums
-    else:
-        sums = _owned(connection, chosen, owner, minutes)
+    sums = _added_up(connection, chosen, minutes) if owner is None else _owned(connection, chosen, owner, minutes)
     first, behind = ((when - _EPOCH) // width for when in (chosen.since, chosen.until))
     return [
         TimeBucket(start=_EPOCH + bucket * width, width=width, **_fields(sums[bucket]))
         for bucket in range(first, behind)
     ]
+
+
+def _added_up(connection: Connection, chosen: Chosen, minutes: int | None = None) -> dict[int, Sums]:
+    reader = _Reader(connection, chosen, minutes)
+    if chosen.thread_id is not None or chosen.agent == NO_AGENT:  # an agent without a name counts as none
+        reader.add_runs(chosen.rows(RunStatus))
+        reader.add_durations(chosen.rows(_ENDED))
+    else:
+        reader.add_all()
+    return reader.sums
 
 
 def _owned(connection: Connection, chosen: Chosen, owner: str, minutes: int | None) -> dict[int, Sums]:
@@ -241,15 +240,18 @@ class _Reader:
     def add_runs(self, conditions: Conditions) -> None:
         """Add runs one by one, except for their durations."""
         used = [runs.c[name] for name in USED]
-        query = select(runs.c.created_at, runs.c.agent, runs.c.status, runs.c.cost_usd, *used).where(*conditions)
-        for created_at, agent, status, cost_usd, *amounts in map(tuple, self._connection.execute(query)):
-            self._sums_at(created_at).add_runs(agent or NO_AGENT, status, [1, *amounts, *priced(cost_usd)])
+        facts = (runs.c.run_id, runs.c.created_at, runs.c.agent, runs.c.status, runs.c.cost_usd)
+        sums_of: dict[str, Sums] = {}
+        for row in map(tuple, self._connection.execute(select(*facts, *used).where(*conditions))):
+            run_id, created_at, agent, status, cost_usd, *amounts = row
+            sums = sums_of[run_id] = self._sums_at(created_at)
+            sums.add_runs(agent or NO_AGENT, status, [1, *amounts, *priced(cost_usd)])
         tokens = [usage.c[name] for name in TOKENS]
         # Not a join: for one, SQLite would read the usage of all runs.
         of_them = usage.c.run_id.in_(select(runs.c.run_id).where(*conditions))
-        used_by = select(usage.c.kind, usage.c.name, usage.c.cost_usd, *tokens).where(of_them)
-        for kind, name, cost_usd, *amounts in map(tuple, self._connection.execute(used_by)):
-            self.sums[0].add_usage(kind, name, [1, *amounts, *priced(cost_usd)])
+        used_by = select(usage.c.run_id, usage.c.kind, usage.c.name, usage.c.cost_usd, *tokens).where(of_them)
+        for run_id, kind, name, cost_usd, *amounts in map(tuple, self._connection.execute(used_by)):
+            sums_of[run_id].add_usage(kind, name, [1, *amounts, *priced(cost_usd)])
 
     def add_durations(self, conditions: Conditions) -> None:
         """Add durations one by one."""
