@@ -44,6 +44,15 @@ async def leaves(input):
     return {{"said": "{word}"}}
 """
 """An agent that abandons a function, which goes on in a thread of the event loop's and never ends."""
+WANDERING = """
+import os
+
+async def wanders(input):
+    os.makedirs("elsewhere", exist_ok=True)
+    os.chdir("elsewhere")
+    return {{"said": "{word}"}}
+"""
+"""An agent that goes to another folder, and takes the whole process along."""
 CLIENTS = 4
 PROJECT = """
 import os
@@ -206,3 +215,16 @@ def test_a_server_begins_anew_while_a_thread_of_a_run_that_has_ended_goes_on(tmp
         server.wait_until_ready()
 
         assert (before, ask(server, "leaves")) == ({"said": "before"}, {"said": "after"})
+
+
+def test_a_server_begins_anew_in_the_folder_where_it_was_started(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(WANDERING.format(word="before"), encoding="utf-8")
+    with TracksideServer(tmp_path, "agents.py:wanders") as server:
+        before = ask(server, "wanders")
+        (tmp_path / "agents.py").write_text(WANDERING.format(word="after"), encoding="utf-8")
+
+        server.signal(signal.SIGHUP)
+        server.wait_until_ready()
+
+        assert (before, ask(server, "wanders")) == ({"said": "before"}, {"said": "after"})
+    assert [path.name for path in tmp_path.rglob("runs.db")] == ["runs.db"]

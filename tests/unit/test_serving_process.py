@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from trackside.app.cli.serving import beginning_anew
 from trackside.app.cli.serving.process import new_event_loop
 
 _COUNTED = """
@@ -88,3 +90,19 @@ def test_more_functions_wait_at_once_in_the_executor_of_its_loop_than_asyncio_ha
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(wait())
+
+
+def test_a_process_whose_folder_is_gone_does_not_begin_anew_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "app").mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["trackside", "serve"])
+    monkeypatch.setattr(beginning_anew, "_started_in", None)
+    beginning_anew.remember_start()
+    monkeypatch.chdir(tmp_path)
+    folder.rmdir()
+
+    why = asyncio.run(beginning_anew.why_not())
+
+    assert why == f"it cannot be started in {folder} again: No such file or directory"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -16,11 +17,18 @@ class Tried(NamedTuple):
 
 
 async def tried_elsewhere(
-    command: Sequence[str], *, seconds: float, environ: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    seconds: float,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Tried | None:
     """Run a command that reads nothing; None if it did not end in so many seconds, and was ended.
 
-    It has this process's environment, or another one. A cancel of the caller ends it, too.
+    It has this process's environment and works in its folder, or has others. A cancel of the caller ends it, too.
+
+    Raises:
+        OSError: it cannot be run, or not in this folder.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -28,6 +36,7 @@ async def tried_elsewhere(
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env=environ,
+        cwd=folder,
     )
     try:
         async with asyncio.timeout(seconds):

@@ -76,7 +76,7 @@ def check(options: ServeOptions) -> ExitCode:
 def serve(options: ServeOptions) -> ExitCode:
     """Serve until a signal says to stop."""
     take_signals()
-    beginning_anew.remember_environment()
+    beginning_anew.remember_start()
     try:
         with ExitStack() as stack:
             stack.enter_context(starting())

@@ -146,7 +146,7 @@ def work(options: WorkOptions) -> ExitCode:
     """Execute runs until a signal says to stop, or somebody drains this worker."""
     take_signals()
     supervisor = supervised(os.environ)
-    beginning_anew.remember_environment()
+    beginning_anew.remember_start()
     try:
         with ExitStack() as stack:
             stack.enter_context(starting())
