@@ -12,11 +12,12 @@ import pytest
 from cli_parser import understood
 
 from trackside.app.cli.suggesting import suggest_at
-from trackside.app.settings import load_settings
+from trackside.app.settings import Settings, load_settings
 from trackside.app.storage import Store
 from trackside.app.storage.health import Health, RunHealth
 from trackside.app.storage.subscriptions import OnFailure, Subscription, SubscriptionFilter, SubscriptionState
 from trackside.app.wiring.doctor import Finding, Severity, examine, findings_in
+from trackside.app.wiring.system import system_sources
 
 NOW = datetime.now(UTC)
 ODD = "t 1; rm -r $HOME 'x'"
@@ -137,6 +138,20 @@ def test_the_database_that_was_typed_is_in_the_commands(tmp_path: Path, monkeypa
     assert check(typed, ["--database", url]) == {"prune", "db compact"}
     monkeypatch.setenv("TRACKSIDE_DATABASE_URL", url)
     assert check(asyncio.run(examine(load_settings(), least_room=2**62)), []) == {"prune", "db compact"}
+
+
+def test_a_server_looks_at_its_own_database_wherever_its_agents_have_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "sqlite:///records.db"
+    asyncio.run(make(url))
+    sources = system_sources(Settings(database_url=url, database_spool="spool"))
+    here = sources.look()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert sources.look() == here
 
 
 def test_a_subscription_that_is_paused_since_its_receiver_is_gone_is_to_be_seen_to() -> None:

@@ -70,10 +70,11 @@ async def test_what_the_doctor_finds_comes_with_the_next_command_to_copy(
             await expect(item).to_contain_text(one["level"])
         await expect(items.filter(has_text="2 ends of runs do not fit")).to_contain_text(str(spool / "refused.jsonl"))
         waiting = items.filter(has_text="the database has not taken")
-        await expect(waiting.locator("code")).to_have_text("trackside serve --database sqlite:///runs.db")
+        command = f"trackside serve --database sqlite:///{tmp_path / 'runs.db'}"  # from whatever folder it is typed
+        await expect(waiting.locator("code")).to_have_text(command)
         await waiting.get_by_role("button", name="Copy").click()
         await expect(page.get_by_text("Copied.")).to_be_visible()
-        assert await page.evaluate("navigator.clipboard.readText()") == "trackside serve --database sqlite:///runs.db"
+        assert await page.evaluate("navigator.clipboard.readText()") == command
         assert await seen.violations() == []
         await seen.picture("system-findings")
         for left in spool.iterdir():

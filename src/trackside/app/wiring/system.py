@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,13 +21,23 @@ _IN_ADDRESS: Final = re.compile(r"(://[^/?#@:]*:)[^/?#@]*(?=@)|(?<=\?).*")
 
 
 def system_sources(settings: Settings) -> SystemSources:
-    """What a server with these settings says of itself."""
+    """What a server with these settings says of itself, wherever its agents go: what a path leads to now is meant."""
     return SystemSources(
         database=settings.database_shown,
         spool=str(spool_folder(settings)),
         settings=dict(sorted(_shown(settings))),
-        look=partial(_look, settings),
+        look=partial(_look, _in_place(settings)),
     )
+
+
+def _in_place(settings: Settings) -> Settings:
+    """The same settings, with whole paths where the folder in which the process works matters."""
+    url, spool = settings.database_url, settings.database_spool
+    if settings.sqlite_file is not None:
+        url = f"sqlite:///{Path(settings.sqlite_file).absolute()}"
+    if spool is not None:
+        spool = str(Path(spool).expanduser().absolute())
+    return replace(settings, database_url=url, database_spool=spool)
 
 
 def _look(settings: Settings) -> Surroundings:
