@@ -1,5 +1,6 @@
 """Addresses of PostgreSQL databases as people write them, decided without a server; a password is never repeated."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,21 @@ async def test_a_certificate_that_is_not_there_is_named(
 
     with pytest.raises(ConnectionSetupError, match=f"no file /nowhere/a.crt, which is its {option}"):
         await database.connect()
+
+
+def test_files_that_an_address_names_are_looked_for_where_the_process_worked_when_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = "sslrootcert=certs/ca.crt&service=ours&servicefile=services"
+    Path("services").write_text("[ours]\ndbname=theirs\n", encoding="utf-8")
+    database = PostgresDatabase.from_url(f"postgresql://127.0.0.1:1?sslmode=verify-full&{named}")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+
+    assert database.address.resolved().database == "theirs"
+    with pytest.raises(ConnectionSetupError, match=f"no file {tmp_path}/certs/ca.crt, which is its sslrootcert"):
+        asyncio.run(database.connect())
 
 
 async def test_a_certificate_that_nobody_asks_for_may_be_missing() -> None:

@@ -27,7 +27,7 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
         StorageError: the server cannot be reached, or does not let the tables be made.
     """
     saver_type, pool_type = await asyncio.to_thread(_load)  # reads files
-    database = PostgresDatabase.from_url(url)
+    database = await in_own_thread(PostgresDatabase.from_url, url)  # looks where it is, if files are named
     address = await in_own_thread(database.address.resolved)  # may read a file, too
     conninfo = await in_own_thread(lambda: address.conninfo)
     pool = pool_type(

@@ -113,7 +113,8 @@ class PostgresDatabase:
         if type(busy_timeout) not in {int, float} or not 0 < busy_timeout <= 3600:
             why = "with PostgreSQL it is a number of seconds above 0, up to 3600"
             raise errors.StoreOptionError(option="busy_timeout", value=busy_timeout, why=why)
-        return cls(address=PostgresAddress.from_url(url), synchronous=synchronous, busy_timeout=busy_timeout)
+        address = PostgresAddress.from_url(url).in_place()
+        return cls(address=address, synchronous=synchronous, busy_timeout=busy_timeout)
 
     def __str__(self) -> str:
         return str(self.address)

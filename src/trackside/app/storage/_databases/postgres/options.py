@@ -27,6 +27,7 @@ _TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full
 PLACE: Final = ("host", "hostaddr", "port", "user", "password", "dbname")
 SERVICE: Final = frozenset({"service", "servicefile"})
 DRIVER: Final = frozenset({"passfile", "target_session_attrs", "krbsrvname", "gsslib"})
+FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile", "servicefile"})
 SERVER: Final = frozenset({"application_name", "options", "search_path"})
 HEEDED: Final = (*PLACE, *sorted(TLS | DRIVER | SERVICE | SERVER), "connect_timeout")
 

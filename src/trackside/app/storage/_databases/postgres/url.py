@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, quote, unquote
 
 from trackside.app.storage._databases.postgres.files import read_service
 from trackside.app.storage._databases.postgres.options import (
     DRIVER,
+    FILES,
     SERVER,
     SERVICE,
     TLS,
@@ -82,6 +84,13 @@ class PostgresAddress:
             driver=tuple((name, value) for name, value in options.items() if name in TLS | DRIVER | SERVICE),
             said=frozenset(options),
         )
+
+    def in_place(self) -> Self:
+        """The same address, with the files that it names where they are now, wherever the process works later."""
+        whole = (
+            (name, str(Path(value).absolute()) if name in FILES and value else value) for name, value in self.driver
+        )
+        return replace(self, driver=tuple(whole))
 
     def resolved(self) -> Self:
         """The address, with what it leaves to a service and to `PGOPTIONS`, of which the driver then need not know.
