@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
+from tests.integration.storage.conftest import held_up
 
 from trackside.app.storage import Store
 from trackside.app.storage.api_keys import digest_of, id_in
@@ -69,6 +71,25 @@ async def test_what_is_no_key_is_said_by_its_name(store: Store) -> None:
     with pytest.raises(InvalidApiKeyError, match="expires_at='2999-01-01'"):
         await store.api_keys.create("ci", owner="ada", expires_at="2999-01-01")  # type: ignore[arg-type]
     assert await store.api_keys.all() == []
+
+
+async def test_a_change_whose_caller_was_cancelled_is_known_of_as_soon_as_it_is_made(store: Store) -> None:
+    keys = store.api_keys
+    made = await keys.create("laptop", owner="ada")
+    for change, left in ((lambda: keys.create("ci", owner="ada"), 2), (lambda: keys.revoke(made.key.key_id), 1)):
+        async with held_up(store):
+            changing = asyncio.ensure_future(change())
+            async with asyncio.timeout(30):
+                while not store.writer_stats().pending:
+                    await asyncio.sleep(0)
+            changing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await changing
+            known = keys.version
+        async with asyncio.timeout(30):
+            while keys.version == known:
+                await asyncio.sleep(0)
+        assert len(await keys.good()) == left
 
 
 async def test_a_store_that_only_looks_makes_no_key(store: Store, url: str) -> None:

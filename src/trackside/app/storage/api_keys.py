@@ -7,6 +7,7 @@ one of 2²⁵⁶ random keys, however fast. A server that checks a key for each 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import secrets
@@ -23,6 +24,7 @@ from trackside.app.storage._rows.encoding import json_text, time_text
 from trackside.app.storage._writing.work import UnitOfWork, Work
 from trackside.app.storage._writing.writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidApiKeyError, UnknownApiKeyError
+from trackside.harness.foreign.timelimit import outlived
 
 __all__ = ["ApiKey", "ApiKeys", "KeyPermission", "NewApiKey", "digest_of", "id_in"]
 
@@ -118,8 +120,7 @@ class ApiKeys:
             revoked_at=None,
             digest=digest_of(secret),
         )
-        await self._writer.write(_Create(key))
-        self.version += 1
+        await self._write(_Create(key))
         return NewApiKey(key, secret)
 
     async def revoke(self, key_id: str) -> ApiKey:
@@ -130,8 +131,7 @@ class ApiKeys:
             StorageError: it cannot be stored.
         """
         name_of("key_id", key_id, InvalidApiKeyError)
-        await self._writer.write(_Revoke(key_id, time_text(datetime.now(UTC))))
-        self.version += 1
+        await self._write(_Revoke(key_id, time_text(datetime.now(UTC))))
         found = await self._readers.first(select(api_keys).where(api_keys.c.key_id == key_id), _key_of)
         if found is None:
             raise UnknownApiKeyError(key_id=key_id)
@@ -150,6 +150,15 @@ class ApiKeys:
     async def find(self, digest: str) -> ApiKey | None:
         """The key with this digest (`digest_of`), whether or not it lets anybody in; None if there is none."""
         return await self._readers.first(select(api_keys).where(api_keys.c.digest == digest), _key_of)
+
+    async def _write(self, work: Work) -> None:
+        """Write something; then the version is another one, even if the caller has been cancelled meanwhile."""
+        writing = asyncio.create_task(self._writer.write(work), name="trackside-key")
+        writing.add_done_callback(self._note_change)
+        await outlived(writing)
+
+    def _note_change(self, writing: asyncio.Future[None]) -> None:
+        self.version += 1
 
 
 def _key_of(row: Row[Any]) -> ApiKey:
