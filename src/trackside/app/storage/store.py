@@ -18,7 +18,7 @@ from trackside.app.storage._databases.postgres.signals import PostgresSignals
 from trackside.app.storage._databases.readers import Readers
 from trackside.app.storage._databases.signals import CommitSignals
 from trackside.app.storage._graph.checkpoints import GraphCheckpoints
-from trackside.app.storage._reading.facts import StoreFacts, read_facts
+from trackside.app.storage._reading.facts import StoreFacts, facts_of
 from trackside.app.storage._reading.follow import EventFeed, FollowOptions, HearOutage
 from trackside.app.storage._reading.follower import Follower
 from trackside.app.storage._reading.reads import StoreReading
@@ -430,8 +430,7 @@ class Store(StoreReading, StoreCancelling):
         Raises:
             StorageError: the database failed.
         """
-        found = await self._readers.run(read_facts)
-        return await asyncio.to_thread(found.told, own={*self._workers}, lease_seconds=self.lease_seconds)
+        return await facts_of(self._readers, own={*self._workers}, lease_seconds=self.lease_seconds)
 
     def bus(self) -> PostgresBus:
         """The bus on which processes that share the database tell each other things. It is closed with the store.

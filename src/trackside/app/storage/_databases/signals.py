@@ -15,6 +15,7 @@ from contextvars import Context
 from typing import Protocol, override
 
 from trackside.app.storage._databases.telling import tell_each
+from trackside.harness.threads import in_own_thread
 
 logger = logging.getLogger("trackside.storage")
 
@@ -150,7 +151,7 @@ class PolledSignals(CommitSignals):
         if (looking := self._looking) is not None:
             looking.cancel()
             await asyncio.wait([looking])
-        await asyncio.to_thread(self._close)
+        await in_own_thread(self._close)
 
     def _close(self) -> None:
         self._thread.shutdown()

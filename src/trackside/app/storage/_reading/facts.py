@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, func, select, text
 
+from trackside.app.storage._databases.readers import Readers
 from trackside.app.storage._rows.leases import LeaseClock, read_clock
 from trackside.app.storage._rows.processes import seconds_alive
 from trackside.app.storage._rows.queue import Standing
@@ -24,6 +25,7 @@ from trackside.app.storage._rows.tables import (
 )
 from trackside.app.storage._rows.totals import DAY
 from trackside.harness.lifecycle import is_final
+from trackside.harness.threads import in_own_thread
 from trackside.harness.types import RunStatus, ThreadStatus
 
 MOST_THREADS: Final = 100_000
@@ -64,7 +66,7 @@ class StoreFacts:
     workers: Sequence[WorkerFacts]
 
 
-class FoundFacts(NamedTuple):
+class _Found(NamedTuple):
     """What was read. It is told once it is known which processes still live, which is in files of their machine."""
 
     facts: StoreFacts
@@ -83,7 +85,17 @@ class FoundFacts(NamedTuple):
         return replace(self.facts, workers=workers)
 
 
-def read_facts(connection: Connection) -> FoundFacts:
+async def facts_of(readers: Readers, *, own: Collection[str], lease_seconds: float) -> StoreFacts:
+    """What a database is and holds, and its workers; see `_Found.told` for the arguments.
+
+    Raises:
+        StorageError: the database failed.
+    """
+    found = await readers.run(_read)
+    return await in_own_thread(found.told, own=own, lease_seconds=lease_seconds)
+
+
+def _read(connection: Connection) -> _Found:
     """Read what a database is and holds."""
     # Names every status: so an index finds them without going past those that were removed.
     there = (threads.c.status.in_([*ThreadStatus]), threads.c.removed_at.is_(None))
@@ -105,7 +117,7 @@ def read_facts(connection: Connection) -> FoundFacts:
     )
     known = [column for column in workers.c if column is not workers.c.running]
     query = select(*known, running.label("running")).order_by(workers.c.started_at)
-    return FoundFacts(facts, connection.execute(query).all(), read_clock(connection))
+    return _Found(facts, connection.execute(query).all(), read_clock(connection))
 
 
 def _size(connection: Connection) -> int:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from trackside.app.storage import errors
 from trackside.app.storage._databases.backend import Dialect
 from trackside.app.storage._databases.sqlite.connections import READERS, SqliteDatabase
+from trackside.harness.threads import in_own_thread
 
 _TICK: Final = 0.02
 """Seconds in which a file may change twice and have the same time: systems take the time from a clock that ticks."""
@@ -173,7 +174,7 @@ class ThreadedReads:
 
     async def aclose(self) -> None:
         """Let running reads end, and close the connections. May be called again."""
-        await asyncio.to_thread(self._close)
+        await in_own_thread(self._close)
 
     def _close(self) -> None:
         self._threads.shutdown()
