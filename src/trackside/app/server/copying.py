@@ -24,8 +24,8 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thre
     saver = _saver(parts, keeper, "copied")
     if saver is None:
         return False
-    if (gather := getattr(saver, "agather", None)) is not None:
-        await gather(thread_id)
+    if _is_the_stores(saver):
+        await saver.agather(thread_id)
         return False
     try:
         try:
@@ -40,13 +40,13 @@ async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads | None, thre
 
 def are_kept_here(parts: ServerParts, keeper: object) -> bool:
     """Whether the store itself keeps all checkpoints of an agent, so that nobody else has to be asked to forget them."""
-    return lacks_checkpointer(keeper) and hasattr(parts.checkpointer, "agather")
+    return lacks_checkpointer(keeper) and _is_the_stores(parts.checkpointer)
 
 
 async def forget_checkpoints(parts: ServerParts, keeper: object, thread_id: str) -> None:
     """Remove what was put for a thread after it was gone, where its checkpoints are kept outside of the store."""
     saver = parts.checkpointer
-    if saver is not None and lacks_checkpointer(keeper) and not hasattr(saver, "agather"):
+    if saver is not None and lacks_checkpointer(keeper) and not _is_the_stores(saver):
         await finish(lambda: saver.adelete_thread(thread_id), name=f"forgotten-{thread_id}")
 
 
@@ -74,6 +74,11 @@ async def keep_latest(parts: ServerParts, keeper: KeepsThreads | None, thread_id
     except NotImplementedError:
         why = "the checkpointer that keeps threads here cannot remove old checkpoints and keep the latest"
         raise HttpError(status=501, detail=f"strategy = 'keep_latest': {why}") from None
+
+
+def _is_the_stores(saver: Any) -> bool:
+    """Whether it keeps checkpoints in the store, which copies and forgets them with their threads."""
+    return hasattr(saver, "agather")  # its class cannot be asked for without importing LangGraph
 
 
 def _saver(parts: ServerParts, keeper: KeepsThreads | None, what: str) -> Any:
