@@ -112,6 +112,8 @@ def test_variables_come_from_the_file_or_a_mapping_and_are_settings_too(load: Lo
         (r'A="p\\${HOME}w"', r"p\/home/adaw"),
         (r'A="${NONE:-one\ttwo \"x\"}"', 'one\ttwo "x"'),
         ("# comment\n\n  \nA=one", "one"),
+        ("B=zero\n\x0c\nA=one", "one"),
+        ("\u00a0\n\u00a0# comment\nA=one\n\u00a0", "one"),
         ("A=zero\r\nA=one\r\n", "one"),
         ("\ufeffA=one", "one"),
         ("B=one\nA=${B}!", "one!"),

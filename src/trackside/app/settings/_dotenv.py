@@ -17,7 +17,7 @@ _DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN: Final = re.compile(r"[^\r\n]*")
 _COMMENT: Final = re.compile(r"[ \t]+#.*")  # with no blank before it, `#` belongs to the value, even at its beginning
 _REST: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)")
-_SKIPPED: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?\r?\n")
+_SKIPPED: Final = re.compile(r"[^\S\n]*(?:#[^\n]*)?(?:\n|\Z)")  # blank to other tools, too: form feeds, no-break spaces
 _ESCAPE: Final = re.compile(r"""\\([nrt"'\\$`])""")  # any other backslash stays, as in shells: `CORP\svc`, `\d+`
 _ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t"}
 _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -46,8 +46,6 @@ def _assignments(text: str, source: str) -> Iterator[tuple[str, str, str]]:
         if (skipped := _SKIPPED.match(text, at)) is not None:
             at = skipped.end()
             continue
-        if not text[at:].partition("\n")[0].partition("#")[0].strip():  # the last line, which nothing ends
-            return
         name = _NAME.match(text, at)
         if name is None:
             raise _complaint(text, at, source, "it is not NAME=value")
