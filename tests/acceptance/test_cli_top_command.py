@@ -14,8 +14,12 @@ import pytest
 from forking import Forkery
 from trackside_server import TracksideServer
 
+from trackside.app.cli.commands import parser
+from trackside.app.cli.records.protocol import Home
+from trackside.app.cli.records.stored import StoredRecords
 from trackside.app.cli.top.screen import TopApp
 from trackside.app.storage import Store
+from trackside.app.storage.errors import OlderDatabaseError
 from trackside.testing import make_run
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -111,6 +115,27 @@ def test_a_screen_that_fails_is_an_error_to_the_shell(monkeypatch: pytest.Monkey
     failed = here("top", "--dark")
     assert failed.returncode == 1
     assert "nothing can be drawn" in failed.stderr
+
+
+class Old(StoredRecords):
+    """Records of an older version, for somebody who may only read."""
+
+    async def run(self, run_id: str) -> Any:
+        raise OlderDatabaseError(database="trackside.db", found=1, known=2)
+
+
+async def test_commands_that_it_suggests_name_the_database_that_was_typed(url: str) -> None:
+    assert parser  # which makes itself known to what suggests commands
+    async with Store.open(url) as store:
+        await store.append(make_run("run-1")[:1])
+        top = TopApp(Old(store, Home(url, f" --database {url}")))
+        async with top.run_test(size=(140, 40)) as pilot:
+            for key, suggested in (("r", "trackside retry run-1"), ("enter", "trackside db upgrade")):
+                while not any(suggested in note.message for note in top._notifications):
+                    await pilot.press(key)
+                    await pilot.pause(0.02)
+                notes = [note.message for note in top._notifications if suggested in note.message]
+                assert f"{suggested} --database {url}" in notes[0]
 
 
 async def _record(url: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from trackside.app.cli.formatting import one_line
+
 _COMMAND = re.compile(r"`trackside ([a-z ]+(?= -- )|[^`]+)([^`]*)`")
 _PLACES = ("--url", "--database", "-d")
 _known: list[Callable[[], TyperGroup]] = []
@@ -49,6 +51,11 @@ def suggest_at(flags: str, text: str) -> str:
         return f"`trackside {found[1]}{flags}{found[2]}`"
 
     return _COMMAND.sub(complete, text) if flags else text
+
+
+def said_at(flags: str, failure: Exception) -> str:
+    """What a failure says, on one line, with these flags added to the commands that it suggests."""
+    return one_line(suggest_at(flags, str(failure)))
 
 
 def _takes(words: list[str], flag: str) -> bool:

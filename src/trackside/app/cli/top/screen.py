@@ -21,9 +21,11 @@ from textual.widgets import DataTable, Footer, Input, RichLog, Static
 
 from trackside.app.cli.formatting import abridged, cost, count, duration, moment, one_line
 from trackside.app.cli.records.attempts import cancelled, last_attempt
+from trackside.app.cli.suggesting import said_at
 from trackside.app.cli.top.colours import ANSI_DARK, ANSI_LIGHT, DARK, LIGHT
 from trackside.app.cli.top.watching import ORDERS, Seen, Watched
 from trackside.app.cli.views.appearance import RUN_LOOKS, look_of, words_of
+from trackside.app.command_lines import command_line
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
@@ -223,7 +225,7 @@ class TopApp(App[None]):
                 await asyncio.sleep(COUNTED_EVERY)
 
     def _lost(self, failure: Exception) -> None:
-        self._away["events"] = one_line(str(failure))
+        self._away["events"] = said_at(self._records.home.flags, failure)
 
     @work(name="trackside-top-numbers", exclusive=True, group="numbers")
     async def _count(self) -> None:
@@ -233,7 +235,7 @@ class TopApp(App[None]):
                 self.watched.look()
                 self.watched.begin(await self._records.runs(status=[RunStatus.pending], limit=SHOWN))
             except TracksideError as exc:
-                self._away["numbers"] = one_line(str(exc))
+                self._away["numbers"] = said_at(self._records.home.flags, exc)
             else:
                 self._away = dict.fromkeys(self._away, "")
             await asyncio.sleep(COUNTED_EVERY)  # only when there was an answer, however long that took
@@ -317,7 +319,7 @@ class TopApp(App[None]):
         try:
             events = await self._records.events(run_id=run_id, newest_first=True, limit=_TAIL)
         except TracksideError as exc:
-            log.write(Text(one_line(str(exc)), "red"))
+            log.write(Text(said_at(self._records.home.flags, exc), "red"))
         else:
             for stored in sorted(events, key=lambda one: one.position):
                 self._write(stored)
@@ -347,7 +349,7 @@ class TopApp(App[None]):
         try:
             run = await self._records.run(self._marked)
         except TracksideError as exc:
-            self.notify(one_line(str(exc)), severity="error", markup=False)
+            self.notify(said_at(self._records.home.flags, exc), severity="error", markup=False)
             return
         if run is None:
             self.notify("This run is not there any more.", severity="warning")
@@ -361,7 +363,7 @@ class TopApp(App[None]):
             "tokens": f"{run.total_input_tokens:,} in, {run.total_output_tokens:,} out",
             "cost": "" if run.cost_usd is None else cost(run.cost_usd),
             "error": abridged(one_line(run.error or "")),
-            "look": f"trackside runs {run.run_id}{self._records.home.flags}",
+            "look": command_line("runs", run.run_id, flags=self._records.home.flags),
         }
         await self.push_screen(Said({name: text for name, text in facts.items() if text}))
 
@@ -389,7 +391,7 @@ class TopApp(App[None]):
                 run_id = (await cancelled(self._records, run)).run_id
             self.notify(f"Asked run {run_id} to stop.", markup=False)
         except TracksideError as exc:
-            self.notify(one_line(str(exc)), severity="error", markup=False)
+            self.notify(said_at(self._records.home.flags, exc), severity="error", markup=False)
 
     @work(name="trackside-top-retry")
     async def action_retry_run(self) -> None:
@@ -398,7 +400,8 @@ class TopApp(App[None]):
             self.notify("No run is marked.")
             return
         if not isinstance(self._records, Retries):
-            said = f"Nobody executes runs here; with --url a server does, or: trackside retry {self._marked}"
+            retry = command_line("retry", self._marked, flags=self._records.home.flags)
+            said = f"Nobody executes runs here; with --url a server does, or: {retry}"
             self.notify(said, severity="warning", markup=False)
             return
         seen = self.watched.runs.get(self._marked)
@@ -416,7 +419,7 @@ class TopApp(App[None]):
             self._retried[seen.run_id] = new = await self._records.retry(seen.run_id)
             self.notify(f"Run {new} repeats it.", markup=False)
         except TracksideError as exc:
-            self.notify(one_line(str(exc)), severity="error", markup=False)
+            self.notify(said_at(self._records.home.flags, exc), severity="error", markup=False)
         finally:
             self._retrying.discard(seen.run_id)
 
