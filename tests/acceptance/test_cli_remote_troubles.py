@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -39,12 +40,18 @@ async def echo(input):
 
 async def sleep(input):
     await asyncio.Event().wait()
-
 async def patient(input, run):
     run.send({"attempt": run.attempt})
     if run.attempt == 1 or input == "for ever":
         await asyncio.Event().wait()
     return {"came with attempt": run.attempt}
+
+async def slow(input):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        open("stopping", "x").close()
+        while not os.path.exists("go"): await asyncio.sleep(0.02)
 
 async def told(input, run):
     run.send({"part": 1})
@@ -359,6 +366,23 @@ def test_a_run_that_ends_while_its_server_stops_is_shown_to_its_end_when_that_is
     assert (run.returncode, err) == (0, "")
     result = json.loads(out.splitlines()[-1])["result"]
     assert (result["run_id"], result["status"]) == (started, "success")
+
+
+def test_a_run_that_ends_as_it_is_told_to_while_its_server_stops_has_been_cancelled(
+    tmp_path: Path, piped: Piped, forkery: Forkery
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    with TracksideServer(tmp_path, "agents.py:slow", forkery=forkery) as server:
+        run_id = next_start(piped("run", "slow", "x", "--json", "--url", server.url))
+        cancel = piped("cancel", run_id, "--wait", "--url", server.url)
+        while not (tmp_path / "stopping").exists():
+            time.sleep(0.02)
+        server.signal(signal.SIGTERM)
+        (tmp_path / "go").touch()
+        assert server.wait() == 0
+        server.restart()
+        out, _ = cancel.communicate(timeout=60)
+    assert (cancel.returncode, out) == (0, f"Run {run_id} has ended: cancelled.\n")
 
 
 @pytest.mark.parametrize(("shown", "term"), [(["--json"], "xterm"), ([], "dumb")])

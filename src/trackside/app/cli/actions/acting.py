@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from trackside.app.cli.actions.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import ago, count, one_line
-from trackside.app.cli.places import Place, in_records
+from trackside.app.cli.places import Place, in_records, say_away
 from trackside.app.cli.records.attempts import cancelled
 from trackside.app.cli.records.lookup import find_run, find_thread
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.views.output import standard_output
 from trackside.app.cli.views.overviews import NEVER_STARTED
 from trackside.harness.errors import TracksideError
-from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final
+from trackside.harness.lifecycle import TERMINAL_EVENTS, is_final, run_status_of
 from trackside.harness.types import CancelAction, JsonObject, RunStatus
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ def cancel(options: CancelOptions) -> ExitCode:
     async def stop(records: Records) -> list[tuple[str, StoredRun, StoredRun]]:
         found = await _found_runs(records, options.runs)
         told = [(run.run_id, await cancelled(records, run, action=options.action)) for run in found]
-        if options.wait:
-            for _, run in told:
-                await _wait_for_end(records, run, stopped)
-        return [(named, run, await records.run(run.run_id) or run) for named, run in told]
+        known = _when_ended if options.wait else _as_it_is
+        return [(named, run, await known(records, run, stopped) or run) for named, run in told]
 
     runs = in_records(options.place, stop)
     console = standard_output()
@@ -95,14 +93,31 @@ def _said(before: StoredRun, after: StoredRun, action: CancelAction) -> str:
     return f"Run {after.run_id} is told to stop."
 
 
-async def _wait_for_end(records: Records, run: StoredRun, stopped: asyncio.Event) -> None:
-    known = await records.run(run.run_id)
+async def _as_it_is(records: Records, run: StoredRun, stopped: asyncio.Event) -> StoredRun | None:
+    """A run that was told to stop, as it is now; None if it is gone.
+
+    While the records are away it is as it was: it has been told all the same.
+    """
+    try:
+        return await records.run(run.run_id)
+    except TracksideError as exc:
+        if exc.fault != "store":
+            raise
+        return run
+
+
+async def _when_ended(records: Records, run: StoredRun, stopped: asyncio.Event) -> StoredRun | None:
+    """The run as it has ended, or as it is when somebody stops the command; None if it is gone."""
+    known = await _as_it_is(records, run, stopped)
     if stopped.is_set() or known is None or is_final(known.status):
-        return
-    follower = records.follow(0, run_id=run.run_id, types=sorted(TERMINAL_EVENTS))
+        return known
+    follower = records.follow(0, run_id=run.run_id, types=sorted(TERMINAL_EVENTS), on_outage=say_away)
     with ended_by_stop_signals(follower.end, stopped):
-        async for _ in follower:
-            return
+        async for stored in follower:
+            # Not asked for anew: a server that stops lets runs end, and is away when they have.
+            status = run_status_of(stored.event.event_type, stored.event.payload)
+            return replace(known, status=status or known.status)
+    return known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

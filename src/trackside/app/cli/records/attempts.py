@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trackside.app import attempts
+from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.types import CancelAction
 
@@ -21,7 +22,22 @@ async def last_attempt(records: Records, run: StoredRun) -> StoredRun:
 
 async def cancelled(records: Records, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> StoredRun:
     """Cancel a run, or the last attempt that continues it; returns that one as it was. An ended one is left alone."""
-    return await attempts.stopped(run, partial(_next_attempt, records), partial(records.cancel, action=action))
+    is_told = False
+
+    async def tell(run: StoredRun) -> None:
+        nonlocal is_told
+        await records.cancel(run, action=action)
+        is_told = True
+
+    async def after(run: StoredRun) -> StoredRun | None:
+        try:
+            return await _next_attempt(records, run)
+        except TracksideError as exc:
+            if not is_told or exc.fault != "store":
+                raise
+            return None  # the records are away now, but the run was told
+
+    return await attempts.stopped(run, after, tell)
 
 
 async def _next_attempt(records: Records, run: StoredRun) -> StoredRun | None:
