@@ -138,6 +138,19 @@ def test_without_a_beginning_it_begins_with_the_first_run(here: Run) -> None:
     assert sum(json.loads(line)["total"]["runs"] for line in lines) == 64
 
 
+def test_the_first_run_is_the_earliest_one_wherever_it_stands_in_the_log(here: Run) -> None:
+    async def bring_older() -> None:
+        when, started = END - timedelta(days=60), LifecycleEventType.RUN_STARTED
+        async with Store.open("sqlite:///trackside.db") as store:
+            await store.append([RunLifecycleEvent(new_id(), started, "older", "t", 1, when, {"agent": "chat"})])
+
+    asyncio.run(bring_older())
+    lines = here("stats", "--until", "2026-03-04T13:00Z", "--by", "day", "--json").stdout.splitlines()
+    first, *later = [(one["start"], one["total"]["runs"]) for one in map(json.loads, lines)]
+    assert first == ("2026-01-03T00:00:00+00:00", 1)
+    assert sum(runs for _, runs in later) == 64
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

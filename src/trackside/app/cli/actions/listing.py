@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 100
 """The least number of events to read at once when those that were read first do not all match."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NARROWING: Final = (timedelta(days=40), timedelta(hours=1), timedelta(minutes=1))
+"""The lengths of the blocks by which the first run is found: each time there are less than a thousand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,9 +364,20 @@ async def _over_time(
     blocks: int = 0,
 ) -> Sequence[TimeBucket]:
     """Totals over time; from the first run on if no start was typed, in `blocks` if no length was typed."""
-    begin = filters["since"]
-    if begin is None:
-        first = await records.events(limit=1)
-        begin = min(first[0].event.occurred_at, end) if first else end
+    begin = filters["since"] or await _first_run(records, end)
     width = step or step_of(begin, end, blocks)
     return await records.timeline(begin, end, width=width, agent=filters["agent"], status=status)
+
+
+async def _first_run(records: Records, end: datetime) -> datetime:
+    """The minute of the earliest run before `end`, whose place in the log may be behind others; `end` if there is none."""
+    begin, until = _EPOCH, min(end, datetime.now(UTC))
+    for width in _NARROWING:
+        if begin >= until:
+            return end
+        buckets = await records.timeline(begin, until, width=width)
+        first = next((one for one in buckets if one.total.runs), None)
+        if first is None:
+            return end
+        begin, until = first.start, min(until, first.start + first.width)
+    return begin
