@@ -151,6 +151,17 @@ def test_the_first_run_is_the_earliest_one_wherever_it_stands_in_the_log(here: R
     assert sum(runs for _, runs in later) == 64
 
 
+def test_runs_that_never_started_are_those_of_an_agent_without_a_name(here: Run) -> None:
+    async def cancel_one() -> None:
+        cancelled = RunLifecycleEvent(new_id(), LifecycleEventType.RUN_CANCELLED, "never", "t", 1, END, {})
+        async with Store.open("sqlite:///trackside.db") as store:
+            await store.append([cancelled])
+
+    asyncio.run(cancel_one())
+    by_agent = json.loads(here("stats", "--json").stdout)["by_agent"]
+    assert {agent: total["runs"] for agent, total in by_agent.items()} == {"chat": 64, "": 1}
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

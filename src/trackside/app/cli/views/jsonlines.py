@@ -25,7 +25,7 @@ def stored_event_object(stored: StoredEvent) -> JsonObject:
 
 
 def record_object(record: Any) -> JsonObject:
-    """A record (an event, a run, a thread, totals), with its fields in their order."""
+    """A record (an event, a run, a thread, totals), with its fields in their order; no agent is one whose name is empty."""
     return {field.name: _plain(getattr(record, field.name)) for field in fields(record)}
 
 
@@ -35,7 +35,7 @@ def _plain(value: Any) -> Json:
     if is_dataclass(value) and not isinstance(value, type):
         return record_object(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {"" if key is None else str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, str | int | float | bool) else canonical(value)[0]
