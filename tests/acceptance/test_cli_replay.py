@@ -7,14 +7,19 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trackside.app.cli import places
 from trackside.app.cli.actions import catching_up
 from trackside.app.cli.actions.catching_up import CaughtUp
-from trackside.app.cli.records.protocol import Records
+from trackside.app.cli.records.protocol import Home, Records
+from trackside.app.storage import Store
+from trackside.app.storage.errors import ConnectionLostError
+from trackside.app.storage.subscriptions import Subscription
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -124,6 +129,39 @@ def test_it_does_not_wait_for_ever(delivered: Run, monkeypatch: pytest.MonkeyPat
     )
     done = delivered("replay", "mail", "--from", "6", "--wait", "--yes")
     assert (done.returncode, done.stdout) == (0, "mail has got everything up to position 5.\n"), "there is nothing left"
+
+
+class Away:
+    """Records in which a subscription stands at each of these in turn; a number of seconds is how long they are away."""
+
+    def __init__(self, *stands: Subscription | float) -> None:
+        self.home = Home("runs.db")
+        self.time = 0.0
+        self._stands = iter(stands)
+
+    async def subscription(self, name: str) -> Subscription:
+        if not isinstance(stands := next(self._stands), float):
+            return stands
+        self.time += stands
+        raise ConnectionLostError(database="runs.db", why="it restarts")
+
+
+async def test_records_that_are_away_are_waited_for_and_who_delivers_has_time_after_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_PAUSE", 0.0)
+    monkeypatch.setattr(catching_up, "LOOK_SECONDS", 0.0)
+    async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:
+        await store.subscriptions.open("mail")
+        end = replace(await store.subscriptions.get("mail"), cursor=5)
+    start = replace(end, cursor=0, behind=5)
+    records: Any = Away(start, catching_up.PATIENCE, catching_up.PATIENCE, start, start, end)
+
+    with catching_up.waiting("mail") as progress:
+        found = await catching_up.catch_up(records, "mail", 0, progress, clock=lambda: records.time)
+
+    assert found == CaughtUp(end, 0)
+    assert capsys.readouterr().err.count("waiting: The connection to runs.db was lost") == 1
 
 
 def test_an_event_that_blocks_is_said(

@@ -212,6 +212,30 @@ async def test_a_server_is_asked_as_a_database_is(
     assert [json.loads(line)["draining"] for line in listed.stdout.splitlines()] == [False, True]
 
 
+async def test_who_waits_for_a_worker_goes_on_when_a_server_that_was_away_is_back(
+    trackside: Run, piped: Any, tmp_path: Path, postgres_with_tables: str, forkery: Forkery
+) -> None:
+    (tmp_path / "agents.py").write_text("async def chat(input):\n    return 'x'\n", encoding="utf-8")
+    server = TracksideServer(tmp_path, "agents.py:chat", database=postgres_with_tables, forkery=forkery)
+    await asyncio.to_thread(server.start)
+    try:
+        async with member(postgres_with_tables, pools=("default",)):
+            listed = map(json.loads, await until_listed(2, trackside, "--url", server.url))
+            (worker,) = [one for one in listed if one["kind"] == "worker"]
+            drain = await asyncio.to_thread(
+                piped, "workers", "drain", worker["worker_id"], "--yes", "--wait", "--url", server.url
+            )
+            assert "Waiting until its runs are over" in await asyncio.to_thread(drain.stderr.readline)
+            await asyncio.to_thread(server.kill)
+            assert (await asyncio.to_thread(drain.stderr.readline)).startswith("waiting: No server answers at ")
+            await asyncio.to_thread(server.restart)
+        out, err = await asyncio.to_thread(drain.communicate, timeout=60)
+    finally:
+        await asyncio.to_thread(server.kill)
+
+    assert (drain.returncode, out, err) == (0, f"{worker['name']} has left.\n", "")
+
+
 async def test_the_doctor_names_what_nobody_serves_and_an_engine_that_is_not_there(
     trackside: Run, postgres_with_tables: str
 ) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.formatting import one_line
 from trackside.app.cli.loops import run as run_loop
-from trackside.app.cli.records.protocol import Home, Records
-from trackside.app.cli.views.output import standard_error
+from trackside.app.cli.records.protocol import HearOutage, Home, Records
+from trackside.app.cli.views.output import OutputConsole, standard_error
 from trackside.app.settings import Settings, load_settings
 from trackside.app.settings.variables import KEY_VARIABLE, URL_VARIABLE
+from trackside.harness.errors import TracksideError
+
+_PAUSE: Final = 0.5  # seconds before records that are away are asked again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +110,27 @@ def in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_o
     return run_loop(main)
 
 
-def say_away(failure: Exception) -> None:
+def say_away(failure: Exception, console: OutputConsole | None = None) -> None:
     """Tell the person who follows that the records are away, and that there is nothing they need to do."""
-    console = standard_error()
+    console = standard_error() if console is None else console
     console.print("waiting:", style="bold yellow", end=" ")
     console.print(f"{one_line(str(failure))} This command continues when that is over.", soft_wrap=True)
+
+
+async def when_there[T](ask: Callable[[], Awaitable[T]], on_outage: HearOutage = say_away) -> T:
+    """What the records answer. While they are away, it tells `on_outage`, once, and asks again.
+
+    Raises:
+        TracksideError: they refuse, or there is something that does not pass by itself.
+    """
+    is_told = False
+    while True:
+        try:
+            return await ask()
+        except TracksideError as exc:
+            if not exc.retryable:
+                raise
+            if not is_told:
+                on_outage(exc)
+            is_told = True
+        await asyncio.sleep(_PAUSE)

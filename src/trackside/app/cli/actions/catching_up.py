@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from trackside.app.cli.arguments import ALL
 from trackside.app.cli.formatting import count, one_line
+from trackside.app.cli.places import say_away, when_there
 from trackside.app.cli.views.progress import Progress
 from trackside.app.command_lines import command_line
 from trackside.harness.errors import Fault, TracksideError
@@ -50,7 +51,7 @@ def waiting(name: str) -> Progress:
 async def catch_up(
     records: Records, name: str, start: int, progress: Progress, *, clock: Callable[[], float] = monotonic
 ) -> CaughtUp:
-    """Wait until a subscription has got everything that is in the log now.
+    """Wait until a subscription has got everything that is in the log now, also while the records are away.
 
     Args:
         records: where the subscription is.
@@ -63,21 +64,28 @@ async def catch_up(
         StandsStillError: it is paused, nobody delivers to it, or it keeps failing and nothing may overtake the event.
         UnknownSubscriptionError: somebody deleted it meanwhile.
     """
-    stands = await records.subscription(name)
+    is_away = False
+
+    def hear_outage(failure: Exception) -> None:
+        nonlocal is_away
+        is_away = True
+        say_away(failure, progress.console)
+
+    stands = await when_there(lambda: records.subscription(name), hear_outage)
     end = stands.cursor + stands.behind
     moved_at = clock()
     while stands.cursor < end:
         progress.reach(max(0, stands.cursor - start), total=end - start, note=_note(stands))
         await asyncio.sleep(LOOK_SECONDS)
-        now = await records.subscription(name)
-        if now.cursor != stands.cursor:
-            moved_at = clock()
+        now = await when_there(lambda: records.subscription(name), hear_outage)
+        if now.cursor != stands.cursor or is_away:  # what feeds it was away, too, or has still to notice
+            moved_at, is_away = clock(), False
         stands = now
         is_patient = clock() - moved_at < PATIENCE
         if stands.cursor < end and (why := _why_still(stands, is_patient=is_patient, flags=records.home.flags)):
             raise StandsStillError(name=name, position=stands.cursor, why=why)
     # A redelivered event does not stay parked once it is handled, so those parked in this range failed this time.
-    parked = await records.parked(name, limit=ALL) if stands.parked else []
+    parked = await when_there(lambda: records.parked(name, limit=ALL), hear_outage) if stands.parked else []
     return CaughtUp(stands, sum(start < event.stored.position <= end for event in parked))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -13,7 +12,7 @@ from trackside.app.cli.actions.asking import agrees, not_done
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import count, one_line
-from trackside.app.cli.places import Place, in_records
+from trackside.app.cli.places import Place, in_records, when_there
 from trackside.app.cli.records.fleet import EXECUTING, QueueNow, WorkerNow
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.views.fleet import print_duties, print_queue, print_workers
@@ -162,19 +161,24 @@ def _find(workers: Sequence[WorkerNow], typed: str) -> WorkerNow:
 async def _wait_until_left(records: Records, chosen: Mapping[str, WorkerNow], stopped: asyncio.Event) -> dict[str, str]:
     """Wait until they have left, or somebody presses Ctrl-C; returns what became of each."""
     states = dict.fromkeys(chosen, "draining")
-    with ended_by_stop_signals(lambda: None, stopped):
-        while not stopped.is_set():
-            there = {worker.worker_id: worker for worker in await records.workers()}
-            for id_ in chosen:
-                worker = there.get(id_)
-                if states[id_] == "draining" and (worker is None or not worker.is_alive):
-                    states[id_] = "left" if worker is None else "lost"
-            if "draining" not in states.values():
-                break
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await stopped.wait()
+    watching = asyncio.create_task(_watch(records, states), name="trackside-cli-drain")
+    with ended_by_stop_signals(watching.cancel, stopped):
+        await asyncio.wait({watching})
+    if not watching.cancelled():
+        watching.result()
     return states
+
+
+async def _watch(records: Records, states: dict[str, str]) -> None:
+    """Note of each worker that it has left, or is lost, until that is known of all, also while the records are away."""
+    while "draining" in states.values():
+        there = {worker.worker_id: worker for worker in await when_there(records.workers)}
+        for id_, state in states.items():
+            worker = there.get(id_)
+            if state == "draining" and (worker is None or not worker.is_alive):
+                states[id_] = "left" if worker is None else "lost"
+        if "draining" in states.values():
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _told(worker: WorkerNow) -> str:

@@ -13,7 +13,7 @@ from trackside.app.cli.actions.run_options import RunOptions, View
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.loops import run as run_loop
-from trackside.app.cli.places import say_away
+from trackside.app.cli.places import say_away, when_there
 from trackside.app.cli.records.lookup import STANDINGS, find_ended_run, find_paused_run, not_waiting, stops_behind
 from trackside.app.cli.records.questions import answer_to, is_stop
 from trackside.app.cli.records.remote import RemoteRecords
@@ -21,8 +21,6 @@ from trackside.app.cli.records.remote_connection import (
     Connection,
     RefusedError,
     RemoteError,
-    ServerAwayError,
-    ServerFailedError,
     connected,
     part_of_path,
     path_of_run,
@@ -41,7 +39,7 @@ from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 _SHOWN: Final = ("messages-tuple", "custom")
 _SILENCE: Final = 60.0  # seconds without a heartbeat after which a stream counts as lost
-_PAUSE: Final = 0.5  # seconds before a stream that was cut is resumed, or a server that is away is asked again
+_PAUSE: Final = 0.5  # seconds before a stream that was cut is resumed
 _WITHOUT_END: Final = 5.0  # seconds by which the last pieces of output may follow the end of their run
 _ENDS: Final = frozenset({"end", "error"})
 
@@ -247,10 +245,11 @@ class _Watched:
 
     async def _result_of(self, last: RunLifecycleEvent) -> RunResult:
         status = run_status_of(last.event_type, last.payload) or RunStatus.cancelled
-        run = await self._answered(lambda: self._records.run(self.run_id))
+        # A server that stops lets runs end, and is away when they have.
+        run = await when_there(lambda: self._records.run(self.run_id), self._say_away)
         output = None
         if status is RunStatus.success:
-            answer = await self._answered(lambda: self._connection.get(f"{self._path}/join"))
+            answer = await when_there(lambda: self._connection.get(f"{self._path}/join"), self._say_away)
             said = msgspec.json.decode(answer.body)
             output = None if said == {} else said  # how servers say that there was no output
         return RunResult(
@@ -262,22 +261,6 @@ class _Watched:
             None if run is None else run.title,
             output=output,
         )
-
-    async def _answered[T](self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What the server answers, when it is there: one that stops lets runs end, and is away when they have.
-
-        Raises:
-            RemoteError: it refuses.
-        """
-        said = False
-        while True:
-            try:
-                return await ask()
-            except (ServerAwayError, ServerFailedError) as exc:
-                if not said:
-                    self._say_away(exc)
-                said = True
-            await asyncio.sleep(_PAUSE)
 
     async def _show_stream(self, begun: asyncio.Event) -> None:
         """Show the run's live output; if the stream is cut, resume where it was. The run's events say the rest."""

@@ -45,6 +45,8 @@ class RemoteError(TracksideError):
 class ServerAwayError(RemoteError):
     """No server answers at {url}: {why}; `trackside serve` starts one."""
 
+    retryable: ClassVar[bool] = True
+
 
 class ServerTimeoutError(ServerAwayError):
     """The server at {url} did not answer within {seconds:g} s; `trackside doctor --url {url}` says how it is doing."""
@@ -82,6 +84,8 @@ class NotAllowedError(RemoteError):
 
 class ServerFailedError(RemoteError):
     """The server at {url} could not do it: {why}."""
+
+    retryable: ClassVar[bool] = True
 
 
 class RefusedError(RemoteError):

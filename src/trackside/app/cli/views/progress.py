@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from trackside.app.cli.formatting import count, duration
-from trackside.app.cli.views.output import standard_error
+from trackside.app.cli.views.output import OutputConsole, standard_error
 
 LINE_EVERY = 30.0
 """Seconds between two lines where there is no terminal; an operation that takes less prints none."""
@@ -74,6 +74,11 @@ class Progress:
             self._bar.stop()
         if isinstance(exc, KeyboardInterrupt):
             self._console.print(f"Broken off: {self._broken_off(self._counted)}", soft_wrap=True)
+
+    @property
+    def console(self) -> OutputConsole:
+        """Where it is shown: what is printed there stands above it."""
+        return self._console
 
     def reach(self, done: float, *, counted: int | None = None, total: float | None = None, note: str = "") -> None:
         """Say how much is done.
