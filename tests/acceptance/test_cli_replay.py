@@ -1,4 +1,6 @@
-"""`trackside replay --wait` shows how far it is, and ends when all is delivered, some is parked, or nobody delivers."""
+"""`trackside replay --wait` shows how far it is, and ends when all is delivered, some is parked, or nobody delivers;
+`trackside deliver --until-idle` ends when all is delivered.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from trackside.app.cli.actions import catching_up
 from trackside.app.cli.actions.catching_up import CaughtUp
 from trackside.app.cli.records.protocol import Home, Records
 from trackside.app.storage import Store
+from trackside.app.storage.dispatcher import Dispatcher, DrainReport
 from trackside.app.storage.errors import ConnectionLostError
 from trackside.app.storage.subscriptions import Subscription
 
@@ -197,6 +200,23 @@ def test_ctrl_c_leaves_it_to_whoever_delivers(delivered: Run, terminal: Any) -> 
     assert shown.lines[-1].removeprefix("^C") == (
         "Broken off: mail was 0 positions further; it goes on without this command."
     )
+
+
+def test_who_delivers_until_all_is_delivered_waits_for_a_database_that_is_away(
+    delivered: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain, failures = Dispatcher.drain, [ConnectionLostError(database="trackside.db", why="it restarts")]
+
+    async def fail_once(self: Dispatcher, timeout: float) -> DrainReport:
+        if failures:
+            raise failures.pop()
+        return await drain(self, timeout)
+
+    monkeypatch.setattr(Dispatcher, "drain", fail_once)
+    delivered("replay", "mail", "--from", "1", "--yes")
+    done = delivered("deliver", "--until-idle")
+    assert (done.returncode, done.stderr, failures) == (0, "", [])
+    assert done.stdout.endswith("mail got 5 events, nothing left\n")
 
 
 def test_of_a_server_too(delivered: Run, piped: Any, tmp_path: Path) -> None:

@@ -153,15 +153,22 @@ async def _follow(
 
 
 async def _idle(dispatcher: Dispatcher, store: Store) -> None:
-    """Wait until no process has anything left to deliver or to retry."""
+    """Wait until no process has anything left to deliver or to retry, also while the database is away."""
+    from trackside.app.storage.errors import StorageError
+
     while True:
-        report = await dispatcher.drain(_FOR_EVER)
-        fed = {*report.delivered, *report.elsewhere}
-        active = [one for one in await store.subscriptions.all() if one.name in fed and one.state.value == "active"]
-        if any(one.to_retry or (one.behind and one.name in report.elsewhere) for one in active):
-            await asyncio.sleep(_LOOK_SECONDS)  # the process that has it goes on, or its lease ends
-        elif await store.subscriptions.end() <= report.through:
-            return
+        try:
+            report = await dispatcher.drain(_FOR_EVER)
+            fed = {*report.delivered, *report.elsewhere}
+            active = [one for one in await store.subscriptions.all() if one.name in fed and one.state.value == "active"]
+            if any(one.to_retry or (one.behind and one.name in report.elsewhere) for one in active):
+                await asyncio.sleep(_LOOK_SECONDS)  # the process that has it goes on, or its lease ends
+            elif await store.subscriptions.end() <= report.through:
+                return
+        except StorageError as exc:  # the watch says it
+            if not exc.retryable:
+                raise
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 class _Report:
