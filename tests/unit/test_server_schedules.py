@@ -64,6 +64,23 @@ def test_what_is_at_a_time_that_there_is_twice_comes_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("expression", "spring", "autumn"),
+    [  # each for the 29th of March from 00:00 in Berlin on, and for the 25th of October from 00:00 on
+        ("0 */2 * * *", ["29 02:00", "29 04:00"], ["25 00:00", "25 01:00", "25 03:00"]),
+        ("0 0-23/2 * * *", ["29 01:00", "29 02:00"], ["25 00:00", "25 03:00", "25 05:00"]),
+        ("*/30 2 * * *", ["30 00:00", "30 00:30"], ["25 00:00", "25 00:30", "25 01:00"]),
+    ],
+)
+def test_a_schedule_with_a_star_has_the_times_that_there_are(
+    expression: str, spring: list[str], autumn: list[str]
+) -> None:
+    schedule = Schedule(expression, "Europe/Berlin")
+
+    assert times(schedule, datetime(2026, 3, 28, 23, tzinfo=UTC), 2) == spring
+    assert times(schedule, datetime(2026, 10, 24, 22, tzinfo=UTC), 3) == autumn
+
+
 @given(
     when=st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC)),
     expression=st.sampled_from(

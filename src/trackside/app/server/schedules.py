@@ -34,8 +34,9 @@ class InvalidTimezoneError(InvalidScheduleError):
 class Schedule:
     """Times as cron has them: minute, hour, day of the month, month, day of the week, by the clocks of a place.
 
-    Where clocks are put forward, a time that does not exist comes right after the gap; where they are put back, a fixed
-    time comes once. Debian's cron does the same.
+    If neither the minute nor the hour begins with a `*`, a time that does not exist, as clocks are put forward, comes right
+    after the gap, and one that there is twice, as they are put back, comes once. Other schedules have the times that there
+    are. Debian's cron does the same.
 
     Args:
         expression: `30 9 * * MON-FRI`, say.
