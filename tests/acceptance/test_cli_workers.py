@@ -35,7 +35,7 @@ async def member(url: str, kind: Any = "worker", **more: Any) -> AsyncGenerator[
     agents = {"chat": chat, "draw": chat}
     async with Store.open(url) as store:
         fleet = FleetMember(kind=kind, pool_of=lambda agent: POOLS.get(agent, "default"), agents=tuple(agents), **more)
-        coordinator = store.coordinator(lease_seconds=60.0, fleet=fleet)
+        coordinator = store.coordinator(lease_seconds=60.0, fleet=None if kind == "inline" else fleet)
         observers = [ObserverBinding(StorageObserver(store), required=True)]
         async with RunManager(agents, observers=observers, coordinator=coordinator, log=store.run_log()) as manager:
             yield manager
@@ -156,6 +156,17 @@ async def test_who_cannot_be_drained_is_said(trackside: Run, postgres_with_table
     assert one["worker_id"] in ambiguous.stderr
     assert other["worker_id"] in ambiguous.stderr
     assert "No live worker here has the name or id 'elsewhere:1'" in unknown.stderr
+
+
+async def test_a_process_outside_a_fleet_is_not_said_to_take_no_runs(trackside: Run, postgres_with_tables: str) -> None:
+    async with member(postgres_with_tables, "inline") as manager:
+        await (await manager.start(RunSpec("chat", "hello"))).result()
+        listed = await read(trackside, "--json", TRACKSIDE_DATABASE_URL=postgres_with_tables)
+        name = json.loads(listed.stdout)["name"]
+        refused = await read(trackside, "drain", name, "--yes", TRACKSIDE_DATABASE_URL=postgres_with_tables)
+
+    assert refused.returncode == 2
+    assert f"{name} is no worker of a fleet, and executes the runs that it lets in itself" in refused.stderr
 
 
 async def test_ids_of_workers_are_completed(trackside: Run, postgres_with_tables: str) -> None:

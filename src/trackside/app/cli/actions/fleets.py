@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS: Final = 0.5  # between two checks whether a worker has left: nothing announces that
 _LEAST_OF_AN_END: Final = 6  # characters: anything shorter is more likely a typo than the end of an id
+_UNDRAINED: Final = {
+    "server": "a server, and takes no runs",
+    "inline": "no worker of a fleet, and executes the runs that it lets in itself",
+}
 
 
 class UnknownWorkerError(TracksideError, LookupError):
@@ -37,7 +41,7 @@ class AmbiguousWorkerError(TracksideError, LookupError):
 
 
 class NotDrainableError(TracksideError):
-    """{name} is a server, and takes no runs: it ends when its process gets SIGTERM."""
+    """{name} is {what}: it ends when its process gets SIGTERM."""
 
     fault = "caller"
 
@@ -152,7 +156,7 @@ def _find(workers: Sequence[WorkerNow], typed: str) -> WorkerNow:
         raise UnknownWorkerError(typed=typed)
     executing = [worker for worker in found if worker.kind == EXECUTING]
     if not executing:
-        raise NotDrainableError(name=found[0].name)
+        raise NotDrainableError(name=found[0].name, what=_UNDRAINED[found[0].kind])
     if len(executing) > 1:
         raise AmbiguousWorkerError(typed=typed, found=", ".join(worker.worker_id for worker in executing))
     return executing[0]
