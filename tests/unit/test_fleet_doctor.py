@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from trackside._version import __version__
 from trackside.app.cli.serving.workers_watch import WorkersWatch
 from trackside.app.settings import EngineSettings, Settings
@@ -119,6 +121,13 @@ def test_a_worker_that_leaves_is_noted() -> None:
         Severity.note,
         "it takes no more runs, and leaves when its last run is over",
     )
+
+
+@pytest.mark.parametrize(("running", "when"), [(0, "within moments, as it has none"), (2, "when its 2 runs are over")])
+def test_a_worker_that_leaves_is_said_to_have_the_runs_that_it_has(running: int, when: str) -> None:
+    (only,) = found(replace(WORKER, draining=True, running=running))
+
+    assert only.what == f"it takes no more runs, and leaves {when}"
 
 
 async def test_a_server_says_how_a_worker_of_its_fleet_is_started(tmp_path: Path) -> None:

@@ -104,9 +104,18 @@ def _member(worker: StoredWorker, now: datetime) -> Iterator[Finding]:
         fix = "have both set by NTP: `timedatectl set-ntp true`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if worker.draining:
-        left = "its last run is over" if worker.running == 1 else f"its {worker.running} runs are over"
-        what = f"it takes no more runs, and leaves when {left}"
+        what = f"it takes no more runs, and leaves {_when_over(worker.running)}"
         yield Finding(severity=Severity.note, what=what, where=where)
+
+
+def _when_over(running: int) -> str:
+    match running:
+        case 0:
+            return "within moments, as it has none"
+        case 1:
+            return "when its last run is over"
+        case _:
+            return f"when its {running:,} runs are over"
 
 
 def _duties(duties: Sequence[HeldDuty], where: str, flags: str) -> Iterator[Finding]:
