@@ -89,6 +89,10 @@ def test_a_database_that_cannot_be_written_is_refused(here: Command, tmp_path: P
         ("[server]\nmax_body = -1", "server.max_body: -1 is not a number of bytes"),
         ("[server]\nlog = 3", "server.log: 3 is neither true nor false"),
         ("[server]\nheartbeat = 0", "server.heartbeat: it has to be longer than zero"),
+        (
+            '[server]\nheartbeat = "2m"',
+            "server.heartbeat: clients take a server that is silent for a minute for gone; 30s is the most",
+        ),
         ("[server]\nprot = 3", "unknown key server.prot; did you mean server.port?"),
     ],
 )

@@ -56,7 +56,7 @@ _FORMS: Final[Mapping[str, str]] = {
     "parse_count": "whole number from 1",
     "_concurrency": "whole number from 1 to 10,000",
     "parse_seconds": "time",
-    "parse_positive_seconds": "time, longer than 0",
+    "_heartbeat": "time, longer than 0, at most 30 s",
     "_timeout": "time, longer than 0",
     "_lease": "time from 1 s to 10 min",
     "parse_port": "port",

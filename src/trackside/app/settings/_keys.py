@@ -36,6 +36,7 @@ SAVERS = ("store", "langgraph")
 MIDDLEWARE_ORDERS = ("middleware_first", "auth_first")
 
 _VARIABLES = "TRACKSIDE_"
+_LONGEST_HEARTBEAT = 30.0  # seconds
 
 
 class Key(NamedTuple):
@@ -63,6 +64,12 @@ def _money(value: Any) -> float:
     if (number := _number(value)) == 0:
         raise ValueError("a run that may cost nothing could not call a model; leave it out for no limit")
     return number
+
+
+def _heartbeat(value: Any) -> float:
+    if (seconds := parse_positive_seconds(value)) > _LONGEST_HEARTBEAT:
+        raise ValueError("clients take a server that is silent for a minute for gone; 30s is the most")
+    return seconds
 
 
 def _timeout(value: Any) -> float:
@@ -110,7 +117,7 @@ _PLAIN: Mapping[str, _Kinds] = {
     "server": {
         "host": parse_text,
         "port": parse_port,
-        "heartbeat": parse_positive_seconds,
+        "heartbeat": _heartbeat,
         "max_body": parse_bytes,
         "graceful": parse_seconds,
         "log": parse_switch,
