@@ -64,6 +64,10 @@ class ReadyRun(NamedTuple):
 
     run_id: str
     pool: str = DEFAULT_POOL
+    agent: str = ""
+    """The agent that it needs; "": not known here."""
+    version: str | None = None
+    """The version of the agents that it needs; None: any, or not known here."""
 
 
 class StopAsked(NamedTuple):

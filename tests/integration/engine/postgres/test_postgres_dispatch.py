@@ -18,6 +18,7 @@ from trackside.app.storage.fleet import ReadyRun
 
 def stored(worker_id: str, *pools: str, capacity: int = 1, running: int = 0, **other: Any) -> Any:
     facts = {"kind": "worker", "draining": False, "seconds_left": 10.0, "isolated_in": None} | other
+    facts = {"agents": (), "version": None} | facts
     return SimpleNamespace(worker_id=worker_id, pools=pools, capacity=capacity, running=running, **facts)
 
 
@@ -220,6 +221,36 @@ async def test_workers_that_nobody_has_heard_of_are_read_from_the_database(
     await until(lambda: worker.runs == ["run"])
 
     assert fleet.reads <= reads + 1
+
+
+async def test_runs_go_to_workers_that_have_their_agent_in_their_version(fleet: Fleet) -> None:
+    one, two = await fleet.engine(), await fleet.engine()
+    others = [await fleet.worker(one, f"other {n}", places=9) for n in range(8)]
+    old = await fleet.worker(one, "old", places=9)
+    new = await fleet.worker(two, "new", places=9)
+    fleet.stored = [
+        *(stored(f"other {n}", "default", capacity=9, agents=("write",), version="v2") for n in range(8)),
+        stored("old", "default", capacity=9, agents=("draw",), version="v1"),
+        stored("new", "default", capacity=9, agents=("draw", "write"), version="v2"),
+    ]
+    for worker in (*others, old, new):
+        await worker.until_idle()
+    server = await fleet.engine()
+    server.announce([ReadyRun("first", "default", "draw", "v2")])  # has the server read who has which agent
+    await until(lambda: server._dispatch._reading is None)
+    await fleet.heard_by(server, one, two)
+
+    server.announce([ReadyRun(f"draw {n}", "default", "draw", "v2") for n in range(3)])
+    server.announce([ReadyRun("any version", "default", "draw")])
+    await until(lambda: len(new.runs) + len(old.runs) == 5)
+    await fleet.heard_by(server, one, two)
+
+    assert {"first", "draw 0", "draw 1", "draw 2"} <= {*new.runs}
+    assert {*new.runs, *old.runs} == {"first", "draw 0", "draw 1", "draw 2", "any version"}
+    assert not any(worker.runs for worker in others)
+
+    server.announce([ReadyRun("as yet nobody's", "default", "sing")])
+    await until(lambda: any("as yet nobody's" in worker.runs for worker in (*others, old, new)))
 
 
 async def test_a_worker_that_has_left_is_told_of_nothing_and_what_it_had_is_anothers(fleet: Fleet) -> None:

@@ -178,7 +178,7 @@ async def test_what_is_ready_is_found_with_its_age_whatever_clock_its_host_had(m
         database.execute(f"UPDATE runs SET created_at = '{created_at}' WHERE run_id = '{run_id}'")
 
     assert [run.run_id for run in await fleet.ready()] == [old, young, ahead, on_gpu]
-    assert await fleet.ready(["gpu"]) == [ReadyRun(on_gpu, "gpu")]
+    assert await fleet.ready(["gpu"]) == [ReadyRun(on_gpu, "gpu", "gpu")]
     assert await fleet.ready([]) == []
     assert [run.run_id for run in await fleet.ready(older_than=30)] == [old, ahead]
     assert [run.run_id for run in await fleet.ready(limit=2)] == [old, young]

@@ -49,7 +49,7 @@ async def test_runs_wait_for_workers_of_their_pool_with_their_agents_and_version
     old, new = await member(version="v1"), await member(version="v2", pools=("gpu",))
     unversioned, both = await member(), await member(version="v2", pools=("default", "gpu"))
 
-    assert server.news[0].ready == (ReadyRun(on_gpu, "gpu"),)
+    assert server.news[0].ready == (ReadyRun(on_gpu, "gpu", "gpu", "v2"),)
     assert await old.take(on_gpu, plain) == [FOREIGN, FOREIGN]
     assert await unversioned.take(plain) == [FOREIGN]
     assert await new.take(plain) == [FOREIGN]

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trackside.app.engine.postgres._notices import Room
 
@@ -20,12 +20,25 @@ _FRESH: Final = 5.0  # seconds for which what a worker said counts more than wha
 _ON_ITS_WAY: Final = 0.05  # seconds for which a run that a worker was told of is counted as one of its own
 
 
+class Needs(NamedTuple):
+    """What runs need of a worker, as far as is known: its pool, an agent, a version of its agents."""
+
+    pool: str
+    agent: str = ""
+    version: str | None = None
+
+
 @dataclass(slots=True)
 class _Known:
-    """A worker, as far as is known. `told` are the times at which it was told of a run."""
+    """A worker, as far as is known. `told` are the times at which it was told of a run.
+
+    Which `agents` it has, in which `version`, it does not say itself: the database does.
+    """
 
     pools: frozenset[str]
     places: int
+    agents: frozenset[str] | None = None
+    version: str | None = None
     is_full: bool = False
     said_at: float = float("-inf")
     told: deque[float] = field(default_factory=deque[float])
@@ -34,6 +47,12 @@ class _Known:
         while self.told and now - self.told[0] > _ON_ITS_WAY:
             self.told.popleft()
         return 0 if self.is_full else self.places - len(self.told)
+
+    def may_execute(self, needs: Needs) -> bool:
+        """Whether it can execute such runs, as far as is known."""
+        if self.agents is None:
+            return True
+        return needs.agent in {"", *self.agents} and needs.version in {None, self.version}
 
 
 class Directory:
@@ -64,6 +83,7 @@ class Directory:
                 self._remove(worker_id)
                 continue
             known = self._add(worker_id, frozenset(stored.pools))
+            known.agents, known.version = frozenset(stored.agents), stored.version
             if now - known.said_at > _FRESH:
                 known.places = stored.capacity - stored.running
 
@@ -81,10 +101,10 @@ class Directory:
         for known in self._workers.values():
             known.is_full, known.said_at = False, float("-inf")
 
-    def choose(self, pool: str, *, but: str | None = None) -> str | None:
+    def choose(self, needs: Needs, *, but: str | None = None) -> str | None:
         """The next worker that seems to have room for one more run; it counts as having that run from now on."""
         now = monotonic()
-        for worker_id in self._in_turn(pool, but):
+        for worker_id in self._in_turn(needs, but):
             known = self._workers[worker_id]
             if known.room(now) > 0:
                 known.told.append(now)
@@ -96,22 +116,26 @@ class Directory:
         if (turns := self._turns.get(pool)) and chosen % len(turns) == 0:
             turns.rotate(-1)
 
-    def choose_any(self, pool: str, count: int, *, but: str | None = None) -> list[str]:
+    def choose_any(self, needs: Needs, count: int, *, but: str | None = None) -> list[str]:
         """The next workers that have not said that they are full, up to `count` of them."""
         found: list[str] = []
-        for worker_id in self._in_turn(pool, but):
+        for worker_id in self._in_turn(needs, but):
             if len(found) == count:
                 break
             if not self._workers[worker_id].is_full:
                 found.append(worker_id)
         return found
 
-    def _in_turn(self, pool: str, but: str | None) -> list[str]:
-        """The workers of a pool in turn: the one that was first last time is last now."""
-        if not (turns := self._turns.get(pool)):
+    def _in_turn(self, needs: Needs, but: str | None) -> list[str]:
+        """The workers for such runs in turn: the one of the pool that was first last time is last now.
+
+        Where none is known that could execute them, all of the pool: what a worker says of its agents may be out of date.
+        """
+        if not (turns := self._turns.get(needs.pool)):
             return []
         turns.rotate(-1)
-        return [worker_id for worker_id in turns if worker_id != but]
+        others = [worker_id for worker_id in turns if worker_id != but]
+        return [worker_id for worker_id in others if self._workers[worker_id].may_execute(needs)] or others
 
     def _add(self, worker_id: str, pools: frozenset[str]) -> _Known:
         known = self._workers.get(worker_id)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from trackside.app.engine.postgres._directory import Directory
+from trackside.app.engine.postgres._directory import Directory, Needs
 from trackside.app.engine.postgres._notices import (
     MAX_HOPS,
     WORKERS,
@@ -118,33 +118,34 @@ class Dispatch:
         if asyncio.get_running_loop().time() - self._read_at > _READ_EVERY:
             self._read()
         waiting, self._waiting = self._waiting, []
-        groups: dict[tuple[str, int, str | None], list[str]] = {}
+        groups: dict[tuple[Needs, int, str | None], list[str]] = {}
         for run, hops, but in waiting:
             if self._reading is not None and not self._directory.serves(run.pool):
                 self._waiting.append((run, hops, but))
             else:
-                groups.setdefault((run.pool, hops, but), []).append(run.run_id)
-        for (pool, hops, but), run_ids in groups.items():
-            self._send_group(pool, run_ids, hops, but)
+                needs = Needs(run.pool, run.agent, run.version)
+                groups.setdefault((needs, hops, but), []).append(run.run_id)
+        for (needs, hops, but), run_ids in groups.items():
+            self._send_group(needs, run_ids, hops, but)
 
-    def _send_group(self, pool: str, run_ids: Sequence[str], hops: int, but: str | None) -> None:
+    def _send_group(self, needs: Needs, run_ids: Sequence[str], hops: int, but: str | None) -> None:
         chosen: dict[str, list[str]] = {}
         told = 0
         for run_id in run_ids:
-            if (worker_id := self._directory.choose(pool, but=but)) is None:
+            if (worker_id := self._directory.choose(needs, but=but)) is None:
                 break
             chosen.setdefault(worker_id, []).append(run_id)
             told += 1
         for worker_id, theirs in chosen.items():
             for bunch in bunches(theirs):
-                self._tell(worker_id, Told(pool, bunch, hops))
-        self._directory.note_round(pool, told)
+                self._tell(worker_id, Told(needs.pool, bunch, hops, needs.agent, needs.version))
+        self._directory.note_round(needs.pool, told)
         self._counts.announced += told
         if (left := len(run_ids) - told) > 0:
-            for worker_id in self._directory.choose_any(pool, left, but=but):
-                self._tell(worker_id, Told(pool, (), hops))
+            for worker_id in self._directory.choose_any(needs, left, but=but):
+                self._tell(worker_id, Told(needs.pool, (), hops))
             # A worker may have got a place free, and looked, a moment before these were there.
-            self._untold[pool] = asyncio.get_running_loop().time()
+            self._untold[needs.pool] = asyncio.get_running_loop().time()
 
     def _tell(self, worker_id: str, notice: Told | Stop) -> None:
         if (here := self._here.get(worker_id)) is not None:

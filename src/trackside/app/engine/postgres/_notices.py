@@ -7,21 +7,31 @@ from typing import Final
 
 import msgspec
 
+from trackside.app.storage.fleet import ReadyRun
 from trackside.app.storage.live_parts import token_of
 
 WORKERS: Final = "workers"
 """The channel on which workers say whether they have room."""
 MAX_HOPS: Final = 3
 """How often a notice is passed on."""
-_MOST_BYTES: Final = 7_000  # of ids in one notice
+_MOST_BYTES: Final = 6_000  # of ids in one notice
 
 
 class Told(msgspec.Struct, frozen=True, tag="told", omit_defaults=True):
-    """To a worker: these runs are ready, or (without any) some are; and how many workers have had the notice before."""
+    """To a worker: these runs are ready, or (without any) some are; and how many workers have had the notice before.
+
+    `agent` and `version` are what the runs need, as far as whoever told of them knew.
+    """
 
     pool: str
     runs: tuple[str, ...] = ()
     hops: int = 0
+    agent: str = ""
+    version: str | None = None
+
+    def each(self) -> Iterator[ReadyRun]:
+        """The runs."""
+        return (ReadyRun(run_id, self.pool, self.agent, self.version) for run_id in self.runs)
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

@@ -145,9 +145,10 @@ class PostgresOffers:
                 self._has_missed = True
         else:
             room = max(0, self._free - len(self._told))
-            self._told.extend((ReadyRun(run_id, notice.pool), notice.hops) for run_id in notice.runs[:room])
+            runs = [*notice.each()]
+            self._told.extend((run, notice.hops) for run in runs[:room])
             self._changed.set()
-            self._pass_on([ReadyRun(run_id, notice.pool) for run_id in notice.runs[room:]], notice.hops + 1)
+            self._pass_on(runs[room:], notice.hops + 1)
 
     def pass_on_later(self, run: ReadyRun, hops: int, seconds: float) -> None:
         """Have another worker told of a run, in so many seconds."""

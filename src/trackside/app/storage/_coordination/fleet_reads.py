@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, literal_column, or_, select
@@ -36,6 +37,9 @@ _agent_of_run = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id
 agent_of_active = case((active_runs.c.agent == "", _agent_of_run), else_=active_runs.c.agent)
 """The agent of an active run; where it is not noted there, the run itself says it."""
 
+READY_COLUMNS: Final = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.agent, active_runs.c.version)
+"""What there is of a `ReadyRun` in its row, in this order."""
+
 has_not_begun = and_(
     active_runs.c.owner.is_(None), active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value])
 )
@@ -57,7 +61,7 @@ def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Ca
     """
 
     def read(connection: Connection) -> list[ReadyRun]:
-        query = select(active_runs.c.ordinal, active_runs.c.run_id, active_runs.c.pool)
+        query = select(active_runs.c.ordinal, *READY_COLUMNS)
         if older_than > 0:
             now = wall_time(read_clock(connection))
             created_at = runs.c.created_at
@@ -67,8 +71,8 @@ def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Ca
             queries = [query.where(*_IS_READY).order_by(active_runs.c.ordinal)]
         else:
             queries = [_of_pool(query, pool) for pool in pools]
-        found = sorted(tuple(row) for one in queries for row in connection.execute(one.limit(limit)))
-        return [ReadyRun(run_id, pool) for _, run_id, pool in found[:limit]]
+        found = sorted((row for one in queries for row in connection.execute(one.limit(limit))), key=itemgetter(0))
+        return [ReadyRun(*row) for _, *row in found[:limit]]
 
     return read
 

@@ -9,7 +9,7 @@ from typing import Any, Final, override
 
 from sqlalchemy import and_, or_, select, update
 
-from trackside.app.storage._coordination.fleet_reads import RunKind, agent_of_active, has_not_begun
+from trackside.app.storage._coordination.fleet_reads import READY_COLUMNS, RunKind, agent_of_active, has_not_begun
 from trackside.app.storage._rows.encoding import json_of
 from trackside.app.storage._rows.leases import LeaseClock, TrustsLeases, has_ended
 from trackside.app.storage._rows.processes import this_process
@@ -97,7 +97,7 @@ class Leave(Work):
         )
         own = and_(active_runs.c.owner == self.worker_id, waits, active_runs.c.portable)
         freed = update(active_runs).where(own).values(owner=None)
-        columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.state, active_runs.c.holds)
+        columns = (*READY_COLUMNS, active_runs.c.state, active_runs.c.holds)
         unit.queue.made_ready += ready_among(unit.session.execute(freed.returning(*columns)))
         unit.session.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
 
@@ -144,7 +144,7 @@ class LoosenVersions(Work):
                 for one in unfit[:_MOST_KINDS]
             )
         )
-        columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.state, active_runs.c.holds)
+        columns = (*READY_COLUMNS, active_runs.c.state, active_runs.c.holds)
         some = select(active_runs.c.run_id).where(has_not_begun, of_these)
         some = some.order_by(active_runs.c.ordinal).limit(self.limit).with_for_update(skip_locked=True)
         # Found once, before any is changed: PostgreSQL may look for a mere subquery again and again, and find others.
@@ -164,5 +164,5 @@ def _takers(unit: UnitOfWork) -> list[tuple[Collection[str], Collection[str]]]:
 
 
 def ready_among(rows: Iterable[tuple[Any, ...]]) -> Iterator[ReadyRun]:
-    """Those of these ownerless runs (id, pool, state, whether they hold their threads) that a worker may take."""
-    return (ReadyRun(run_id, pool) for run_id, pool, state, holds in rows if state == Standing.pending and holds)
+    """Those of these ownerless runs (`READY_COLUMNS`, state, whether they hold their threads) that a worker may take."""
+    return (ReadyRun(*run) for *run, state, holds in rows if state == Standing.pending and holds)

@@ -243,7 +243,9 @@ class Queue:
 
     def news(self) -> QueueNews | None:
         """What workers of a fleet have to be told of all this; None if there is nothing."""
-        ready = [ReadyRun(run.run_id, run.pool) for run in self.changed.values() if run.is_ready]
+        ready = [
+            ReadyRun(run.run_id, run.pool, run.agent, run.version) for run in self.changed.values() if run.is_ready
+        ]
         stops = [
             StopAsked(run.run_id, run.owner)
             for run in self._stopped
