@@ -46,6 +46,8 @@ async def test_it_is_there_where_it_is_mounted(database_url: str) -> None:
                 assert (await http.get("/agents/")).headers["location"] == "/agents/ui"
                 first = await http.get("/agents/ui")
                 assert first.headers["location"] == "/agents/ui/sign-in?next=%2Fui"
+                refused = await http.post("/agents/ui/runs/cancel", headers={"referer": f"{url}/agents/ui/threads"})
+                assert refused.headers["location"] == "/agents/ui/sign-in?next=%2Fui%2Fthreads"
                 token = await browser.token("/agents/ui/sign-in")
                 form = {"key": key, "next": "/ui/runs", "csrf": token}
                 done = await http.post("/agents/ui/sign-in", data=form)

@@ -88,6 +88,25 @@ async def test_who_signs_in_with_what_is_good(serve_agents: ServeAgents) -> None
             assert too_long.status_code == 401
 
 
+async def test_who_is_asked_to_sign_in_amid_something_goes_on_where_he_was(serve_agents: ServeAgents) -> None:
+    async with served_with_keys(serve_agents) as (served, _), browsing(served.url) as somebody:
+        page, script = {"referer": f"{served.url}/ui/runs?agent=a"}, {"hx-request": "true"}
+        there = "/ui/sign-in?next=%2Fui%2Fruns%3Fagent%3Da"
+        form = await somebody.http.post("/ui/runs/cancel", headers=page)
+        assert (form.status_code, form.headers["location"]) == (303, there)
+        sent = await somebody.http.post("/ui/runs/cancel", headers=page | script)
+        assert (sent.status_code, sent.headers["hx-redirect"]) == (401, there)
+        # The page asks for itself with more than its address says, and for parts of others.
+        for path in ("/ui/runs?agent=a&top=01a21687-8cbe-7000-8b6d-14a2352dfe24", "/ui/threads/x"):
+            anew = await somebody.http.get(path, headers=page | script)
+            assert (anew.status_code, anew.headers["hx-redirect"]) == (401, there)
+        linked = await somebody.http.get("/ui/threads", headers=page)
+        assert linked.headers["location"] == "/ui/sign-in?next=%2Fui%2Fthreads"
+        for elsewhere in ("", "https://evil.example/ui/runs", f"{served.url}/threads", f"{served.url}/uix", "http://["):
+            lost = await somebody.http.post("/ui/runs/cancel", headers={"referer": elsewhere})
+            assert lost.headers["location"] == "/ui/sign-in?next=%2Fui"
+
+
 async def test_who_signs_in_on_the_way_to_a_name_with_odd_signs_gets_there(serve_agents: ServeAgents) -> None:
     async with served_with_keys(serve_agents) as (served, keys):
         for page in ("/ui/threads/order%2342", "/ui/threads/50%25/caf%C3%A9%3F?view=state", "/ui/agents/a%2541"):

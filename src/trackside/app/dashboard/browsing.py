@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from trackside.app.dashboard.rendering import HEADERS, FailurePage, is_script
+from trackside.app.dashboard.rendering import HEADERS, FailurePage, is_script, page_before
 from trackside.app.dashboard.tokens import SESSION, SIGN_IN, TOKEN, check_site, check_token, cookies_of
 from trackside.app.server.auth.authenticator import path_of
 from trackside.app.server.failures import HttpError, answer_of
@@ -127,9 +127,8 @@ class _Readable:
     def _to_sign_in(self, detail: str) -> Any:
         scope = self._scope
         root = str(scope.get("root_path", ""))
-        here = quote(self._path) + ("?" + scope["query_string"].decode("latin-1") if scope.get("query_string") else "")
         said = "&gone=1" if scope.get("trackside.by_cookie") else ""
-        to = f"{root}{SIGN_IN}?next={quote(here if scope['method'] == 'GET' else '/ui', safe='')}{said}"
+        to = f"{root}{SIGN_IN}?next={quote(_back(scope, self._path), safe='')}{said}"
         if is_script(scope):
             return Reply(
                 detail.encode(), status=401, headers={"HX-Redirect": to}, content_type="text/plain; charset=utf-8"
@@ -139,6 +138,18 @@ class _Readable:
             headers = {**HEADERS, "Refresh": f"0;url={to}"}
             return Reply(body, status=401, headers=headers, content_type="text/html; charset=utf-8")
         return Reply(b"", status=303, headers={"Location": to})
+
+
+def _back(scope: Scope, path: str) -> str:
+    """Where somebody goes on who has signed in, below the root: on the page whose form or script asked, since what these
+    ask for is no page by itself; else on the page that was asked for.
+    """
+    is_get = scope["method"] == "GET"
+    came = page_before(scope) if is_script(scope) or not is_get else None
+    if came is not None:
+        return came.removeprefix(str(scope.get("root_path", "")))
+    query = scope.get("query_string", b"").decode("latin-1")
+    return quote(path) + (f"?{query}" if query else "") if is_get else "/ui"
 
 
 def _may_be_signed_in(scope: Scope) -> bool:

@@ -168,7 +168,7 @@ class Said:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         root = str(scope.get("root_path", ""))
         if not is_script(scope):
-            to = came_from(scope) if self.to is None else f"{root}{self.to}"
+            to = (page_before(scope) or f"{root}/ui") if self.to is None else f"{root}{self.to}"
             headers = {**self.headers, "Location": to}
             await Reply(b"", status=303, headers=headers)(scope, receive, send)
             return
@@ -180,16 +180,15 @@ class Said:
         await reply(scope, receive, send)
 
 
-def came_from(scope: Scope) -> str:
-    """The page of ours from which a request came; the first page if it does not say, or comes from elsewhere."""
-    first = f"{scope.get('root_path', '')}/ui"
+def page_before(scope: Scope) -> str | None:
+    """The page of ours from which a request came; None if it does not say, or comes from elsewhere."""
     headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in {b"referer", b"host"}}
     try:
         came = urlsplit(headers.get(b"referer", ""))
     except ValueError:
-        return first
-    is_ours = came.netloc == headers.get(b"host") and f"{came.path}/".startswith(f"{first}/")
-    return urlunsplit(("", "", came.path, came.query, "")) if is_ours else first
+        return None
+    is_ours = came.netloc == headers.get(b"host") and f"{came.path}/".startswith(f"{scope.get('root_path', '')}/ui/")
+    return urlunsplit(("", "", came.path, came.query, "")) if is_ours else None
 
 
 def is_script(scope: Scope) -> bool:
