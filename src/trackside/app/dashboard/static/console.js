@@ -125,7 +125,13 @@ function say(state, text) {
 
 function heard() {
   clearTimeout(watch);
-  watch = setTimeout(lose, PATIENCE);
+  watch = setTimeout(missed, PATIENCE);
+}
+
+/** Nothing is heard any more, though nothing was closed: so it may be with whatever else is open to the server. */
+function missed() {
+  document.dispatchEvent(new CustomEvent("trackside:silence"));
+  lose();
 }
 
 function lose() {

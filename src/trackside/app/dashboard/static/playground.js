@@ -70,6 +70,8 @@ class Playground {
     this.thread = place.dataset.thread || null;
     this.run = null; // that goes on: its attempt that is followed
     this.connection = null; // over which it is
+    this.unsure = null; // what was asked for, with its key, where nobody knows whether a run has begun
+    this.given = null; // the form with answers that was sent last, and what the server has read in it
     this.isStopped = false;
     this.isWriting = false; // something was typed since the last run was asked for
     this.form = document.getElementById("play-form");
@@ -114,9 +116,10 @@ class Playground {
     });
     // A stream is open only while the page is seen: browsers have six connections to a server, and many pages.
     document.addEventListener("visibilitychange", () => document.hidden && this.connection?.abort());
+    document.addEventListener("trackside:silence", () => this.connection?.abort());
     this.showThread();
     this.send.disabled = false; // it is where nobody would hear of it
-    if (this.thread) this.look(true).catch((error) => this.complain(error.message));
+    this.recalled = this.thread && this.look(true).catch((error) => this.complain(error.message)); // what was said before
   }
 
   switch(kind) {
@@ -189,12 +192,13 @@ class Playground {
     const shown = new Shown();
     const connection = new AbortController();
     let response;
+    await this.recalled;
     try {
       if (!this.thread) {
         this.thread = (await (await ask("POST", "/threads", JSON.stringify({ metadata: { graph_id: this.agent } }))).json()).thread_id;
         this.showThread();
       }
-      response = await ask("POST", `/threads/${encodeURIComponent(this.thread)}/runs/stream`, objectOf({
+      response = await this.start(objectOf({
         assistant_id: JSON.stringify(this.agent),
         stream_mode: '["messages-tuple", "custom"]',
         stream_subgraphs: "true",
@@ -215,6 +219,21 @@ class Playground {
     if (this.isStopped) this.cancel();
     this.follow(response, shown);
     return true;
+  }
+
+  /** Ask for a run. Whoever sends the same again because no answer came gets the run that has begun by then, and no second one. */
+  async start(body, signal) {
+    const path = `/threads/${encodeURIComponent(this.thread)}/runs/stream`;
+    const asked = `${path} ${body}`;
+    const key = this.unsure?.asked === asked ? this.unsure.key : crypto.getRandomValues(new Uint32Array(4)).join("-");
+    this.unsure = null;
+    try {
+      return await ask("POST", path, body, signal, { "Idempotency-Key": key });
+    } catch (error) {
+      if (error.status < 500) throw error;
+      this.unsure = { asked, key };
+      throw new Error(`${error.message} The run may have begun all the same. Send the same again to see it: it does not begin twice.`);
+    }
   }
 
   /** Show what the run says to its end, over as many connections and attempts as that takes. */
@@ -316,7 +335,9 @@ class Playground {
 
   /** See whether the thread asks something, and, where it begins here, what was said in it last; the thread, as JSON. */
   async look(begins = false) {
+    const asked = this.thread;
     const text = await (await ask("GET", `/threads/${encodeURIComponent(this.thread)}`)).text();
+    if (this.thread !== asked) return text; // somebody has begun a new one meanwhile
     const thread = JSON.parse(text);
     const said = thread.values?.messages;
     if (begins && Array.isArray(said)) {
@@ -346,25 +367,29 @@ class Playground {
     this.complain("");
     const given = new URLSearchParams(new FormData(form, submitter));
     given.set("starts", "false");
-    const field = form.querySelector("textarea") ?? this.input;
-    let read;
-    try {
-      const response = await fetch(form.getAttribute("action"), { method: "POST", headers: { "HX-Request": "true" }, body: given });
-      if (!response.ok) {
-        const said = response.headers.get("content-type")?.startsWith("text/html") ? "" : await response.text(); // a proxy's page
-        this.complain(said || `The server answered with ${response.status}.`, field);
-        return;
-      }
-      read = await response.json();
-    } catch {
-      this.complain("The server does not answer.", field);
-      return;
-    }
+    const sent = given.toString();
+    // Sent once more because nobody knows whether a run has begun with it, it is as it was read: it may be answered by now.
+    if (!this.unsure || this.given?.sent !== sent) this.given = { sent, read: await this.read(form, given) };
+    const { read } = this.given;
+    if (!read) return;
     const answers = read.answers.map((text) => JSON.parse(text));
     const words = answers.map((one, number) => (typeof one === "string" ? one : read.answers[number])).join("\n");
     const chosen = [submitter?.textContent, answers[0]?.decisions?.[0]?.message].filter(Boolean).join(": ");
     // Where another was faster, the server knows what is open now.
     if ((await this.reply(read.request, given.has("chosen") ? chosen : words)) === null) await this.answer(form, submitter);
+  }
+
+  /** What the server reads in the form; undefined, and said, if it does not answer with that. */
+  async read(form, given) {
+    const field = form.querySelector("textarea") ?? this.input;
+    try {
+      const response = await fetch(form.getAttribute("action"), { method: "POST", headers: { "HX-Request": "true" }, body: given });
+      if (response.ok) return await response.json();
+      const said = response.headers.get("content-type")?.startsWith("text/html") ? "" : await response.text(); // a proxy's page
+      this.complain(said || `The server answered with ${response.status}.`, field);
+    } catch {
+      this.complain("The server does not answer.", field);
+    }
   }
 
   async reply(request, said) {
@@ -409,6 +434,7 @@ class Playground {
   renew() {
     if (this.send.disabled) return; // a run goes on, or is about to start
     this.thread = null;
+    this.recalled = null;
     log.replaceChildren();
     this.asks.replaceChildren();
     this.complain("");
