@@ -32,6 +32,7 @@ async def test_a_run_is_seen_while_it_speaks_until_its_true_end(serving: Any, vi
         ]
         await expect(lines).to_have_text(before)  # who comes later has the past
         await expect(page.locator("#run-top .head .status")).to_have_text("running")
+        await expect(page).to_have_title(re.compile("· running · Trackside$"))
         await expect(page.locator("#stream-state")).to_have_text("live")
         await page.locator("#request > summary").click()
         await page.locator("#events summary", has_text="run_started").click()
@@ -42,6 +43,7 @@ async def test_a_run_is_seen_while_it_speaks_until_its_true_end(serving: Any, vi
         await page.evaluate("window.isSame = true")
         await asyncio.to_thread((tmp_path / "end").touch)
         await expect(page.locator("#run-top .head .status")).to_have_text("success")
+        await expect(page).to_have_title(re.compile("· success · Trackside$"))
         await expect(page.locator("#run-texts")).to_contain_text("Once upon a time, the end.")
         await expect(page.locator("#stream-state")).to_contain_text("ended")
         await expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)

@@ -222,7 +222,8 @@ document.addEventListener("htmx:error", (event) => {
   if (ctx?.sourceElement?.id === "refresh") isBehind = true; // no answer came, though the stream may go on
   if (ctx?.request?.method !== "GET") toast("The server does not answer. Check whether it was done before you try again.", true);
 });
-document.addEventListener("htmx:after:swap", () => {
+document.addEventListener("htmx:after:swap", (event) => {
+  if (isRefresh(event) && event.detail.ctx.title) document.title = event.detail.ctx.title; // htmx leaves it alone where only parts are taken over
   writeTimes();
   letKeysScroll();
   takeBack();
