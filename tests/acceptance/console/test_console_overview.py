@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 import pytest
+from logged_runs import RecordedRun, record
 from playwright.async_api import Locator, Page, expect
+
+from trackside import LifecycleEventType
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -241,6 +245,105 @@ async def test_charts_are_drawn_in_light_and_dark_and_dragging_over_one_shows_th
         chosen = {name: datetime.fromisoformat(said[0]) for name, said in parse_qs(urlsplit(page.url).query).items()}
         assert timedelta(minutes=3) <= chosen["until"] - chosen["since"] <= timedelta(minutes=5)
         await expect(figure(page, "runs")).to_have_text("1")
+
+
+async def test_what_nobody_has_touched_of_a_time_stays_what_it_was_where_an_hour_comes_twice(
+    serve: Any, visit: Any
+) -> None:
+    server = await serve()
+    # In Berlin both are between two and three for the second time.
+    chosen = {"since": ["2026-10-25T01:30:00.000Z"], "until": ["2026-10-25T01:45:07.000Z"]}
+    query = urlencode(chosen, doseq=True)
+    async with visit(server.url, timezone_id="Europe/Berlin") as seen:
+        page = await seen.go(f"/ui?{query}")
+        await expect(page.get_by_label("From", exact=True)).to_have_value("2026-10-25T02:30")
+        await page.get_by_role("button", name="Show", exact=True).click()
+        await page.wait_for_load_state()
+        assert parse_qs(urlsplit(page.url).query) == chosen
+        await page.get_by_label("To", exact=True).fill("2026-10-25T04:00")
+        await page.get_by_role("button", name="Show", exact=True).click()
+        await page.wait_for_url("**until=2026-10-25T03**")
+        assert parse_qs(urlsplit(page.url).query)["since"] == chosen["since"]
+        for path in ("runs", "threads"):
+            await seen.go(f"/ui/{path}?{query}")
+            await page.get_by_label("error", exact=True).check()
+            await page.wait_for_url("**status=error**")
+            assert parse_qs(urlsplit(page.url).query) == chosen | {"status": ["error"]}
+
+
+MIDNIGHT_IS_24 = """{
+  const Now = Intl.DateTimeFormat; // browsers of 2023 count the hours of some languages to 24 where none are to be of twelve
+  Intl.DateTimeFormat = function (language, { hour12, ...asked } = {}) {
+    return new Now(language, hour12 === false ? { ...asked, hourCycle: "h24" } : { ...asked, hour12 });
+  };
+}"""
+
+
+async def test_charts_write_midnight_and_money_as_people_do(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    costs = {0.0000001: "$0.0000001", 0.012345: "$0.0123", 11_250.5: "$11,250.50"}
+    for number, cost in enumerate(costs):
+        ago = (datetime.now(UTC) - day - timedelta(minutes=5 + 20 * number)).total_seconds()
+        used = {"gpt-5": {"input_tokens": 1, "output_tokens": 1, "cost_usd": cost}}
+        end = {"status": "success", "completion_data": {"cost_usd": cost, "token_usage_by_model": used}}
+        run = RecordedRun(ago=ago, payloads={LifecycleEventType.RUN_COMPLETED: end})
+        await record(f"sqlite:///{tmp_path / 'runs.db'}", [run])
+    query = urlencode({"since": f"{day:%Y-%m-%dT%H:%M}", "until": f"{day + timedelta(hours=1):%Y-%m-%dT%H:%M}"})
+    async with visit(server.url, locale="en-US", timezone_id="UTC") as seen:
+        await seen.page.add_init_script(MIDNIGHT_IS_24)
+        page = await seen.go(f"/ui?{query}")
+        numbers = page.locator("[data-numbers=cost]")
+        await numbers.locator("summary").click()
+        rows = numbers.locator("tbody tr")
+        await expect(rows.locator("td")).to_have_text([*costs.values()][::-1])
+        await expect(rows.last.locator("th")).to_contain_text("00:04 – 00:06")
+        await page.evaluate(
+            """() => document.getElementById("main").insertAdjacentHTML(
+                "beforeend", '<time id="midnight" datetime="2026-01-31T00:05:06.007Z" data-clock></time>')"""
+        )
+        await expect(page.locator("#midnight")).to_have_text("00:05:06.007")
+
+
+async def test_whoever_reads_numbers_by_keys_stays_there_when_they_change(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await ran(server.url, "fails")
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui?range=24h")
+        await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
+        numbers = page.locator("[data-numbers=runs]")
+        await numbers.locator("summary").click()
+        first = numbers.locator("tbody td a").first
+        await first.focus()
+        where = await first.get_attribute("href")
+        await ran(server.url, "fails", "works")
+        await page.wait_for_function(
+            """() => [...document.querySelectorAll("[data-numbers=runs] tbody td:nth-child(2)")].reduce(
+                (sum, cell) => sum + (Number(cell.textContent) || 0), 0) === 2"""
+        )
+        await expect(numbers.locator("a:focus")).to_have_attribute("href", str(where))
+
+
+async def test_series_are_told_apart_where_the_system_has_colours_of_its_own(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await ran(server.url, "fails", "talks")
+    async with visit(server.url, forced_colors="active") as seen:
+        page = await seen.go("/ui?range=15min")
+        await expect(page.locator("#chart-runs canvas")).to_be_visible()
+        assert await page.evaluate(SEEN_SERIES) == ["error", "success"]
+
+
+SEEN_SERIES = """() => {
+  const numbers = (colour) => colour.match(/\\d+/g).slice(0, 3).map(Number);
+  const canvas = document.querySelector("#chart-runs canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const drawn = new Set();
+  for (let at = 0; at < data.length; at += 4) drawn.add(`${data.slice(at, at + 3)}`);
+  const ground = `${numbers(getComputedStyle(document.body).backgroundColor)}`;
+  const keys = [...document.querySelectorAll("[data-outcome]")];
+  const tones = keys.map((key) => `${numbers(getComputedStyle(key, "::before").backgroundColor)}`);
+  return keys.filter((_, place) => drawn.has(tones[place]) && tones[place] !== ground).map((key) => key.dataset.outcome);
+}"""
 
 
 def key_of(made: Any) -> str:

@@ -6,15 +6,15 @@ const charts = new Map(); // by name: { plot, shape, tip, at }
 let said = ""; // the text that is drawn
 let given = null;
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hour12: false });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-const whole = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hour12: false });
+const whole = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const few = (value) => (value < 1e6 ? `${Number((value / 1e3).toPrecision(3))}k` : value < 1e9 ? `${Number((value / 1e6).toPrecision(3))}M` : `${Number((value / 1e9).toPrecision(3))}G`);
 const many = new Intl.NumberFormat("en");
 
 const writes = {
   count: (value) => (value < 10_000 ? many.format(value) : few(value)),
-  usd: (value) => (value === 0 ? "$0" : value >= 1 ? `$${value.toFixed(2)}` : `$${Number(value.toPrecision(3))}`),
+  usd: (value) => (value === 0 ? "$0" : `$${value.toLocaleString("en", value >= 1 ? { minimumFractionDigits: 2, maximumFractionDigits: 2 } : { maximumSignificantDigits: 3 })}`),
   seconds: (value) => (value === 0 ? "0" : value < 1 ? `${Math.round(value * 1_000)} ms` : value < 60 ? `${Number(value.toPrecision(3))} s` : value < 3_600 ? `${Number((value / 60).toPrecision(3))} min` : `${Number((value / 3_600).toPrecision(3))} h`),
 };
 
@@ -25,6 +25,7 @@ function colour(tone) {
 }
 const probe = document.createElement("span");
 probe.hidden = true;
+probe.style.forcedColorAdjust = "none"; // where the system has colours of its own, series are told apart all the same
 document.body.append(probe);
 
 /** Each layer's upper edge, the last layer first, since bars are drawn over those before them. */
@@ -226,6 +227,16 @@ function link(text, address) {
   return shown;
 }
 
+/** Show a table in its place. Whoever goes by keys stays at the number where he was, or at the table where that is gone. */
+function takeOver(place, table) {
+  const was = place.contains(document.activeElement) ? document.activeElement.closest("td, th") : null;
+  place.replaceChildren(table);
+  if (!was) return;
+  const [step, column] = [was.parentElement.querySelector("a").href, was.cellIndex];
+  const row = [...table.rows].find((one) => one.querySelector("a")?.href === step);
+  (row?.cells[column]?.querySelector("a") ?? place).focus({ preventScroll: true });
+}
+
 function writeNumbers(name) {
   const place = document.getElementById(`numbers-${name}`);
   if (!place?.closest("details").open) return;
@@ -250,7 +261,7 @@ function writeNumbers(name) {
   const top = document.createElement("thead");
   top.append(head);
   table.append(top, body);
-  place.replaceChildren(table);
+  takeOver(place, table);
 }
 
 // Drawing.
@@ -319,6 +330,7 @@ function redraw() {
 document.addEventListener("htmx:after:swap", drawAll);
 document.addEventListener("trackside:theme", redraw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+matchMedia("(forced-colors: active)").addEventListener("change", redraw);
 document.addEventListener("toggle", (event) => {
   const name = event.target.dataset?.numbers;
   if (name && given) writeNumbers(name);
@@ -347,7 +359,8 @@ for (const input of form.querySelectorAll("[data-moment]")) if (input.dataset.mo
 form.addEventListener("formdata", (event) => {
   for (const name of ["since", "until"]) {
     const typed = event.formData.get(name);
-    if (typed) event.formData.set(name, new Date(typed).toISOString());
+    const before = form.elements[name].dataset.moment; // untouched it stays what it was, to the second, and where an hour comes twice
+    if (typed) event.formData.set(name, before && typed === local(before) ? before : new Date(typed).toISOString());
     else event.formData.delete(name);
   }
 });

@@ -73,7 +73,7 @@ document.addEventListener("htmx:finally:request", (event) => {
 let ahead = 0; // milliseconds that this clock is ahead of the server's
 const words = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "narrow" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hour12: false });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23" });
 const UNITS = [["day", 86_400], ["hour", 3_600], ["minute", 60], ["second", 1]];
 
 function ago(milliseconds) {

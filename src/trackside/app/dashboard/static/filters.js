@@ -20,9 +20,11 @@ function moment(said, zone = "") {
   return Number.isNaN(when.getTime()) ? null : when;
 }
 
-function inAddress(typed) {
+/** What a field says in an address. What nobody has touched stays what it was: where clocks are put back, one hour comes twice. */
+function inAddress(typed, before) {
   if (typed === "today") return TODAY;
-  return moment(typed)?.toISOString() ?? typed;
+  const when = typed === inField(before) ? moment(before, "Z") : moment(typed);
+  return when?.toISOString() ?? typed;
 }
 
 function inField(said) {
@@ -40,7 +42,10 @@ for (const form of document.querySelectorAll("form.filters")) {
   form.addEventListener("formdata", ({ formData }) => {
     for (const [name, value] of [...formData]) {
       if (value.trim() === "") formData.delete(name);
-      else if (times.some((input) => input.name === name)) formData.set(name, inAddress(value.trim()));
+      else {
+        const time = times.find((input) => input.name === name);
+        if (time) formData.set(name, inAddress(value.trim(), time.defaultValue));
+      }
     }
   });
   form.addEventListener("change", (event) => {
