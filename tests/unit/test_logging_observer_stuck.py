@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from tests.unit.full_executor import full_executor
 from tests.unit.logged_lines import failed, made
 
 from trackside import RunManager, RunSpec
@@ -132,3 +133,12 @@ async def test_a_forked_child_writes_none_of_its_parents_lines(
     assert os.waitpid(child, 0)[1] == 0
     assert (tmp_path / "log").read_text().count("of the child") == 1
     assert "waits in the parent" not in (tmp_path / "log").read_text()
+
+
+async def test_plain_functions_that_fill_the_loops_threads_hold_up_neither_flushing_nor_closing(tmp_path: Path) -> None:
+    observer = await made(tmp_path / "runs.jsonl")
+    await observer.on_event(failed())
+    async with full_executor():
+        stats = await observer.flush(20)
+        await observer.aclose()
+    assert (stats.delivered, stats.pending) == (1, 0)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+from tests.unit.full_executor import full_executor
 
 from trackside.app.storage._databases.signals import PolledSignals
 
@@ -150,3 +151,10 @@ async def test_closed_signals_tell_nothing_more(mark: Mark) -> None:
     assert mark.closed
     left = {*threading.enumerate()} - others
     assert not [thread for thread in left if thread.name.startswith("trackside-signals")]
+
+
+async def test_plain_functions_that_fill_the_loops_threads_do_not_hold_up_closing(mark: Mark) -> None:
+    signals = PolledSignals(mark, every=0.001)
+    async with full_executor():
+        await signals.aclose()
+    assert mark.closed

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_server import NoPrometheusError, promtool
 from tests.integration.metrics.conftest import Open, WatchedApp, ended, in_a_fleet, shown
+from tests.unit.full_executor import full_executor
 
 from trackside.app.delivery import ObserverOptionError
 from trackside.app.observers.metrics import MetricsObserver
@@ -91,6 +92,17 @@ async def test_promtool_has_nothing_to_say_against_the_metrics(metrics: MetricsO
 
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
     assert wrong.returncode != 0
+
+
+async def test_plain_functions_that_fill_the_loops_threads_hold_up_neither_events_nor_closing(
+    open_metrics: Open,
+) -> None:
+    metrics = open_metrics(port=0)
+    async with full_executor():
+        await metrics.on_events(ended())
+        assert metrics.port is not None
+        await metrics.aclose()
+    assert metrics.port is None
 
 
 async def test_an_app_that_is_watched_can_be_scraped_from_then_until_it_is_closed(open_metrics: Open) -> None:

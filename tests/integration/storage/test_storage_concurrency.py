@@ -7,7 +7,6 @@ import sys
 import textwrap
 import threading
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -174,21 +173,6 @@ async def test_closing_may_be_cancelled_and_done_again(url: str, script) -> None
 
         assert len(await append) == 5
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("trackside-reader")]
-
-
-async def test_a_store_is_looked_at_and_closed_while_the_threads_of_the_event_loop_are_all_taken(url: str) -> None:
-    go_on, loop = threading.Event(), asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(1))
-    async with Store.open(url) as store:
-        await store.runs()
-        taken = loop.run_in_executor(None, go_on.wait)
-        try:
-            async with asyncio.timeout(60):
-                await store.facts()
-                await store.aclose()
-        finally:
-            go_on.set()
-            await taken
 
 
 def test_a_store_says_when_it_is_used_in_another_loop(url: str, script) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from tests.unit.full_executor import full_executor
 
 from trackside.app.storage import Store
 from trackside.app.storage._databases.sqlite.connections import APPLICATION_ID
@@ -267,3 +268,11 @@ def test_a_link_in_a_read_only_folder_to_where_this_user_may_write(open_folder: 
     links.chmod(0o755)
     assert said == ""
     assert [(file.name, file.stat().st_mode & 0o777) for file in place.iterdir()] == [("runs.db", 0o600)]
+
+
+async def test_plain_functions_that_fill_the_loops_threads_hold_up_neither_facts_nor_closing(url: str) -> None:
+    async with Store.open(url) as store, full_executor():
+        await store.facts()
+        await store.aclose()
+        with pytest.raises(ClosedError):
+            await store.facts()

@@ -12,12 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from trackside.app.daemon_threads import DaemonThreads
 from trackside.harness.errors import ClosedError
 from trackside.harness.foreign.failures import line_of
 
 logger = logging.getLogger("trackside.observer")
 
 _BATCH = 256
+
+_WAITS = DaemonThreads("trackside-log-waits")
+"""Not the event loop's own threads: agents may fill these, and hold up who waits."""
 
 _PATIENCE = 1.0
 """Seconds that a caller waits for room; if there is none by then, nobody waits until there is progress again."""
@@ -128,7 +132,7 @@ class Handover[T]:
         if self._thread is not None and not self._closing:
             reached = threading.Event()
             self._queue.put(reached)
-            await asyncio.to_thread(reached.wait, timeout)
+            await asyncio.get_running_loop().run_in_executor(_WAITS, reached.wait, timeout)
         return self.stats()
 
     async def aclose(self, timeout: float) -> None:
@@ -140,7 +144,7 @@ class Handover[T]:
             self._closing = True
             self._queue.put(None)
         if self._thread is not None and self._pid == os.getpid():
-            await asyncio.to_thread(self._ended.wait, timeout)
+            await asyncio.get_running_loop().run_in_executor(_WAITS, self._ended.wait, timeout)
 
     def _run(self) -> None:
         queue, is_last = self._queue, False

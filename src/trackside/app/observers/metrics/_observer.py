@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +21,7 @@ from trackside.app.vitals import Vitals
 from trackside.harness.amounts import is_count
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.threads import in_own_thread
 from trackside.harness.types import LifecycleEventType
 
 logger = logging.getLogger("trackside.metrics")
@@ -145,12 +145,12 @@ class MetricsObserver:
             self._closed = True
             self.registry.unregister(self._collector)
         if self._server is not None:
-            await asyncio.to_thread(self._server.stop)
+            await in_own_thread(self._server.stop)
 
     async def _serve_late(self, server: MetricsServer) -> None:
         """Listen although nobody has asked for it; the runs are counted even if it cannot listen."""
         try:
-            await asyncio.to_thread(server.start)
+            await in_own_thread(server.start)
         except ObserverOptionError as exc:
             logger.warning("metrics are counted, but nobody can scrape them: %s", exc)
 

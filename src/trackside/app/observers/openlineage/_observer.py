@@ -33,6 +33,7 @@ from trackside.harness.errors import ClosedError
 from trackside.harness.foreign.failures import line_of
 from trackside.harness.lifecycle import run_status_of
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.threads import in_own_thread
 from trackside.harness.types import LifecycleEventType, RunStatus
 
 __all__ = ["OpenLineageObserver", "TracksideRunFacet"]
@@ -178,7 +179,7 @@ class OpenLineageObserver:
         self._closed = True
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await asyncio.to_thread(self._transport.close, _CLOSE_SECONDS)
+                await in_own_thread(self._transport.close, _CLOSE_SECONDS)
 
     def _emit(self, event_id: str, said: RunEvent) -> None:
         if not self._composites:
