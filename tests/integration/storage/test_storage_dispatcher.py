@@ -188,6 +188,31 @@ class TestFailures:
                 pass  # what it has taken is not yet stored
         assert (report.complete, report.late, report.delivered) == (False, ("slow",), ("quick",))
 
+    async def test_observers_are_closed_although_closing_is_cancelled(self, store: Store, script: Any) -> None:
+        began, ended, last = asyncio.Event(), asyncio.Event(), Taking()
+
+        async def hang(event: RunLifecycleEvent) -> None:
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        durable = [
+            DurableObserver(name="hanging", observer=hang, policy=FeedPolicy(grace=LONG)),
+            DurableObserver(name="last", observer=last),
+        ]
+        async with Dispatcher(store.subscriptions, durable) as dispatching:
+            await store.append(script().whole())
+            await began.wait()
+            closing = asyncio.create_task(dispatching.aclose())
+            await asyncio.sleep(0)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            await ended.wait()
+        assert last.closed == 1
+
     async def test_an_observer_that_cannot_be_closed_keeps_nobody_from_it(
         self, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:

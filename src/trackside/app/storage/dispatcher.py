@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import TracebackType
@@ -186,18 +186,28 @@ class Dispatcher:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop feeding, as `SubscriptionFeed.aclose` does, all at once; then close the observers. May be called again."""
+        """Stop feeding, as `SubscriptionFeed.aclose` does, all at once; then close the observers. May be called again.
+
+        Cancelling this ends what is under way, and is passed on when the observers are closed.
+        """
         if self._closed:
             return
         self._closed = True
-        await asyncio.gather(*(fed.aclose() for fed in self._fed))
-        observers = {id(fed.durable.observer): fed.durable for fed in self._fed}
-        await asyncio.gather(
-            *(
+        try:
+            await _side_by_side("stop", (fed.aclose() for fed in self._fed))
+        finally:
+            observers = {id(fed.durable.observer): fed.durable for fed in self._fed}
+            closing = (
                 close_observer(durable.observer, name=durable.name, limit=_CLOSE_LIMIT, logger=logger)
                 for durable in observers.values()
             )
-        )
+            await _side_by_side("close", closing)
+
+
+async def _side_by_side(what: str, calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Make these calls, each from its first step on: one that is cancelled before that would do nothing."""
+    loop, name = asyncio.get_running_loop(), f"trackside-{what}-fed"
+    await asyncio.gather(*[asyncio.Task(call, loop=loop, name=name, eager_start=True) for call in calls])
 
 
 class _FedObserver:
@@ -226,7 +236,7 @@ class _FedObserver:
 
     async def aclose(self) -> None:
         """Stop opening and feeding."""
-        if self._opening is not None:
+        if self._opening is not None and not self._opening.done():
             self._opening.cancel()
             await asyncio.wait([self._opening])
         await self.feed.aclose()
