@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from trackside.harness.errors import PayloadError
@@ -50,6 +51,11 @@ class Model:
 
     def model_dump(self) -> dict[str, Any]:
         return self.values
+
+
+class Spot(msgspec.Struct):
+    x: int
+    near: "list[Spot] | msgspec.UnsetType" = msgspec.UNSET
 
 
 class Plain:
@@ -146,6 +152,7 @@ CHANGED: list[tuple[str, Any, Any]] = [
     ("named tuple", Pair(1, 2), [1, 2]),
     ("deque", deque([1, 2]), [1, 2]),
     ("data class", Point(1, [2]), {"x": 1, "y": [2]}),
+    ("struct", Spot(1, [Spot(2)]), {"x": 1, "near": [{"x": 2}]}),
     ("model", Model(a={1}), {"a": [1]}),
     ("any object", Plain(), "<plain>"),
     ("type", Point, repr(Point)),

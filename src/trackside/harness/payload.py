@@ -95,9 +95,9 @@ def canonical(
 
     Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
     and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits, bytes
-    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects (a Pydantic field whose
-    serializer fails: what is in it), numbers of other libraries Python's, any other object its `repr`. With
-    `as_fields`, `value` itself may be a data class or model: that alone is no change.
+    Base64, sets sorted lists, dates ISO 8601, keys text, data classes, structs of msgspec's and models objects (a
+    Pydantic field whose serializer fails: what is in it), numbers of other libraries Python's, any other object its
+    `repr`. With `as_fields`, `value` itself may be one of these that become objects: that alone is no change.
 
     Raises:
         PayloadError: the value's own code failed while it was read.
@@ -134,8 +134,8 @@ def whole_text(value: Any) -> tuple[Json, bytes]:
 
 
 def is_object(value: Any) -> bool:
-    """Whether `value` is an object in JSON: a mapping, a data class, or a model like Pydantic's."""
-    return isinstance(value, Mapping) or _is_data(value) or _dump_of(value) is not None
+    """Whether `value` is an object in JSON: a mapping, a data class, a struct, or a model like Pydantic's."""
+    return isinstance(value, Mapping) or _fields_of(value) is not None or _dump_of(value) is not None
 
 
 def copied(value: Any) -> Any:
@@ -360,8 +360,9 @@ class _Walk:
         return sorted(self.sequence(items, depth), key=repr)
 
     def object(self, value: Any, depth: int) -> Json:
-        if _is_data(value):
-            fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
+        if (names := _fields_of(value)) is not None:
+            given = ((name, getattr(value, name, None)) for name in names)
+            fields = {name: item for name, item in given if item is not msgspec.UNSET}
             return self.nested(value, depth, lambda _, deeper: self.mapping(fields, deeper))
         if (dump := _dump_of(value)) is not None:
             return self.nested(value, depth, lambda model, deeper: self.value(_dumped(model, dump), deeper))
@@ -373,8 +374,12 @@ class _Walk:
         return self.text(text if len(text) <= _REPR_CHARS else f"{text[:_REPR_CHARS]}…")
 
 
-def _is_data(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+def _fields_of(value: Any) -> tuple[str, ...] | None:
+    """The names of the fields of a data class's object, or of a struct of msgspec's."""
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    is_data = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return tuple(field.name for field in dataclasses.fields(value)) if is_data else None
 
 
 def _dump_of(value: Any) -> Callable[[Any], Any] | None:
@@ -444,7 +449,7 @@ def _holds_more(value: Any, named: AbstractSet[type]) -> bool:
 
 def _is_more(one: Any, named: AbstractSet[type]) -> bool:
     if _dump_of(one) is None:
-        return _is_data(one)
+        return _fields_of(one) is not None
     kind = type(one)
     return kind not in named and any(getattr(base, "__pydantic_fields__", None) for base in kind.__mro__[1:])
 
