@@ -380,3 +380,21 @@ async def test_nobody_is_told_of_the_end_before_the_terminal_event_is_taken(way:
         if hasattr(runs, "manager"):
             assert (await runs.manager.get(run.run_id)).status is RunStatus.success
             assert await follower is None
+
+
+@both_ways
+@virtual
+async def test_the_error_of_a_task_group_says_what_failed_in_it(way: Way) -> None:
+    seen = RecordingObserver()
+
+    async def look_up() -> None:
+        raise ExceptionGroup("cities", [LookupError("no Rome"), KeyError("Bonn"), ValueError(), OSError("no disk")])
+
+    async def agent(input: Any) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(look_up())
+
+    async with way(seen) as runs:
+        result = await runs.run(agent)
+    said = "LookupError: no Rome; KeyError: 'Bonn'; ValueError without a message; …"
+    assert result.error == f"unhandled errors in a TaskGroup (1 sub-exception): {said}"

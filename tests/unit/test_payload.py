@@ -352,6 +352,21 @@ def test_value_whose_own_code_fails_is_refused_and_says_why(value: Any) -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
+class UnsayableError(Exception):
+    def __str__(self) -> str:
+        raise OSError("no disk")
+
+
+class RaisingUnsayably:
+    def __repr__(self) -> str:
+        raise UnsayableError
+
+
+def test_value_whose_own_code_fails_with_an_error_that_cannot_be_said_is_refused_all_the_same() -> None:
+    with pytest.raises(PayloadError, match="reading it raised UnsayableError, whose message cannot be read"):
+        canonical(RaisingUnsayably())
+
+
 class Endless:
     def model_dump(self) -> Any:
         return Endless()

@@ -27,6 +27,7 @@ from uuid import UUID
 import msgspec
 
 from trackside.harness.errors import PayloadError
+from trackside.harness.foreign.failures import named_text_of
 from trackside.harness.types import Json, JsonObject
 
 MAX_CHARS = 1_048_576
@@ -183,7 +184,7 @@ def _walked(value: Any, max_chars: int, max_depth: int, path: str, *, as_fields:
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as exc:  # a property, __iter__ or __repr__ of the caller's object failed; ours does not raise
-        raise PayloadError(path=path, why=f"reading it raised {type(exc).__name__}: {exc}") from exc
+        raise PayloadError(path=path, why=f"reading it raised {named_text_of(exc)}") from exc
 
 
 def _copied(value: Any, known: dict[int, Any]) -> Any:

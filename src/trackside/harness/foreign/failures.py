@@ -14,6 +14,9 @@ TRACEBACK_CHARS = 16_000
 ERROR_CHARS = 16_000
 """How much of what an exception says is kept: the beginning of it, which leaves room for everything else."""
 
+_OF_A_GROUP = 3
+"""How many exceptions of a group are said."""
+
 _OWN_MODULES = "trackside.harness."
 
 
@@ -35,10 +38,15 @@ def is_of[E: BaseException](exc: BaseException | None, *kinds: type[E]) -> TypeG
 
 
 def text_of(exc: BaseException | None) -> str:
-    """What an exception says, readable even if it says little, or too much, or its own `__str__` fails."""
+    """What an exception says, readable even if it says little, or too much, or its own `__str__` fails.
+
+    A group says how many exceptions are in it; then come these, as far as they are not groups themselves.
+    """
     name = type(exc).__qualname__
     try:
         text = str(exc)
+        if is_of(exc, BaseExceptionGroup):
+            text = f"{text}: {_texts_in(exc)}"
     except BaseException:  # noqa: BLE001  # the agent's own exception class is broken; the run has to end (I18)
         return f"{name}, whose message cannot be read"
     if is_of(exc, KeyError, SystemExit):  # these say a key or a number, but not what about it
@@ -46,6 +54,24 @@ def text_of(exc: BaseException | None) -> str:
     if len(text) > ERROR_CHARS:
         return f"{text[:ERROR_CHARS]}… [truncated: {len(text) - ERROR_CHARS} characters]"
     return text or f"{name} without a message"
+
+
+def named_text_of(exc: BaseException) -> str:
+    """What an exception is and what it says, as the last line of a traceback does."""
+    name, text = type(exc).__qualname__, text_of(exc)
+    return text if text.startswith(name) else f"{name}: {text}"
+
+
+def _texts_in(group: BaseExceptionGroup[BaseException]) -> str:
+    """The first few exceptions in a group, at whatever depth."""
+    texts, left = list[str](), [*group.exceptions]
+    while left and len(texts) < _OF_A_GROUP:
+        one = left.pop(0)
+        if is_of(one, BaseExceptionGroup):
+            left[:0] = one.exceptions
+        else:
+            texts.append(named_text_of(one))
+    return "; ".join([*texts, "…"] if left else texts)
 
 
 def line_of(exc: BaseException | None) -> str:
