@@ -349,6 +349,7 @@ def test_keyboard_interrupt_in_an_observer_is_raised_after_the_terminal_event(wa
     with pytest.raises(KeyboardInterrupt):
         run_virtual(story())
     assert_run_order(seen.events)
+    assert end_of(seen.events).payload["error"] == "Ctrl-C hit an observer"
 
 
 @both_ways

@@ -109,8 +109,11 @@ def unanswered(agent: str, failure: BaseException) -> End:
 
 
 def undelivered(failure: BaseException | None) -> End:
-    """The end of a run that could not go on because a required observer failed."""
-    says = {"error": f"a required observer failed: {text_of(failure)}", "error_type": type(failure).__qualname__}
+    """The end of a run that could not go on because a required observer failed, or because Ctrl-C hit any observer."""
+    error = f"a required observer failed: {text_of(failure)}"
+    if is_of(failure, KeyboardInterrupt):
+        error = "Ctrl-C hit an observer"
+    says = {"error": error, "error_type": type(failure).__qualname__}
     return End(RunStatus.error, canonical_payload(says))
 
 
