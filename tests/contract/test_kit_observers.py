@@ -87,3 +87,27 @@ class TestBufferedObserver(ObserverContract):
     async def effects(self, observer: BufferedObserver) -> list[str]:
         assert (await observer.flush(1.0)).complete
         return ids(self.behind)
+
+
+class Counting(RecordingBatchObserver):
+    """Does something with each event that the `on_events` it inherits knows nothing of: it is given no batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: list[str] = []
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await super().on_event(event)
+        self.counted.append(event.event_id)
+
+
+class TestObserverOfSingleEvents(ObserverContract):
+    virtual_time = True
+    complete = True
+
+    @pytest.fixture
+    def observer(self) -> Counting:
+        return Counting()
+
+    async def effects(self, observer: Counting) -> list[str]:
+        return observer.counted

@@ -24,6 +24,9 @@ class CountsNoBatch(Sound):
         await Sound.on_events(self, [event])
         self.singly += 1
 
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        await super().on_events(events)
+
     def stats(self) -> Any:
         return SimpleNamespace(accepted=self.singly, delivered=self.singly, failed=0, dropped={}, pending=0)
 

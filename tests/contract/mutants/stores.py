@@ -275,6 +275,11 @@ class FollowsEveryType(MemoryLog):
         return super().follow(after, run_id=filters.get("run_id"))
 
 
+class FollowsWhatFitsFromTheStart(MemoryLog):
+    def follow(self, after: int = 0, **filters: Any) -> AsyncIterator[Placed]:
+        return super().follow(0 if any(filters.values()) else after, **filters)
+
+
 class WakesNoFollowerWhileItReads(MemoryLog):
     async def follow(self, after: int = 0, **filters: Any) -> AsyncIterator[Placed]:
         while True:
@@ -430,6 +435,7 @@ MUTANTS: dict[type[MemoryLog], str] = {
     HasTheRowsOfItsOwnRunsAlone: "test_the_rows_follow_whole_runs_in_one_append_for_everybody",
     NamesAnotherThread: "test_the_rows_of_run_and_thread_follow_each_event",
     FollowsEveryType: "test_a_follower_gets_only_what_fits",
+    FollowsWhatFitsFromTheStart: "test_a_follower_gets_only_what_fits",
     WakesNoFollowerWhileItReads: "test_followers_miss_nothing_while_others_write",
     NumbersBeforeItCommitsBesideOthers: "test_a_reader_with_a_cursor_misses_nothing_while_other_stores_write",
     KnowsEventsOfItsOwnOnly: "test_an_event_that_comes_again_through_another_store_is_not_stored_again",

@@ -211,12 +211,22 @@ class ReaderPromises(Contract):
         run_id = None if by == "types" else runs[2][0].run_id
         types = None if by == "run_id" else [LifecycleEventType.HUMAN_MESSAGE, LifecycleEventType.RUN_COMPLETED]
         events = _events.round_robin(runs)
-        fit = [e for e in events if run_id in {None, e.run_id} and (types is None or e.event_type in types)]
+        fit = [
+            (position, e.event_id)
+            for position, e in enumerate(events, 1)
+            if run_id in {None, e.run_id} and (types is None or e.event_type in types)
+        ]
         async with aclosing(_closable(store.follow(run_id=run_id, types=types))) as follower:
             first = asyncio.ensure_future(anext(follower))
             await store.append(events)
             seen = [await first, *[await anext(follower) for _ in fit[1:]]]
-        assert [p.event.event_id for p in seen] == [e.event_id for e in fit], "it got other events than those that fit"
+        assert [(p.position, p.event.event_id) for p in seen] == fit, "it got other events than those that fit"
+        for after in (fit[0][0], len(events) // 2):
+            rest = [each for each in fit if each[0] > after]
+            async with aclosing(_closable(store.follow(after, run_id=run_id, types=types))) as follower:
+                late = [await anext(follower) for _ in rest]
+            found = [(p.position, p.event.event_id) for p in late]
+            assert found == rest, f"after {after} it got positions {[position for position, _ in found]}"
 
     @promise("log", claim="durable")
     async def test_what_was_stored_is_there_after_a_restart(self, stores: Stores) -> None:
