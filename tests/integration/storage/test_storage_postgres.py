@@ -121,6 +121,19 @@ async def test_a_server_that_takes_no_writes(url: str, database: RawConnection, 
     assert isinstance(error, NoSchemaError)
 
 
+async def test_those_who_make_one_database_at_once_whatever_it_has_for_transactions(url: str, script) -> None:
+    strict = option(url, options="-c default_transaction_isolation=serializable")
+
+    async def write() -> None:
+        async with Store.open(strict) as store:
+            await store.append(script().whole())
+
+    await refusal(option(url, search_path="nowhere"))  # imports what they would else wait for each other to import
+    await asyncio.gather(*(write() for _ in range(6)))
+    async with Store.open(url) as store:
+        assert len(await store.events()) == 30
+
+
 @pytest.mark.parametrize("name", ["Agents", "our agents", "a.b", 'in "quotes"'])
 async def test_a_schema_of_any_name(url: str, database: RawConnection, script, name: str) -> None:
     quoted = '"' + name.replace('"', '""') + '"'

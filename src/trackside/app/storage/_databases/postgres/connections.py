@@ -214,12 +214,16 @@ class PostgresDatabase:
         return engine
 
     def changing(self) -> AsyncEngine:
-        """An engine for one connection that changes tables, on the running loop."""
+        """An engine for one connection that changes tables, on the running loop.
+
+        It sees what others have changed while it waited for its turn, whatever the database has for its transactions.
+        """
         load_driver()
         from sqlalchemy.ext.asyncio import create_async_engine  # which fails without greenlet
         from sqlalchemy.pool import NullPool
 
-        return create_async_engine("postgresql+asyncpg://", async_creator=self._connect_durably, poolclass=NullPool)
+        connect = partial(self._connect_durably, default_transaction_isolation="read committed")
+        return create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
 
     @asynccontextmanager
     async def locked(self, lock: int) -> AsyncGenerator[None]:
