@@ -139,6 +139,14 @@ def test_what_sqlite_keeps_beside_a_database_is_looked_at_where_a_link_to_it_lea
     assert found["where"] == str(place / "runs.db-journal")
 
 
+def test_of_a_folder_in_the_place_of_the_database_no_mode_is_complained_of(folder: Path) -> None:
+    (folder / "trackside.db").mkdir(mode=0o755)
+
+    (found,) = [json.loads(line) for line in doctor(folder, "--json").stdout.splitlines()]
+
+    assert "it is a folder" in found["what"]
+
+
 def test_what_nobody_else_can_get_to_is_not_complained_of(folder: Path, sqlite_with_tables: Path) -> None:
     (folder / "trackside.db").write_bytes(sqlite_with_tables.read_bytes())
     (folder / "trackside.db").chmod(0o644)

@@ -33,6 +33,7 @@ def _is_open(path: Path) -> bool:
     try:
         there = path.resolve(strict=True)
         ways = all(folder.stat().st_mode & stat.S_IXOTH for folder in there.parents)
-        return ways and bool(there.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+        mode = there.stat().st_mode
+        return ways and stat.S_ISREG(mode) and bool(mode & (stat.S_IROTH | stat.S_IWOTH))
     except OSError:
         return False
