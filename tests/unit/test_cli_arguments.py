@@ -109,6 +109,11 @@ def test_metadata_values_are_json_where_they_can_be() -> None:
     }
 
 
+def test_a_metadata_key_that_comes_twice_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"^--metadata: 'a' is given twice, and has one value\.$"):
+        read_metadata(["a=1", "b=2", "a=3"])
+
+
 def test_a_metadata_value_that_is_nested_too_deeply_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"^--metadata: the value of 'a' is nested too deeply\.$"):
         read_metadata([f"a={'[' * 100_000}"])

@@ -126,13 +126,15 @@ def read_metadata(pairs: Sequence[str]) -> JsonObject:
     """Read `k=v` pairs as an object; a value is JSON if it is JSON, else text.
 
     Raises:
-        ArgumentError: there is no `=`, or nothing before it.
+        ArgumentError: there is no `=`, or nothing before it; or a key comes twice.
     """
     metadata: JsonObject = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ArgumentError(name="--metadata", why=f"{pair!r} is not of the form key=value")
+        if key in metadata:
+            raise ArgumentError(name="--metadata", why=f"{key!r} is given twice, and has one value")
         try:
             metadata[key] = _json(value)
         except ValueError:
