@@ -373,7 +373,7 @@ def test_ctrl_c_in_its_terminal_drains_it_once(
     [
         ("raise RuntimeError('boom')", "importing agents.py raised RuntimeError: boom"),
         ("async def other(input): ...", "agents.py has no echo; it has other"),
-        ("import os\nos._exit(7)", "the process that loads the agents exited with code 7 before it could take runs"),
+        ("import os\nos._exit(7)", "the agent's process exited with code 7 before it could take runs"),
     ],
 )
 def test_agents_that_cannot_be_loaded_are_said_once(
@@ -385,6 +385,16 @@ def test_agents_that_cannot_be_loaded_are_said_once(
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert says in line
+
+
+def test_a_limit_of_memory_that_is_too_small_to_load_the_agents_is_said(
+    trackside: Run, folder: Path, postgres_with_tables: str
+) -> None:
+    (folder / "agents.py").write_text("import time\ntime.sleep(60)", encoding="utf-8")
+    done = trackside("worker", "--memory-limit", "16MiB", "--database", postgres_with_tables)
+
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "the agent's process used more than its memory limit of 16 MiB before it could take runs" in done.stderr
 
 
 def test_a_limit_of_memory_without_processes_is_refused(trackside: Run, folder: Path) -> None:

@@ -198,7 +198,12 @@ class ChildProcess:
         if self.verdict is None and code == 0 and not (self.stats is not None and self.stats.running):
             return None
         self._kill_group()
-        return self.verdict or Verdict(why=f"the agent's process {ending(code)}", failure=_failure(code))
+        return self.verdict or Verdict(why=self.how_it_ended, failure=_failure(code))
+
+    @property
+    def how_it_ended(self) -> str:
+        """How it has ended: with which code, or what it was killed for."""
+        return f"the agent's process {_ending(self.exit_code or 0)}" if self.verdict is None else self.verdict.why
 
     @property
     def exit_code(self) -> int | None:
@@ -241,7 +246,7 @@ class ChildProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def ending(code: int) -> str:
+def _ending(code: int) -> str:
     """How a process with this exit code ended, in words that follow its name."""
     if code >= 0:
         return f"exited with code {code}"

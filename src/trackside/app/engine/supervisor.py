@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from trackside.app.engine.children import ChildProcess, ChildStats, Verdict, ending, total
+from trackside.app.engine.children import ChildProcess, ChildStats, Verdict, total
 from trackside.app.engine.duties import LEASE_SECONDS
 from trackside.app.engine.sentencing import Overdue
 from trackside.app.engine.upkeep import OF_AGENTS
@@ -46,7 +46,7 @@ _MIB: Final = 1_048_576
 
 
 class AgentProcessError(TracksideError):
-    """the process that loads the agents {why} before it could take runs."""
+    """{why} before it could take runs."""
 
     fault = "agent"
 
@@ -153,7 +153,7 @@ class Supervisor:
             code = first.exit_code or 0
             if code in {1, 2} and not self._ending.is_set():  # as our commands end that could not do their work
                 return code
-            raise AgentProcessError(why=ending(code))
+            raise AgentProcessError(why=first.how_it_ended)
         for number in range(isolation.places):
             keeping = self._keep(isolation, first if number == 0 else None)
             self._places.append(asyncio.create_task(keeping, name=f"trackside-place-{number}"))
@@ -213,15 +213,13 @@ class Supervisor:
                 lived = child.stats is not None or await child.begun
                 await self._see_off(child)
                 failures = 0 if lived else failures + 1
-                why = ending(child.exit_code or 0)
+                why = f"{child.how_it_ended} before it could take runs"
             else:
-                failures, why = failures + 1, "could not be started"
+                failures, why = failures + 1, "no process for agents could be started"
             child = None
             if failures and not self._ending.is_set():
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, _MOST_DOUBLINGS))
-                logger.error(
-                    "a process for agents %s before it could take runs; the next one is tried in %g s", why, pause
-                )
+                logger.error("%s; the next one is tried in %g s", why, pause)
                 await self._unless_ending(pause)
 
     async def _begun(self, isolation: Isolation) -> ChildProcess | None:
