@@ -37,14 +37,18 @@ PAGES = sorted(
 # The former pytest works through; of the latter, which tells of no steps, the settings are read in their own tests.
 ON_SQLITE_ALONE = ("quickstart.md", "tutorials/", "howto/", "explain/")
 """Pages that themselves say where they store things; the other pages show that PostgreSQL gives the same output."""
-CASES = [
-    (page, dialect)
-    for page in PAGES
-    for dialect in ("sqlite", "postgres")
-    if steps(page) and (dialect == "sqlite" or not page.startswith(ON_SQLITE_ALONE))
-]
+ON_BOTH = ("log.md", "upkeep.md")
+"""Pages about what a database has: that is tried on PostgreSQL each time, and what the others say only at length."""
 ONLY_SQLITE = ("trackside db compact", "-- SQLite\n")
 ONLY_POSTGRES = ("-- PostgreSQL\n",)
+
+
+def cases() -> Iterator[Any]:
+    """Pages that tell of steps, and the databases to work through them on."""
+    for page in filter(steps, PAGES):
+        yield page, "sqlite"
+        if not page.startswith(ON_SQLITE_ALONE):
+            yield pytest.param(page, "postgres", marks=() if page in ON_BOTH else pytest.mark.long)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-@pytest.mark.parametrize(("page", "dialect"), CASES)
+@pytest.mark.parametrize(("page", "dialect"), [*cases()])
 def test_a_page_does_what_it_says(page: str, dialect: str, folder: Path, postgres_url: str, do: Do) -> None:
     reader = Reader(folder, SQLITE if dialect == "sqlite" else postgres_url, postgres_url, do)
     try:

@@ -10,10 +10,10 @@ from tests.integration.runs.stage import BACKENDS, Agents, Backend
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test that needs a backend on all of them, unless the test names its own."""
+    """Run each test that needs a backend on all of them, or the module's `BACKENDS`, unless the test names its own."""
     chosen = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "backend" in metafunc.fixturenames and not chosen:
-        metafunc.parametrize("backend", BACKENDS, indirect=True)
+        metafunc.parametrize("backend", getattr(metafunc.module, "BACKENDS", BACKENDS), indirect=True)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from dialects import BOTH, MOSTLY_SQLITE
 from tests.contract.ways_to_run import end_of, required, told
 from tests.integration.storage.first_look import first_look
 
@@ -28,11 +29,12 @@ from trackside.harness.observer import ObserverBinding, RunObserver
 from trackside.harness.types import LifecycleEventType
 from trackside.testing import RecordingObserver, assert_run_order
 
-BACKENDS = ["memory", "sqlite", "postgres"]
+BACKENDS = ("memory", *MOSTLY_SQLITE)
+EVERYWHERE = ("memory", *BOTH)
 PATIENCE = 60.0
 """Seconds after which something that still waits is taken to wait for ever."""
 
-shared = pytest.mark.parametrize("backend", ["sqlite", "postgres"], indirect=True)
+shared = pytest.mark.parametrize("backend", BOTH, indirect=True)
 """For tests of several managers on one queue, and for tests of rows: the memory backend has neither."""
 
 in_memory = pytest.mark.parametrize("backend", ["memory"], indirect=True)

@@ -12,9 +12,11 @@ from typing import Annotated, Any, TypedDict
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
-from tests.integration.runs.stage import Agents, Backend, within_patience
+from tests.integration.runs.stage import EVERYWHERE, Agents, Backend, within_patience
 
 from trackside import RunStatus
+
+BACKENDS = EVERYWHERE
 
 
 async def test_what_is_pruned_in_the_middle_of_a_run_is_its_threads_past_and_not_the_run(

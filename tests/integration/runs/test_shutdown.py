@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 from tests.contract.ways_to_run import required
-from tests.integration.runs.stage import Agents, Backend, turns, within_patience
+from tests.integration.runs.stage import EVERYWHERE, Agents, Backend, turns, within_patience
 
 from trackside import ClosedError, RunHandle, RunResult, RunSpec, RunStatus
 from trackside.app.spool import Spool
 from trackside.harness import DispatchPolicy
 from trackside.harness.errors import NoResultHereError
 from trackside.testing import Misbehaviour, RecordingObserver
+
+BACKENDS = EVERYWHERE
 
 
 async def ended(run: RunHandle) -> RunResult | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dialects import MOSTLY_SQLITE
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from running_server import serving
@@ -47,9 +48,9 @@ async def serve(agents: dict[str, Any], database: str, **settings: Any) -> Async
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test that needs a database on all of them, or on those in the module's `DIALECTS`."""
+    """Run each test that needs a database on SQLite, and at length on PostgreSQL, or on those in the module's `DIALECTS`."""
     if "database_url" in metafunc.fixturenames:
-        metafunc.parametrize("dialect", getattr(metafunc.module, "DIALECTS", ("sqlite", "postgres")))
+        metafunc.parametrize("dialect", getattr(metafunc.module, "DIALECTS", MOSTLY_SQLITE))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
+from dialects import BOTH
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
@@ -21,7 +22,8 @@ from trackside.app.dashboard.pages import _answering
 from trackside.app.settings import AccessSettings
 from trackside.harness import RunContext
 
-DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # the subject is pages and their forms
+DIALECTS = BOTH
+
 AUTH = """
 from langgraph_sdk import Auth
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NotRequired, TypedDict
 
 import httpx
+from dialects import BOTH
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
@@ -20,6 +21,8 @@ from running_server import serving
 from trackside.app.settings import AccessSettings, EngineSettings, Settings
 from trackside.app.wiring import open_app
 from trackside.harness.ids import new_id
+
+DIALECTS = BOTH
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 

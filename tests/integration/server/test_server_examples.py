@@ -7,10 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from dialects import BOTH
 
 from trackside.app.server.examples import AGENT, example_of
 from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import Endpoint, all_endpoints
+
+DIALECTS = BOTH
 
 # States first: they are changed while no other example's run is going on.
 WITH_BODY = sorted(

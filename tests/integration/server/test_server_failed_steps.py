@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 from clashing_graph import clashing
+from dialects import BOTH
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 from langgraph_sdk.errors import UnprocessableEntityError
 from pydantic import BaseModel
 
 from trackside.harness.ids import new_id
+
+DIALECTS = BOTH
 
 
 class Person(BaseModel):

@@ -7,12 +7,15 @@ import re
 from typing import Any
 
 import pytest
+from dialects import BOTH
 from tests.integration.server.handler_projects import AUTH, OWNERS, command, graph, refused
 
 from trackside.app.cli.records.remote import RemoteRecords
 from trackside.app.cli.records.remote_connection import Connection
 from trackside.app.server.routes import thread_records
 from trackside.harness.ids import assistant_id_of
+
+DIALECTS = BOTH
 
 
 async def test_what_is_looked_for_in_a_thread_is_not_taken_for_what_it_is(serve_auth: Any) -> None:

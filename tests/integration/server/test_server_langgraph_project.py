@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 import httpx
 import pytest
+from dialects import BOTH
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 from langgraph_sdk import get_client
@@ -21,6 +22,8 @@ from langgraph_sdk.runtime import ServerRuntime
 from trackside.app.settings import AccessSettings, load_settings
 from trackside.app.wiring import load_agents
 from trackside.harness.ids import new_id
+
+DIALECTS = BOTH
 
 PROJECT = {
     "langgraph.json": json.dumps(

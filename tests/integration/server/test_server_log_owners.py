@@ -10,11 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from dialects import BOTH
 from langgraph_sdk import get_client
 from running_server import serving
 
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.storage._reading import owner_stats
+
+DIALECTS = BOTH
 
 
 async def echo(input: Any) -> Any:

@@ -26,8 +26,6 @@ from trackside.app.wiring.errors import AddressNeededError
 
 type ServeAgents = Callable[..., Any]
 
-DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested is who asks
-
 
 @pytest.mark.parametrize("access", [NONE, KEYS], ids=["open", "keys"])
 async def test_a_node_asks_its_own_server(serve_agents: ServeAgents, access: AccessSettings) -> None:

@@ -32,7 +32,6 @@ from trackside.harness.ids import new_id
 
 type ServeAgents = Callable[..., Any]
 
-DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested is who asks
 
 AUTH = """
 from langgraph_sdk import Auth

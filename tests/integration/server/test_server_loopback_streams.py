@@ -17,7 +17,6 @@ from trackside.app.settings import ServerSettings
 
 type ServeAgents = Callable[..., Any]
 
-DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested is who asks
 
 SPEAK = {"assistant_id": "speak", "input": 1, "stream_mode": "custom"}
 

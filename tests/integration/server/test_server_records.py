@@ -8,10 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from dialects import BOTH
 
 from trackside.app.settings import ObserverSettings
 from trackside.app.storage._reading import reads, run_search
 from trackside.harness import RunContext, RunSpec
+
+DIALECTS = BOTH
 
 
 async def echo(input: Any) -> Any:

@@ -24,7 +24,6 @@ from trackside.app.settings import AccessSettings, ServerSettings
 from trackside.app.storage.errors import DatabaseBusyError
 from trackside.app.wiring.errors import AddressNeededError
 
-DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # the subject is what receivers are sent
 PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
+from dialects import BOTH
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 from tests.integration.server.run_agents import UNKNOWN, Gate, echo, failing, gate_agent, new_thread, raw
 
 from trackside.harness.ids import new_id
+
+DIALECTS = BOTH
 
 
 @pytest.mark.parametrize("input", [False, 0, "", []])

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from dialects import BOTH
 from langgraph.graph import END, START, StateGraph
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 from tests.integration.server.state_agents import Log, agents, step, thread_of
@@ -15,6 +16,8 @@ from trackside.harness.adapters.langgraph import LangGraphAgent
 from trackside.harness.ids import new_id
 from trackside.harness.states import ThreadPlace
 from trackside.harness.types import JsonObject
+
+DIALECTS = BOTH
 
 
 def routed() -> tuple[Any, asyncio.Event, asyncio.Event]:

@@ -7,10 +7,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+from dialects import BOTH
 from langgraph_sdk.errors import UnprocessableEntityError
 from tests.integration.server.state_agents import agents, thread_of
 
 from trackside.harness.ids import new_id
+
+DIALECTS = BOTH
 
 
 async def test_a_function_has_one_state_that_goes_by_its_thread(serve_agents: Any) -> None:

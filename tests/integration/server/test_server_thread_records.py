@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+from dialects import BOTH
 
 from trackside.harness import RunContext
+
+DIALECTS = BOTH
 
 
 async def echo(input: Any) -> Any:

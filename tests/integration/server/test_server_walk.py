@@ -14,7 +14,6 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
-import pytest
 from langgraph_sdk import get_client
 from tests.integration.server.endpoint_walk import (
     ENDPOINTS,
@@ -33,7 +32,6 @@ from trackside.app.server.principal import Permission
 
 type ServeAgents = Callable[..., Any]
 
-DIALECTS = ("sqlite", pytest.param("postgres", marks=pytest.mark.long))  # what is tested is who may ask for what
 
 AUTH = """
 from langgraph_sdk import Auth

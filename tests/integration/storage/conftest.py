@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dialects import BOTH
 from prepared_databases import EmptiedDatabase
 from raw_postgres import RawConnection
 from tests.integration.storage.exported_logs import Another
@@ -28,7 +29,6 @@ from trackside.harness import RunManager
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
-DIALECTS = ["sqlite", "postgres"]
 START = datetime(2026, 1, 31, 9, 30, 0, 123456, UTC)
 
 
@@ -74,7 +74,7 @@ def script() -> type[Script]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that needs a database on each, or on the module's `DIALECTS`; a test with a `path` is about SQLite."""
     if "dialect" in metafunc.fixturenames:
-        dialects = getattr(metafunc.module, "DIALECTS", DIALECTS)
+        dialects = getattr(metafunc.module, "DIALECTS", BOTH)
         metafunc.parametrize("dialect", ["sqlite"] if "path" in metafunc.fixturenames else dialects)
 
 
