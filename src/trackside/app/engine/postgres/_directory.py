@@ -52,7 +52,8 @@ class _Known:
         """Whether it can execute such runs, as far as is known."""
         if self.agents is None:
             return True
-        return needs.agent in {"", *self.agents} and needs.version in {None, self.version}
+        has_agent = not needs.agent or needs.agent in self.agents
+        return has_agent and (needs.version is None or needs.version == self.version)
 
 
 class Directory:
