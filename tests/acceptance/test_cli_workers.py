@@ -169,6 +169,20 @@ async def test_a_process_outside_a_fleet_is_not_said_to_take_no_runs(trackside: 
     assert f"{name} is no worker of a fleet, and executes the runs that it lets in itself" in refused.stderr
 
 
+async def test_what_a_process_outside_a_fleet_executes_is_counted(trackside: Run, postgres_with_tables: str) -> None:
+    go_on = asyncio.Event()
+
+    async def waits(input: Any) -> None:
+        await go_on.wait()
+
+    async with member(postgres_with_tables, "inline") as manager:
+        run = await manager.start(RunSpec(waits))
+        (listed,) = await until_listed(1, trackside, "--database", postgres_with_tables)
+        go_on.set()
+        await run.result()
+    assert (json.loads(listed)["kind"], json.loads(listed)["running"]) == ("inline", 1)
+
+
 async def test_ids_of_workers_are_completed(trackside: Run, postgres_with_tables: str) -> None:
     async with member(postgres_with_tables, "server"), member(postgres_with_tables, pools=("a",)):
         lines = (await read(trackside, "--json", TRACKSIDE_DATABASE_URL=postgres_with_tables)).stdout.splitlines()

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, literal_column, or_, select
 
+from trackside.app.storage._reading.facts import claimed_by_worker
 from trackside.app.storage._rows.conditions import holds_mostly
 from trackside.app.storage._rows.fleet_tables import FORGETTING, duties
 from trackside.app.storage._rows.leases import LeaseClock, read_clock, seconds_left, wall_time
@@ -90,7 +91,7 @@ def _of_pool(query: Select[*tuple[Any, ...]], pool: str) -> Select[*tuple[Any, .
 class FoundWorkers(NamedTuple):
     """What was read about workers; `told` finds out which processes still live: their machine says so, in files."""
 
-    rows: Sequence[Row[Any]]
+    rows: Sequence[Row[*tuple[Any, ...]]]
     clock: LeaseClock
 
     def told(self) -> list[StoredWorker]:
@@ -99,13 +100,17 @@ class FoundWorkers(NamedTuple):
 
 
 def read_workers(connection: Connection) -> FoundWorkers:
-    """Reads which processes there are, in the order in which they started."""
-    return FoundWorkers(
-        connection.execute(select(workers).order_by(workers.c.started_at)).all(), read_clock(connection)
-    )
+    """Reads which processes there are, in the order in which they started.
+
+    A worker says how many of its places are occupied; of a process outside a fleet only the queue knows what it has.
+    """
+    running = case((workers.c.kind == "inline", claimed_by_worker), else_=workers.c.running)
+    known = [column for column in workers.c if column is not workers.c.running]
+    query = select(*known, running.label("running")).order_by(workers.c.started_at)
+    return FoundWorkers(connection.execute(query).all(), read_clock(connection))
 
 
-def _worker(row: Row[Any], clock: LeaseClock) -> StoredWorker:
+def _worker(row: Row[*tuple[Any, ...]], clock: LeaseClock) -> StoredWorker:
     return StoredWorker(
         worker_id=row.worker_id,
         name=row.name,

@@ -28,6 +28,13 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.threads import in_own_thread
 from trackside.harness.types import RunStatus, ThreadStatus
 
+claimed_by_worker = (
+    select(func.count())
+    .where(active_runs.c.owner == workers.c.worker_id, active_runs.c.state == Standing.claimed.value)
+    .scalar_subquery()
+)
+"""How many runs the process of a row of `workers` executes, by the queue."""
+
 MOST_THREADS: Final = 100_000
 """At most this many threads are counted, which takes some milliseconds."""
 
@@ -110,13 +117,8 @@ def _read(connection: Connection) -> _Found:
         oldest_event_at=connection.scalar(select(events.c.occurred_at).order_by(events.c.position).limit(1)),
         workers=(),
     )
-    running = (
-        select(func.count())
-        .where(active_runs.c.owner == workers.c.worker_id, active_runs.c.state == Standing.claimed.value)
-        .scalar_subquery()
-    )
     known = [column for column in workers.c if column is not workers.c.running]
-    query = select(*known, running.label("running")).order_by(workers.c.started_at)
+    query = select(*known, claimed_by_worker.label("running")).order_by(workers.c.started_at)
     return _Found(facts, connection.execute(query).all(), read_clock(connection))
 
 
