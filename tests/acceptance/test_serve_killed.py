@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from dialects import BOTH
 from forking import Forkery
 from langgraph_sdk import get_sync_client
 from trackside_server import PATIENCE, TracksideServer
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=BOTH)
 def database(request: pytest.FixtureRequest) -> str:
     return "sqlite:///runs.db" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
 

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dialects import BOTH
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=BOTH)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         path = tmp_path / "runs.db"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dialects import BOTH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_postgres import RawConnection
@@ -143,7 +144,7 @@ class FleetPlay:
         assert found == []
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=BOTH)
 def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
     if request.param == "sqlite":
         path = tmp_path / "runs.db"

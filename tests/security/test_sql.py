@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 import pytest
+from dialects import BOTH
 from tests.integration.server.conftest import Served, serve
 
 from trackside.app.server.examples import example_of
@@ -42,7 +43,7 @@ async def echo(input: Any) -> Any:
     return input
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=BOTH)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
         return str(request.getfixturevalue("postgres_with_tables"))

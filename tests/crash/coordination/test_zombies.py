@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from crash_children import PATIENCE, Child, Children
+from dialects import BOTH
 from log_check import assert_whole, look_into
 
 STOPS = [
@@ -21,7 +22,7 @@ STOPS = [
 CASES = [
     pytest.param(stop_at, url, marks=[pytest.mark.long] if url == "postgres" and stop_at not in STOPS[:1] else [])
     for stop_at in STOPS
-    for url in ("sqlite", "postgres")
+    for url in BOTH
 ]
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from dialects import BOTH
 from tests.crash.storage import forker
 from tests.crash.storage.forker import Forker
 
@@ -26,7 +27,7 @@ STEPS = ["before start", "after start", "after replace"]
 CASES = [
     pytest.param(url, step, marks=[pytest.mark.long] if url == "postgres" and step != "after start" else [])
     for step in STEPS
-    for url in ("sqlite", "postgres")
+    for url in BOTH
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dialects import BOTH
 from left_processes import is_there
 from sqlalchemy import update
 from tests.crash.storage.forker import Forker
@@ -44,7 +45,7 @@ LIVES = [("log", step) for step in STEPS] + [("none", step) for step in STEPS_SI
 CASES = [
     pytest.param(*life, url, marks=[pytest.mark.long] if url == "postgres" and life not in ON_POSTGRES else [])
     for life in LIVES
-    for url in ("sqlite", "postgres")
+    for url in BOTH
 ]
 
 
