@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -58,8 +58,11 @@ def cancel(options: CancelOptions) -> ExitCode:
     async def stop(records: Records) -> list[tuple[str, StoredRun, StoredRun]]:
         found = await _found_runs(records, options.runs)
         told = [(run.run_id, await cancelled(records, run, action=options.action)) for run in found]
-        known = _when_ended if options.wait else _as_it_is
-        return [(named, run, await known(records, run, stopped) or run) for named, run in told]
+
+        def known(run: StoredRun) -> Awaitable[StoredRun | None]:
+            return _when_ended(records, run, stopped) if options.wait else _as_it_is(records, run)
+
+        return [(named, run, await known(run) or run) for named, run in told]
 
     runs = in_records(options.place, stop)
     console = standard_output()
@@ -93,7 +96,7 @@ def _said(before: StoredRun, after: StoredRun, action: CancelAction) -> str:
     return f"Run {after.run_id} is told to stop."
 
 
-async def _as_it_is(records: Records, run: StoredRun, stopped: asyncio.Event) -> StoredRun | None:
+async def _as_it_is(records: Records, run: StoredRun) -> StoredRun | None:
     """A run that was told to stop, as it is now; None if it is gone.
 
     While the records are away it is as it was: it has been told all the same.
@@ -108,7 +111,7 @@ async def _as_it_is(records: Records, run: StoredRun, stopped: asyncio.Event) ->
 
 async def _when_ended(records: Records, run: StoredRun, stopped: asyncio.Event) -> StoredRun | None:
     """The run as it has ended, or as it is when somebody stops the command; None if it is gone."""
-    known = await _as_it_is(records, run, stopped)
+    known = await _as_it_is(records, run)
     if stopped.is_set() or known is None or is_final(known.status):
         return known
     follower = records.follow(0, run_id=run.run_id, types=sorted(TERMINAL_EVENTS), on_outage=say_away)

@@ -12,7 +12,7 @@ from trackside.app.cli.failures import ExitCode, ended
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.noticing import saying_waits
-from trackside.app.cli.places import home_of
+from trackside.app.cli.places import home_of, when_there
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.suggesting import suggest_at
 from trackside.app.cli.views.output import OutputConsole, standard_error, standard_output
@@ -154,21 +154,19 @@ async def _follow(
 
 async def _idle(dispatcher: Dispatcher, store: Store) -> None:
     """Wait until no process has anything left to deliver or to retry, also while the database is away."""
-    from trackside.app.storage.errors import StorageError
+    while not await when_there(lambda: _has_delivered(dispatcher, store), lambda _: None):  # the watch says an outage
+        pass
 
-    while True:
-        try:
-            report = await dispatcher.drain(_FOR_EVER)
-            fed = {*report.delivered, *report.elsewhere}
-            active = [one for one in await store.subscriptions.all() if one.name in fed and one.state.value == "active"]
-            if any(one.to_retry or (one.behind and one.name in report.elsewhere) for one in active):
-                await asyncio.sleep(_LOOK_SECONDS)  # the process that has it goes on, or its lease ends
-            elif await store.subscriptions.end() <= report.through:
-                return
-        except StorageError as exc:  # the watch says it
-            if not exc.retryable:
-                raise
-            await asyncio.sleep(_LOOK_SECONDS)
+
+async def _has_delivered(dispatcher: Dispatcher, store: Store) -> bool:
+    """Deliver what there is; whether no process has anything left then."""
+    report = await dispatcher.drain(_FOR_EVER)
+    fed = {*report.delivered, *report.elsewhere}
+    active = [one for one in await store.subscriptions.all() if one.name in fed and one.state.value == "active"]
+    if any(one.to_retry or (one.behind and one.name in report.elsewhere) for one in active):
+        await asyncio.sleep(_LOOK_SECONDS)  # the process that has it goes on, or its lease ends
+        return False
+    return await store.subscriptions.end() <= report.through
 
 
 class _Report:
