@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, literal_column, or_, select
 
-from trackside.app.storage._reading.facts import claimed_by_worker
+from trackside.app.storage._reading.facts import claimed_by_worker, select_workers
 from trackside.app.storage._rows.conditions import holds_mostly
 from trackside.app.storage._rows.fleet_tables import FORGETTING, duties
 from trackside.app.storage._rows.leases import LeaseClock, read_clock, seconds_left, wall_time
@@ -105,9 +105,7 @@ def read_workers(connection: Connection) -> FoundWorkers:
     A worker says how many of its places are occupied; of a process outside a fleet only the queue knows what it has.
     """
     running = case((workers.c.kind == "inline", claimed_by_worker), else_=workers.c.running)
-    known = [column for column in workers.c if column is not workers.c.running]
-    query = select(*known, running.label("running")).order_by(workers.c.started_at)
-    return FoundWorkers(connection.execute(query).all(), read_clock(connection))
+    return FoundWorkers(connection.execute(select_workers(running)).all(), read_clock(connection))
 
 
 def _worker(row: Row[*tuple[Any, ...]], clock: LeaseClock) -> StoredWorker:

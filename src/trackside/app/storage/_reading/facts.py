@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Row, func, select, text
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, text
 
 from trackside.app.storage._databases.readers import Readers
 from trackside.app.storage._rows.leases import LeaseClock, read_clock
@@ -117,9 +117,13 @@ def _read(connection: Connection) -> _Found:
         oldest_event_at=connection.scalar(select(events.c.occurred_at).order_by(events.c.position).limit(1)),
         workers=(),
     )
+    return _Found(facts, connection.execute(select_workers(claimed_by_worker)).all(), read_clock(connection))
+
+
+def select_workers(running: ColumnElement[int]) -> Select[*tuple[Any, ...]]:
+    """All processes in the order in which they started, with this for how many runs each executes."""
     known = [column for column in workers.c if column is not workers.c.running]
-    query = select(*known, claimed_by_worker.label("running")).order_by(workers.c.started_at)
-    return _Found(facts, connection.execute(query).all(), read_clock(connection))
+    return select(*known, running.label("running")).order_by(workers.c.started_at)
 
 
 def _size(connection: Connection) -> int:
