@@ -33,7 +33,6 @@ from trackside.harness.errors import ClosedError
 from trackside.harness.foreign.failures import line_of
 from trackside.harness.lifecycle import run_status_of
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.threads import in_own_thread
 from trackside.harness.types import LifecycleEventType, RunStatus
 
 __all__ = ["OpenLineageObserver", "TracksideRunFacet"]
@@ -43,6 +42,7 @@ _OURS: Final[dict[str, Any]] = {"producer": _PRODUCER}  # for facets, whose clas
 _RUN_IDS: Final = uuid5(NAMESPACE_URL, "urn:trackside:run")
 _KNOWN_AGENTS: Final = 10_000
 _CLOSE_SECONDS: Final = 2.0
+_CLOSES: Final = DaemonThreads("trackside-openlineage-close")
 _TIMEOUT: Final = 5.0
 _STATES: Final = {
     LifecycleEventType.RUN_STARTED: RunState.START,
@@ -179,7 +179,7 @@ class OpenLineageObserver:
         self._closed = True
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await in_own_thread(self._transport.close, _CLOSE_SECONDS)
+                await asyncio.get_running_loop().run_in_executor(_CLOSES, self._transport.close, _CLOSE_SECONDS)
 
     def _emit(self, event_id: str, said: RunEvent) -> None:
         if not self._composites:
