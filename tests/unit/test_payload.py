@@ -4,9 +4,11 @@ import datetime as dt
 import json
 import math
 import numbers
+import sqlite3
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -120,6 +122,35 @@ class Standin:
         return "None"
 
 
+class Table:
+    """As of pandas: it has keys, and going through it gives these."""
+
+    def __init__(self, *columns: tuple[str, list[int]]) -> None:
+        self.columns = columns
+
+    def keys(self) -> Iterator[str]:
+        return iter(self)
+
+    def items(self) -> Iterator[tuple[str, list[int]]]:
+        return iter(self.columns)
+
+    def __getitem__(self, key: str) -> list[int]:
+        return dict(self.columns)[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, _ in self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns[0][1])
+
+
+def row_of(query: str) -> sqlite3.Row:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.row_factory = sqlite3.Row
+        row: sqlite3.Row = connection.execute(query).fetchone()
+        return row
+
+
 CHANGED: list[tuple[str, Any, Any]] = [
     ("NUL in text", "a\0b", "a\ufffdb"),
     ("NUL in a key", {"\0": 1}, {"\ufffd": 1}),
@@ -154,6 +185,9 @@ CHANGED: list[tuple[str, Any, Any]] = [
     ("data class", Point(1, [2]), {"x": 1, "y": [2]}),
     ("struct", Spot(1, [Spot(2)]), {"x": 1, "near": [{"x": 2}]}),
     ("model", Model(a={1}), {"a": [1]}),
+    ("row of a database", row_of("SELECT 1 AS id, 'Ada' AS name"), {"id": 1, "name": "Ada"}),
+    ("row with two columns of one name", row_of("SELECT 1 AS id, 2 AS id"), [1, 2]),
+    ("table with two columns of one name", Table(("id", [1, 2]), ("id", [3, 4])), {"id": [1, 2], "id (2)": [3, 4]}),
     ("any object", Plain(), "<plain>"),
     ("type", Point, repr(Point)),
     ("generator", (i for i in [0]), None),

@@ -11,23 +11,21 @@ it had to change anything, and shares nothing with the value it was given, so an
 from __future__ import annotations
 
 import base64
-import dataclasses
 import math
-import numbers
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, get_args
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from trackside.harness.errors import PayloadError
 from trackside.harness.foreign.failures import named_text_of
+from trackside.harness.foreign.objects import dump_of, dumped, fields_of, is_sized, number_in, pairs_of
 from trackside.harness.types import Json, JsonObject
 
 MAX_CHARS = 1_048_576
@@ -96,9 +94,10 @@ def canonical(
 
     Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
     and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits, bytes
-    Base64, sets sorted lists, dates ISO 8601, keys text, data classes, structs of msgspec's and models objects (a
-    Pydantic field whose serializer fails: what is in it), numbers of other libraries Python's, any other object its
-    `repr`. With `as_fields`, `value` itself may be one of these that become objects: that alone is no change.
+    Base64, sets sorted lists, dates ISO 8601, keys text, data classes, structs of msgspec's, models, tables and rows of
+    databases objects (a Pydantic field whose serializer fails: what is in it), numbers of other libraries Python's, any
+    other object its `repr`. With `as_fields`, `value` itself may be one of these that become objects: that alone is no
+    change.
 
     Raises:
         PayloadError: the value's own code failed while it was read.
@@ -136,7 +135,7 @@ def whole_text(value: Any) -> tuple[Json, bytes]:
 
 def is_object(value: Any) -> bool:
     """Whether `value` is an object in JSON: a mapping, a data class, a struct, or a model like Pydantic's."""
-    return isinstance(value, Mapping) or _fields_of(value) is not None or _dump_of(value) is not None
+    return isinstance(value, Mapping) or fields_of(value) is not None or dump_of(value) is not None
 
 
 def copied(value: Any) -> Any:
@@ -292,11 +291,14 @@ class _Walk:
             self.above.discard(mark)
 
     def mapping(self, mapping: Mapping[Any, Any], depth: int) -> JsonObject:
+        return self.entries(mapping.items(), len(mapping), depth)
+
+    def entries(self, pairs: Iterable[tuple[Any, Any]], count: int, depth: int) -> JsonObject:
         plain: JsonObject = {}
-        for key, item in mapping.items():
+        for key, item in pairs:
             if self.chars <= 0:
                 self.changed = self.cut = True
-                plain[MORE] = f"[truncated: {len(mapping) - len(plain)} more keys]"
+                plain[MORE] = f"[truncated: {count - len(plain)} more keys]"
                 break
             name = self.text(key) if type(key) is str else self.key(key)
             if name in plain:
@@ -361,140 +363,20 @@ class _Walk:
         return sorted(self.sequence(items, depth), key=repr)
 
     def object(self, value: Any, depth: int) -> Json:
-        if (names := _fields_of(value)) is not None:
+        if (names := fields_of(value)) is not None:
             given = ((name, getattr(value, name, None)) for name in names)
             fields = {name: item for name, item in given if item is not msgspec.UNSET}
             return self.nested(value, depth, lambda _, deeper: self.mapping(fields, deeper))
-        if (dump := _dump_of(value)) is not None:
-            return self.nested(value, depth, lambda model, deeper: self.value(_dumped(model, dump), deeper))
-        if (number := _number_in(value)) is not None:
+        if (dump := dump_of(value)) is not None:
+            return self.nested(value, depth, lambda model, deeper: self.value(dumped(model, dump), deeper))
+        if (number := number_in(value)) is not None:
             return self.value(number, depth)
-        if isinstance(value, Iterable) and _is_sized(value):
+        if isinstance(value, Iterable) and is_sized(value):
+            if (pairs := pairs_of(value)) is not None:
+                return self.nested(value, depth, lambda _, deeper: self.entries(pairs, len(pairs), deeper))
             return self.nested(value, depth, self.sequence)
         text = repr(value)
         return self.text(text if len(text) <= _REPR_CHARS else f"{text[:_REPR_CHARS]}…")
-
-
-def _fields_of(value: Any) -> tuple[str, ...] | None:
-    """The names of the fields of a data class's object, or of a struct of msgspec's."""
-    if isinstance(value, msgspec.Struct):
-        return value.__struct_fields__
-    is_data = dataclasses.is_dataclass(value) and not isinstance(value, type)
-    return tuple(field.name for field in dataclasses.fields(value)) if is_data else None
-
-
-def _dump_of(value: Any) -> Callable[[Any], Any] | None:
-    """The method that makes plain data of a model of Pydantic's kind, such as LangChain's messages."""
-    dump = getattr(type(value), "model_dump", None)
-    return dump if callable(dump) else None
-
-
-def _dumped(model: Any, dump: Callable[[Any], Any]) -> Any:
-    """What a model makes of itself; in place of a field whose serializer fails, what that field holds.
-
-    LangGraph keeps what the serializer made, and puts that into the fields if the model's validator refuses it: a date
-    that was kept as text comes back as text, which a serializer of dates cannot take. Fields that must not be shown, or
-    not as they are, stay so; a model with its own way to show itself as a whole is left to that, and so is one that
-    holds something of which Pydantic shows less than there is.
-    """
-    try:
-        return dump(model)
-    except RecursionError:
-        raise
-    except Exception:  # the agent's own serializer failed; its fields are there all the same
-        if _shows_itself(type(model)):
-            raise
-        if type(model).__pydantic_root_model__:
-            if _keeps_back(model, "root"):
-                raise
-            return model.root
-        fields = [*vars(model), *(model.model_extra or {}), *type(model).model_computed_fields]
-        return {name: shown for field in fields for name, shown in _shown(model, field).items()}
-
-
-def _shows_itself(kind: Any) -> bool:
-    """Whether a model has a serializer or a `model_dump` of its own, or is none of Pydantic's."""
-    own = getattr(kind, "__pydantic_decorators__", None)
-    return own is None or bool(own.model_serializers) or kind.model_dump.__module__ != "pydantic.main"
-
-
-def _shown(model: Any, name: str) -> dict[str, Any]:
-    """A field of a Pydantic model as the model shows it, if it does."""
-    try:
-        return dict(model.model_dump(include={name}))
-    except RecursionError:
-        raise
-    except Exception:  # as above
-        if _keeps_back(model, name):
-            raise
-        return {name: getattr(model, name)}
-
-
-def _keeps_back(model: Any, name: str) -> bool:
-    """Whether Pydantic may not show all that is in a field: where the field names a model, at whatever depth and by
-    whatever name, it shows of a derived class's object only what that model has; a dataclass says itself what is shown.
-    """
-    field = type(model).model_fields.get(name)
-    return _holds_more(getattr(model, name), set() if field is None else _classes_in(field.annotation))
-
-
-def _classes_in(annotation: Any) -> set[type]:
-    """The classes that an annotation names, at whatever depth."""
-    parts = _each_in(annotation, lambda one: [*get_args(one), getattr(one, "__value__", None)])
-    return {one for one in parts if isinstance(one, type)}
-
-
-def _holds_more(value: Any, named: AbstractSet[type]) -> bool:
-    return any(_is_more(one, named) for one in _each_in(value, _parts_of))
-
-
-def _is_more(one: Any, named: AbstractSet[type]) -> bool:
-    if _dump_of(one) is None:
-        return _fields_of(one) is not None
-    kind = type(one)
-    return kind not in named and any(getattr(base, "__pydantic_fields__", None) for base in kind.__mro__[1:])
-
-
-def _parts_of(value: Any) -> Iterable[Any]:
-    if isinstance(value, Mapping):
-        return (*value, *value.values())
-    return value if isinstance(value, list | tuple | AbstractSet | deque) else ()
-
-
-def _each_in(whole: Any, parts_of: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
-    """`whole` and its parts at whatever depth, each once: it may contain itself, and be deeper than calls can go."""
-    seen: dict[int, Any] = {}
-    left = [whole]
-    while left:
-        one = left.pop()
-        if id(one) not in seen:
-            seen[id(one)] = one
-            yield one
-            left += parts_of(one)
-
-
-def _number_in(value: Any) -> Any:
-    """Python's own value for a number of another library, or for an array of NumPy's kind that is a single value."""
-    kind = type(value)
-    if hasattr(kind, "ndim") and hasattr(kind, "item") and value.ndim == 0:
-        item = value.item()
-        if type(item) is not kind:
-            return item
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    # A fraction is no float, and may be too large for one.
-    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational) else None
-
-
-def _is_sized(value: Any) -> bool:
-    """Whether it has a length, as sequences do; a stand-in for another object may have only the method."""
-    if not hasattr(value, "__len__"):
-        return False
-    try:
-        len(value)
-    except TypeError:
-        return False
-    return True
 
 
 _FLOAT_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}

@@ -1,1 +1,1 @@
-"""Other people's code, as it is called: what it takes, for how long it may, and what it fails with."""
+"""Other people's code, as it is called: what it takes, for how long it may, what it fails with, what its objects hold."""
