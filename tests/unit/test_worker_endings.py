@@ -31,6 +31,7 @@ from trackside.harness import (
     RunStatus,
 )
 from trackside.harness.errors import ThreadMemoryError
+from trackside.harness.foreign.failures import text_of
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.ports import ThreadState
 from trackside.harness.remembered import MemoryThreadStates
@@ -62,6 +63,12 @@ class Slow:
 
 async def echo(input: Any) -> Any:
     return input
+
+
+class UnsayableError(Exception):
+    @override
+    def __str__(self) -> str:
+        raise RuntimeError("this has no words")
 
 
 AT_WORST = [ConnectionError("database gone"), asyncio.CancelledError(), BaseExceptionGroup("two", [SystemExit(1)])]
@@ -166,7 +173,7 @@ async def test_a_stream_that_fails_with_anything_keeps_neither_result_nor_thread
             assert (await runs.run(echo, words, thread_id="t")).status is RunStatus.success
 
 
-@pytest.mark.parametrize("raises", AT_WORST, ids=repr)
+@pytest.mark.parametrize("raises", [*AT_WORST, UnsayableError()], ids=repr)
 @virtual
 async def test_a_coordinator_that_fails_to_claim_leaves_neither_caller_nor_follower_waiting(
     raises: BaseException,
@@ -184,7 +191,7 @@ async def test_a_coordinator_that_fails_to_claim_leaves_neither_caller_nor_follo
         assert [part async for part in run.stream()] == []
         result = await run.result()
     assert result.status is RunStatus.error
-    assert result.error == f"it could not be executed: {raises}"
+    assert result.error == f"it could not be executed: {text_of(raises)}"
 
 
 @both_ways

@@ -16,6 +16,7 @@ from typing import Any
 from trackside.harness.context import caller_of, current_run
 from trackside.harness.errors import ClosesItselfError, NoResultHereError
 from trackside.harness.foreign.exits import interrupt_loop
+from trackside.harness.foreign.failures import text_of
 from trackside.harness.foreign.timelimit import call_in_line
 from trackside.harness.managing.outcome import ELSEWHERE, Outcome, all_done_or
 from trackside.harness.managing.places import Places
@@ -382,7 +383,7 @@ class Executions:
                 execution.wait_again()
             else:
                 close_stream(self._stream, worker.record)
-                why = f"it could not be executed: {exc}"
+                why = f"it could not be executed: {text_of(exc)}"
                 self._resolve(execution, RunResult(execution.run_id, worker.record.thread_id, RunStatus.error, why))
             return
         finally:
