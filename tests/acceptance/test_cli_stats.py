@@ -138,6 +138,15 @@ def test_without_a_beginning_it_begins_with_the_first_run(here: Run) -> None:
     assert sum(json.loads(line)["total"]["runs"] for line in lines) == 64
 
 
+@pytest.mark.parametrize(
+    "when", [("--until", "1960-01-01"), ("--until", "2026-01-01T00:30Z"), ("--since", "2100-01-01T00:30Z")]
+)
+def test_before_the_first_run_and_in_the_future_nothing_happened(here: Run, when: tuple[str, str]) -> None:
+    """And nobody is told that the other end of the time, which he has not typed, is wrong."""
+    done = here("stats", *when, "--by", "day", "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_the_first_run_is_the_earliest_one_wherever_it_stands_in_the_log(here: Run) -> None:
     async def bring_older() -> None:
         when, started = END - timedelta(days=60), LifecycleEventType.RUN_STARTED

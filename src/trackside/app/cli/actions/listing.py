@@ -336,8 +336,9 @@ def show_stats(options: LookOptions[RunStatus], *, until: str | None = None, by:
 
     async def show(records: Records) -> None:
         filters = await look.filters(records)
+        behind = end or max(look.now, filters["since"] or look.now)  # to begin in the future is no mistake
         if options.json and step is not None:
-            buckets = await _over_time(records, filters, options.status, end or look.now, step)
+            buckets = await _over_time(records, filters, options.status, behind, step)
             look.console.print_json_lines(
                 [{**record_object(one), "width": one.width.total_seconds()} for one in buckets]
             )
@@ -349,7 +350,7 @@ def show_stats(options: LookOptions[RunStatus], *, until: str | None = None, by:
         look.show([record_object(stats)], lambda console: print_stats(console, stats, options.limit))
         blocks = blocks_that_fit(look.console, asked=step is not None)
         if not options.json and options.thread is None and blocks:
-            buckets = await _over_time(records, filters, options.status, end or look.now, step, blocks)
+            buckets = await _over_time(records, filters, options.status, behind, step, blocks)
             print_trends(look.console, buckets, blocks)
 
     return look.run(show)
@@ -365,19 +366,21 @@ async def _over_time(
 ) -> Sequence[TimeBucket]:
     """Totals over time; from the first run on if no start was typed, in `blocks` if no length was typed."""
     begin = filters["since"] or await _first_run(records, end)
+    if begin is None or begin == end:
+        return []
     width = step or step_of(begin, end, blocks)
     return await records.timeline(begin, end, width=width, agent=filters["agent"], status=status)
 
 
-async def _first_run(records: Records, end: datetime) -> datetime:
-    """The minute of the earliest run before `end`, whose place in the log may be behind others; `end` if there is none."""
+async def _first_run(records: Records, end: datetime) -> datetime | None:
+    """The minute of the earliest run before `end`, whose place in the log may be behind others; None if there is none."""
     begin, until = _EPOCH, min(end, datetime.now(UTC))
     for width in _NARROWING:
         if begin >= until:
-            return end
+            return None
         buckets = await records.timeline(begin, until, width=width)
         first = next((one for one in buckets if one.total.runs), None)
         if first is None:
-            return end
+            return None
         begin, until = first.start, min(until, first.start + first.width)
     return begin
