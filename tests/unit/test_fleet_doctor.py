@@ -37,6 +37,7 @@ WORKER = StoredWorker(
     running=1,
     draining=False,
     started_at=NOW - timedelta(hours=1),
+    last_seen_at=NOW,
     seconds_left=9.0,
     address=None,
     isolated_in=None,

@@ -23,6 +23,7 @@ WORKER = StoredWorker(
     running=4,
     draining=False,
     started_at=datetime(2026, 1, 31, tzinfo=UTC),
+    last_seen_at=datetime(2026, 1, 31, tzinfo=UTC),
     seconds_left=5.0,
     address=None,
     isolated_in=None,

@@ -117,6 +117,8 @@ class StoredWorker:
     draining: bool
     """Whether it takes no more, and leaves when it has finished."""
     started_at: datetime
+    last_seen_at: datetime
+    """About when it gave its last sign of life."""
     seconds_left: float
     """Seconds until others take it for dead, unless it gives a sign of life; 0 if they may by now."""
     address: str | None

@@ -79,8 +79,6 @@ class Store(StoreReading, StoreCancelling):
         self._feed = feed
         self._coordinators = WeakSet[StoredCoordinator]()  # the writer holds those that are not closed
         self._workers: set[str] = set()
-        self.lease_seconds = LEASE_SECONDS
-        """How long leases of this process are, and so those of others that share its settings."""
         self._graph_checkpoints = GraphCheckpoints(writer, readers)
         writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
         self.subscriptions = Subscriptions(writer, readers, signals)
@@ -430,7 +428,7 @@ class Store(StoreReading, StoreCancelling):
         Raises:
             StorageError: the database failed.
         """
-        return await facts_of(self._readers, own={*self._workers}, lease_seconds=self.lease_seconds)
+        return await facts_of(self._readers, own={*self._workers})
 
     def bus(self) -> PostgresBus:
         """The bus on which processes that share the database tell each other things. It is closed with the store.
@@ -495,5 +493,4 @@ class Store(StoreReading, StoreCancelling):
         )
         self._coordinators.add(coordinator)
         self._workers.add(coordinator.worker_id)
-        self.lease_seconds = lease_seconds
         return coordinator

@@ -264,6 +264,32 @@ async def test_workers_say_what_they_are(member: Any) -> None:
     assert found[server.name].address == "http://here:8000"
 
 
+async def test_when_a_process_was_there_last_follows_from_the_length_of_its_own_lease(
+    member: Any, database: Any
+) -> None:
+    asked, patient, brief = await member("server", lease_seconds=60), await member(), await member(lease_seconds=900)
+    for each in (asked, patient, brief):
+        await each.coordinator._enrolment.enroll()
+    for each, silent in ((patient, 200), (brief, 100)):
+        database.execute(
+            f"UPDATE workers SET started_at = '2026-01-01T00:00:00.000000Z', lease_until = lease_until - {silent}"
+            f" WHERE worker_id = '{each.name}'"
+        )
+
+    async def by_facts() -> dict[str, datetime]:
+        return {one.id: one.last_seen_at for one in (await asked.store.facts()).workers}
+
+    async def by_fleet() -> dict[str, datetime]:
+        return {one.worker_id: one.last_seen_at for one in await asked.store.fleet.workers()}
+
+    for read in (by_facts, by_fleet):
+        seen, now = await read(), datetime.now(UTC)
+        silence = {name: (now - at).total_seconds() for name, at in seen.items()}
+        assert 180 < silence[patient.name] < 300
+        assert 80 < silence[brief.name] < 180
+        assert silence[asked.name] < 60
+
+
 async def test_ends_whose_reply_was_lost_leave_no_thread_held(member: Any, agents: Agents, database: Any) -> None:
     server, worker = await member("server"), await member(lease_seconds=0.6)
     handle = await running(server, worker, agents, "long", thread_id="t")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from msgspec import convert
@@ -19,7 +18,7 @@ from trackside.app.storage.fleet import StoredWorker
 
 routes = Routes("Fleet")
 
-_STORED: Final = [name for name in WorkerInfo.__struct_fields__ if name not in {"last_seen_at", "is_this"}]
+_STORED: Final = [name for name in WorkerInfo.__struct_fields__ if name != "is_this"]
 
 
 @routes.get("/workers", Permission.admin, about=OPERATION, answers={200: list[WorkerInfo]})
@@ -28,21 +27,17 @@ async def list_workers(call: Call[None, None]) -> Any:
 
     A process whose lease has ended is in the list until its runs have been ended; its `seconds_left` is then 0.
     """
-    store, now = call.parts.store, datetime.now(UTC)
+    store = call.parts.store
     ours = store.worker_ids
     found = sorted(await store.fleet.workers(), key=lambda worker: (worker.started_at, worker.worker_id))
     # A worker itself tells how many of its places are taken; other processes have none to tell of.
     running = await store.running_by_process() if any(worker.kind == INLINE for worker in found) else {}
     found = [replace(one, running=running.get(one.worker_id, 0)) if one.kind == INLINE else one for one in found]
-    return [_worker(worker, now, store.lease_seconds, is_this=worker.worker_id in ours) for worker in found]
+    return [_worker(worker, is_this=worker.worker_id in ours) for worker in found]
 
 
-def _worker(worker: StoredWorker, now: datetime, lease_seconds: float, *, is_this: bool) -> WorkerInfo:
-    fields = {name: getattr(worker, name) for name in _STORED}
-    # A lease lasts `lease_seconds` from when it was renewed.
-    silent = timedelta(seconds=max(0.0, lease_seconds - worker.seconds_left))
-    seen = min(now, max(worker.started_at, now - silent))
-    return convert({**fields, "last_seen_at": seen, "is_this": is_this}, WorkerInfo)
+def _worker(worker: StoredWorker, *, is_this: bool) -> WorkerInfo:
+    return convert({**{name: getattr(worker, name) for name in _STORED}, "is_this": is_this}, WorkerInfo)
 
 
 @routes.get("/queue", Permission.admin, about=OPERATION, answers={200: Queue})

@@ -14,7 +14,7 @@ from trackside.app.storage._reading.facts import claimed_by_worker, select_worke
 from trackside.app.storage._rows.conditions import holds_mostly
 from trackside.app.storage._rows.fleet_tables import FORGETTING, duties
 from trackside.app.storage._rows.leases import LeaseClock, read_clock, seconds_left, wall_time
-from trackside.app.storage._rows.processes import seconds_alive
+from trackside.app.storage._rows.processes import last_seen_at, seconds_alive
 from trackside.app.storage._rows.queue import Standing
 from trackside.app.storage._rows.tables import active_runs, runs, workers
 from trackside.app.storage.fleet import (
@@ -120,6 +120,7 @@ def _worker(row: Row[*tuple[Any, ...]], clock: LeaseClock) -> StoredWorker:
         running=row.running,
         draining=row.draining,
         started_at=row.started_at,
+        last_seen_at=last_seen_at(row, clock),
         seconds_left=seconds_alive(row, clock),
         address=row.address,
         isolated_in=row.isolated_in,

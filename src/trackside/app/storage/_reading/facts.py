@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, text
 
 from trackside.app.storage._databases.readers import Readers
 from trackside.app.storage._rows.leases import LeaseClock, read_clock
-from trackside.app.storage._rows.processes import seconds_alive
+from trackside.app.storage._rows.processes import last_seen_at, seconds_alive
 from trackside.app.storage._rows.queue import Standing
 from trackside.app.storage._rows.tables import (
     POSITION,
@@ -80,26 +80,20 @@ class _Found(NamedTuple):
     workers: Sequence[Row[*tuple[Any, ...]]]
     clock: LeaseClock
 
-    def told(self, *, own: Collection[str], lease_seconds: float) -> StoreFacts:
-        """The facts with the workers. Blocks.
-
-        Args:
-            own: the ids of this process's workers.
-            lease_seconds: how long leases are, from which it follows when a worker was last there.
-        """
-        now = datetime.now(UTC)
-        workers = [_worker(row, self.clock, now, lease_seconds, is_this=row.worker_id in own) for row in self.workers]
+    def told(self, *, own: Collection[str]) -> StoreFacts:
+        """The facts with the workers; `own` are the ids of this process's. Blocks."""
+        workers = [_worker(row, self.clock, is_this=row.worker_id in own) for row in self.workers]
         return replace(self.facts, workers=workers)
 
 
-async def facts_of(readers: Readers, *, own: Collection[str], lease_seconds: float) -> StoreFacts:
-    """What a database is and holds, and its workers; see `_Found.told` for the arguments.
+async def facts_of(readers: Readers, *, own: Collection[str]) -> StoreFacts:
+    """What a database is and holds, and its workers; `own` are the ids of this process's.
 
     Raises:
         StorageError: the database failed.
     """
     found = await readers.run(_read)
-    return await in_own_thread(found.told, own=own, lease_seconds=lease_seconds)
+    return await in_own_thread(found.told, own=own)
 
 
 def _read(connection: Connection) -> _Found:
@@ -140,19 +134,14 @@ def _runs(connection: Connection) -> int:
     return int(ended) + int(open_ones)
 
 
-def _worker(
-    row: Row[*tuple[Any, ...]], clock: LeaseClock, now: datetime, lease_seconds: float, *, is_this: bool
-) -> WorkerFacts:
+def _worker(row: Row[*tuple[Any, ...]], clock: LeaseClock, *, is_this: bool) -> WorkerFacts:
     host, _, pid = row.name.rpartition(":")
-    # A lease goes on for so many seconds from its renewal; if its clock is of another start, nothing can be told.
-    since = lease_seconds - (row.lease_until - clock.seconds) if row.clock == clock.clock else None
-    seen = row.started_at if since is None else min(now, max(row.started_at, now - timedelta(seconds=max(0.0, since))))
     return WorkerFacts(
         id=row.worker_id,
         host=host or row.name,
         pid=int(pid) if pid.isdigit() else None,
         started_at=row.started_at,
-        last_seen_at=seen,
+        last_seen_at=last_seen_at(row, clock),
         alive=seconds_alive(row, clock) > 0,
         running=row.running,
         is_this=is_this,

@@ -102,3 +102,10 @@ def seconds_left(lease: Any, now: LeaseClock) -> float:
     left = float(lease.lease_until - now.seconds)
     most = MAX_LEASE_SECONDS if lease.lease_seconds is None else _MOST * lease.lease_seconds
     return left if 0 < left <= most else 0.0
+
+
+def seconds_since_given(lease: Any, now: LeaseClock) -> float | None:
+    """How long ago the lease in a row was given or renewed; None if its clock or its length does not tell."""
+    if lease.clock != now.clock or lease.lease_seconds is None:
+        return None
+    return max(0.0, float(lease.lease_seconds - (lease.lease_until - now.seconds)))

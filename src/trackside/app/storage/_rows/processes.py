@@ -7,11 +7,12 @@ about processes of other machines and containers, nothing is known, and the leas
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trackside.app.storage._rows.leases import LeaseClock, boot_id, seconds_left
+from trackside.app.storage._rows.leases import LeaseClock, boot_id, seconds_left, seconds_since_given
 
 _PROC = Path("/proc")
 _STATE, _STARTED = 0, 19  # fields of /proc/PID/stat behind the name, see proc_pid_stat(5)
@@ -38,6 +39,16 @@ def is_gone(process: str | None) -> bool:
 def seconds_alive(worker: Any, now: LeaseClock) -> float:
     """How long the lease in a worker's row still counts: 0 also if its process is known to be gone."""
     return 0.0 if is_gone(worker.process) else seconds_left(worker, now)
+
+
+def last_seen_at(worker: Any, now: LeaseClock) -> datetime:
+    """About when the process in a worker's row gave its last sign of life: each renews its lease, which has a length of
+    its own.
+    """
+    here = datetime.now(UTC)
+    silent = seconds_since_given(worker, now)
+    seen: datetime = worker.started_at
+    return min(here, seen if silent is None else max(seen, here - timedelta(seconds=silent)))
 
 
 def _place() -> str:
