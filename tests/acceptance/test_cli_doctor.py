@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -326,3 +327,16 @@ def test_a_mistake_in_the_settings_is_a_usage_error(here: Trackside, tmp_path: P
     (tmp_path / "trackside.toml").write_text("[runs]\nmax_runing = 3\n")
 
     assert here("doctor").returncode == 2
+
+
+def test_each_command_that_is_told_is_about_the_database_that_was_typed(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "trackside.toml").write_text('[agents]\necho = "agents.py:ech"\n[server]\napp = "agents.py:no"\n')
+    (tmp_path / "folder.db").mkdir()
+
+    for name in ("folder", "new"):
+        other = f" --database sqlite:///{name}.db"
+        found = findings(here("doctor", "--json", *other.split()))
+        told = re.findall("`(trackside [^`]*)`", "".join(finding["what"] + finding["fix"] for finding in found))
+
+        assert len(told) == 3
+        assert [command for command in told if not command.endswith(other)] == []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import one_line
 from trackside.app.cli.loops import run as run_loop
-from trackside.app.cli.places import Place
+from trackside.app.cli.places import Place, home_of
+from trackside.app.cli.suggesting import suggest_at
 from trackside.app.cli.views.appearance import Look
 from trackside.app.cli.views.output import OutputConsole, standard_output
 from trackside.app.wiring.doctor import examine
@@ -29,7 +30,9 @@ def doctor(place: Place, *, json: bool) -> ExitCode:
 
         findings = run_loop(examine_server, server, place)
     else:
-        findings = run_loop(examine, place.settings())
+        settings = place.settings()
+        flags = home_of(settings).flags
+        findings = [_at(flags, finding) for finding in run_loop(examine, settings)]
     console = standard_output()
     if json:
         console.print_json_lines([asdict(finding) for finding in findings])
@@ -39,6 +42,11 @@ def doctor(place: Place, *, json: bool) -> ExitCode:
     if any(finding.severity is not Severity.note for finding in findings):
         return ExitCode.error
     return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+
+
+def _at(flags: str, finding: Finding) -> Finding:
+    """The finding; also commands that it has from errors, and those for code, are about the database that was typed."""
+    return replace(finding, what=suggest_at(flags, finding.what), fix=suggest_at(flags, finding.fix))
 
 
 def _print(console: OutputConsole, findings: Sequence[Finding]) -> None:
