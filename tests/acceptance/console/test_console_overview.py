@@ -279,13 +279,16 @@ MIDNIGHT_IS_24 = """{
 }"""
 
 
-async def test_charts_write_midnight_and_money_as_people_do(serve: Any, visit: Any, tmp_path: Path) -> None:
+async def test_charts_write_midnight_money_and_large_numbers_as_people_do(
+    serve: Any, visit: Any, tmp_path: Path
+) -> None:
     server = await serve()
     day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
     costs = {0.0000001: "$0.0000001", 0.012345: "$0.0123", 11_250.5: "$11,250.50"}
-    for number, cost in enumerate(costs):
+    tokens = {9_999: "9,999", 999_450: "999k", 999_960: "1M"}
+    for number, (cost, count) in enumerate(zip(costs, tokens, strict=True)):
         ago = (datetime.now(UTC) - day - timedelta(minutes=5 + 20 * number)).total_seconds()
-        used = {"gpt-5": {"input_tokens": 1, "output_tokens": 1, "cost_usd": cost}}
+        used = {"gpt-5": {"input_tokens": count, "output_tokens": 0, "cost_usd": cost}}
         end = {"status": "success", "completion_data": {"cost_usd": cost, "token_usage_by_model": used}}
         run = RecordedRun(ago=ago, payloads={LifecycleEventType.RUN_COMPLETED: end})
         await record(f"sqlite:///{tmp_path / 'runs.db'}", [run])
@@ -298,6 +301,9 @@ async def test_charts_write_midnight_and_money_as_people_do(serve: Any, visit: A
         rows = numbers.locator("tbody tr")
         await expect(rows.locator("td")).to_have_text([*costs.values()][::-1])
         await expect(rows.last.locator("th")).to_contain_text("00:04 – 00:06")
+        numbers = page.locator("[data-numbers=tokens]")
+        await numbers.locator("summary").click()
+        await expect(numbers.locator("tbody td:nth-child(2)")).to_have_text([*tokens.values()][::-1])
         await page.evaluate(
             """() => document.getElementById("main").insertAdjacentHTML(
                 "beforeend", '<time id="midnight" datetime="2026-01-31T00:05:06.007Z" data-clock></time>')"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from playwright.async_api import expect
 from recorded_runs import MARKUP
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+NO_SILENCE = 'addEventListener("trackside:silence", (event) => event.stopImmediatePropagation(), true)'
+"""For pages whose clock goes faster than the server's, of which nothing is heard then for a while."""
 
 
 async def test_a_run_is_seen_while_it_speaks_until_its_true_end(serving: Any, visit: Any, tmp_path: Path) -> None:
@@ -84,6 +88,7 @@ async def test_what_a_run_says_is_asked_for_again_when_it_cannot_be_had_now(serv
     async with visit(server.url) as seen:
         await seen.page.clock.install(time=0)
         await seen.page.clock.pause_at(1_000)  # it asks again only when this test says so
+        await seen.page.add_init_script(NO_SILENCE)
         await seen.page.route(f"**/runs/{waits['run_id']}/stream", refuse)
         for answers, says in (
             ([502, 429, 503, 200], "live"),
@@ -101,6 +106,28 @@ async def test_what_a_run_says_is_asked_for_again_when_it_cannot_be_had_now(serv
             await page.clock.run_for(10_000)
             assert refused == answers[: None if says == "live" else -1]
         seen.complaints.clear()  # of what was refused
+
+
+async def test_what_a_run_says_is_asked_for_again_when_nothing_is_heard_of_the_server_any_more(
+    serving: Any, visit: Any
+) -> None:
+    server, api = await serving()
+    waits = await api.start("waits")
+    async with visit(server.url) as seen:
+        await seen.page.clock.install()
+        page = await seen.go(f"/ui/runs/{waits['run_id']}")
+        state = page.locator("#stream-state")
+        await expect(page.locator("#liveness")).to_have_text("live")
+        await expect(state).to_have_text("live")
+        server.signal(signal.SIGSTOP)
+        try:
+            await page.clock.fast_forward(13_000)
+            await expect(state).to_have_text("cut off: asking again")
+        finally:
+            server.signal(signal.SIGCONT)
+        await page.clock.fast_forward(3_000)
+        await expect(state).to_have_text("live")
+        seen.complaints.clear()  # of what was lost
 
 
 async def test_what_is_missing_of_what_a_run_said_is_said(serving: Any, visit: Any) -> None:

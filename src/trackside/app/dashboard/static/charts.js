@@ -9,7 +9,11 @@ let given = null;
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const whole = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-const few = (value) => (value < 1e6 ? `${Number((value / 1e3).toPrecision(3))}k` : value < 1e9 ? `${Number((value / 1e6).toPrecision(3))}M` : `${Number((value / 1e9).toPrecision(3))}G`);
+const UNITS = [["G", 1e9], ["M", 1e6], ["k", 1e3]];
+const few = (value) => {
+  const [unit, size] = UNITS.find(([, size]) => value >= 0.9995 * size); // 999,960 are 1M, as three digits say of it
+  return `${Number((value / size).toPrecision(3))}${unit}`;
+};
 const many = new Intl.NumberFormat("en");
 
 const writes = {

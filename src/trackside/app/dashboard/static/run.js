@@ -221,6 +221,12 @@ document.addEventListener("visibilitychange", () => {
     going = null;
   } else follow();
 });
+document.addEventListener("trackside:silence", () => {
+  if (!going) return;
+  state.textContent = "cut off: asking again";
+  going.abort();
+  setTimeout(follow, AGAIN);
+});
 addEventListener("pagehide", () => going?.abort());
 follow();
 
