@@ -165,13 +165,16 @@ async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator
         context: BrowserContext = await browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
         context.set_default_timeout(PATIENCE)
         try:
-            visit = Visit(await context.new_page(), url)
+            page = await context.new_page()
+            visit = Visit(page, url)
             try:
                 yield visit
             except (AssertionError, PlaywrightError, TimeoutError) as exc:
                 exc.add_note(await visit.seen())
                 raise
             visit.check()
+            # What still answers for a server then fails as the page goes, and Playwright would tell a later test of that.
+            await page.unroute_all(behavior="ignoreErrors")
         finally:
             await context.close()
 
