@@ -374,10 +374,19 @@ def _price(model: str, values: dict[str, Any], sources: Mapping[str, str]) -> Mo
     return ModelPrice(**values)
 
 
+def _as_address(name: str) -> str:
+    """How to write what somebody has written without `://`."""
+    kind, colon, file = name.partition(":")
+    if kind.lower() in {"postgres", "postgresql"}:
+        return "a database of PostgreSQL is written postgresql://USER@HOST/NAME"
+    file = file if colon and kind.lower() in {"sqlite", "file"} else name
+    return f"a file is written sqlite:///{file or 'FILE'}"
+
+
 def _check(settings: Settings) -> None:
     if not _URL.match(settings.database_url):
         url = re.sub(r"(?<=:)[^@]*(?=@)", "…", settings.database_url)  # nearly an address, so perhaps with a password
-        raise settings.database_complaint(f"{url!r} is not a database URL; a file is written sqlite:///{url or 'FILE'}")
+        raise settings.database_complaint(f"{url!r} is not a database URL; {_as_address(url)}")
     if settings.database_spool is not None and (not settings.database_spool or "\0" in settings.database_spool):
         raise settings.complaint(DATABASE_SPOOL, f"{settings.database_spool!r} is not the name of a folder")
     for name, reference in settings.agents.items():
