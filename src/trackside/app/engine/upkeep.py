@@ -110,13 +110,21 @@ class FleetUpkeep:
             await self._fleet.loosen_versions(trusts_leases=self._trusts_leases)
         self._sweep_again = began + _SWEEP_REST * (monotonic() - began)
         self._queue = monotonic(), _in_numbers(depth)
-        idle = [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]
-        if idle:
-            self._engine.announce(await self._fleet.ready(idle, older_than=OVERLOOKED, limit=_AT_ONCE))
+        if idle := [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]:
+            await self._announce(idle)
         if self._sweeps % _TIDY_ROUNDS == 0:
             for tidy in self._tidy:
                 await tidy()
         self._sweeps += 1
+
+    async def _announce(self, pools: Sequence[str]) -> None:
+        """Announce what waits in each of these pools for agents that a worker of it has: what nobody can take may be
+        thousands of runs, which others would wait behind.
+        """
+        workers = [one for one in await self._fleet.workers() if one.takes_runs]
+        for pool in pools:
+            agents = {agent for one in workers if pool in one.pools for agent in one.agents}
+            self._engine.announce(await self._fleet.ready([pool], agents=agents, older_than=OVERLOOKED, limit=_AT_ONCE))
 
 
 def _in_numbers(depth: QueueDepth) -> QueueStats:

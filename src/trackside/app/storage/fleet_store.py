@@ -82,14 +82,15 @@ class FleetStore:
             tell(QueueNews(news.ready, stops))
 
     async def ready(
-        self, pools: Sequence[str] | None = None, *, older_than: float = 0.0, limit: int = 1000
+        self, pools: Sequence[str], *, agents: Collection[str] | None = None, older_than: float = 0.0, limit: int = 1000
     ) -> list[ReadyRun]:
-        """Runs of these pools (None: all) a worker may take, let in at least `older_than` seconds ago; oldest first.
+        """Runs of these pools and agents (None: of all) a worker may take, let in at least `older_than` seconds ago;
+        oldest first.
 
         Raises:
             StorageError: the database failed.
         """
-        return await self._readers.run(read_ready(pools, older_than, limit))
+        return await self._readers.run(read_ready(pools, agents, older_than, limit))
 
     async def check_schema(self) -> None:
         """Check that the tables are those of this version of Trackside.

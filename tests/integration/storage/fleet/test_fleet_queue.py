@@ -1,14 +1,16 @@
 """What waits for whom in a fleet's queue: pools, versions, room for agents, threads that somebody has locked."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from raw_postgres import RawConnection
 from tests.integration.runs.stage import Agents
 from tests.integration.storage.fleet.running import TAKEN, end_lease, running
 
+from trackside.app.engine import upkeep
 from trackside.app.storage._coordination import fleet_reads, taking
 from trackside.app.storage._rows.encoding import time_text
 from trackside.app.storage._rows.leases import LeaseClock
@@ -177,11 +179,33 @@ async def test_what_is_ready_is_found_with_its_age_whatever_clock_its_host_had(m
         created_at = time_text(datetime.now(UTC) + timedelta(minutes=minutes))
         database.execute(f"UPDATE runs SET created_at = '{created_at}' WHERE run_id = '{run_id}'")
 
-    assert [run.run_id for run in await fleet.ready()] == [old, young, ahead, on_gpu]
+    assert [run.run_id for run in await fleet.ready(["default", "gpu"])] == [old, young, ahead, on_gpu]
     assert await fleet.ready(["gpu"]) == [ReadyRun(on_gpu, "gpu", "gpu")]
     assert await fleet.ready([]) == []
-    assert [run.run_id for run in await fleet.ready(older_than=30)] == [old, ahead]
-    assert [run.run_id for run in await fleet.ready(limit=2)] == [old, young]
+    assert [run.run_id for run in await fleet.ready(["default"], older_than=30)] == [old, ahead]
+    assert [run.run_id for run in await fleet.ready(["default"], limit=2)] == [old, young]
+
+
+async def test_what_nobody_can_take_keeps_nobody_from_being_told_of_what_he_can(
+    member: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told:
+        runs: ClassVar[list[str]] = []
+
+        def announce(self, ready: Sequence[ReadyRun]) -> None:
+            self.runs.extend(run.run_id for run in ready)
+
+    server, _ = await member("server"), await member()
+    for _ in range(3):
+        await server.start("quick", agent="starter")
+    overlooked = await server.start("quick")
+    database.execute("UPDATE runs SET created_at = '2026-01-01T00:00:00.000000Z'")
+    monkeypatch.setattr(upkeep, "_AT_ONCE", 2)
+    engine: Any = Told()
+
+    await upkeep.FleetUpkeep(server.store.fleet, engine, "server", trusts_leases=lambda _=None: True)._sweep()
+
+    assert engine.runs == [overlooked.run_id]
 
 
 async def test_a_worker_takes_no_more_runs_of_an_agent_than_it_executes_at_once(member: Any, agents: Agents) -> None:

@@ -82,7 +82,7 @@ async def test_eight_workers_get_two_thousand_runs_each_of_them_once(workers: li
         left = True
         while left:
             await worker.coordinator.take_any(7)
-            left = bool(await worker.store.fleet.ready(limit=1))
+            left = bool(await worker.store.fleet.ready(["default"], limit=1))
 
     await asyncio.gather(*(take_all(number, worker) for number, worker in enumerate(workers)))
 
@@ -242,7 +242,7 @@ async def test_what_a_worker_has_taken_without_ever_hearing_of_it_is_given_back(
     two.store.fleet.on_news.append(news.append)
 
     await two.coordinator._upkeep.disown()
-    assert await one.store.fleet.ready() == []
+    assert await one.store.fleet.ready(["default"]) == []
     await two.coordinator._upkeep.disown()
     assert [run.run_id for run in news[0].ready] == ["r"]
     assert await one.coordinator.take(["r"]) == {"r": Taking.taken}

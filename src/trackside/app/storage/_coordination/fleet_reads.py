@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
@@ -55,8 +55,10 @@ _IS_READY: Final = (
 )
 
 
-def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Callable[[Connection], list[ReadyRun]]:
-    """Reads which runs are ready and have no owner, those that came first.
+def read_ready(
+    pools: Sequence[str], agents: Collection[str] | None, older_than: float, limit: int
+) -> Callable[[Connection], list[ReadyRun]]:
+    """Reads which runs of pools, and of agents, are ready and have no owner, those that came first.
 
     A run from the future, too, counts as `older_than` so many seconds: its host's clock is ahead of the database's.
     """
@@ -68,24 +70,25 @@ def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Ca
             created_at = runs.c.created_at
             query = query.join(runs, runs.c.run_id == active_runs.c.run_id)
             query = query.where(or_(created_at <= now - timedelta(seconds=older_than), created_at > now))
-        if pools is None:
-            queries = [query.where(*_IS_READY).order_by(active_runs.c.ordinal)]
-        else:
-            queries = [_of_pool(query, pool) for pool in pools]
+        names: list[str | None] = (
+            [None] if agents is None else [*agents, ""]
+        )  # without a name: only the run itself says whose it is
+        queries = [_of_pool(query, pool, name) for pool in pools for name in names]
         found = sorted((row for one in queries for row in connection.execute(one.limit(limit))), key=itemgetter(0))
         return [ReadyRun(*row) for _, *row in found[:limit]]
 
     return read
 
 
-def _of_pool(query: Select[*tuple[Any, ...]], pool: str) -> Select[*tuple[Any, ...]]:
-    """The same for what is ready in a pool, in the order in which it came.
+def _of_pool(query: Select[*tuple[Any, ...]], pool: str, agent: str | None = None) -> Select[*tuple[Any, ...]]:
+    """The same for what is ready in a pool, of one agent or of all, in the order in which it came.
 
-    Giving the pool as a range, and sorting by it, leaves only one index that has this order. Otherwise the table's key
-    would have it, too, and by that all claimed runs would be read first.
+    Giving the last name as a range, and sorting by it, leaves only one index that has this order. Otherwise the table's
+    key would have it, too, and by that all claimed runs would be read first.
     """
-    of = active_runs.c.pool
-    return query.where(*_IS_READY, of >= pool, of <= pool).order_by(of, active_runs.c.ordinal)
+    of, name = (active_runs.c.pool, pool) if agent is None else (active_runs.c.agent, agent)
+    query = query.where(*_IS_READY, of >= name, of <= name).order_by(of, active_runs.c.ordinal)
+    return query if agent is None else query.where(active_runs.c.pool == pool)
 
 
 class FoundWorkers(NamedTuple):
