@@ -49,6 +49,7 @@ from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec
 
 logger = logging.getLogger("trackside.storage")
 
+_CLOCK_EVERY = 60.0  # seconds after which somebody who waits by the wall clock looks at it again
 LEASE_SECONDS = 15.0
 MIN_LEASE_SECONDS = 0.1
 
@@ -420,14 +421,19 @@ class StoredCoordinator:
             self._host.on_ready(handover.next_run_id)
 
     def _arm(self, own: OwnRun) -> None:
-        """Make sure that a delayed run takes its place when it is due."""
+        """Make sure that a delayed run takes its place when it is due: by the wall clock, which may be set meanwhile, and
+        goes on while the machine sleeps, when timers of the loop do not.
+        """
         due_at = own.record.due_at
         if due_at is not None and not own.ready:
             if own.timer is not None:
                 own.timer.cancel()
-            seconds = max(0.0, (due_at - datetime.now(UTC)).total_seconds())
+            seconds = (due_at - datetime.now(UTC)).total_seconds()
+            is_soon = seconds <= _CLOCK_EVERY
             loop = asyncio.get_running_loop()
-            own.timer = loop.call_later(seconds, self._spawn, own)
+            own.timer = loop.call_later(
+                max(0.0, min(seconds, _CLOCK_EVERY)), self._spawn if is_soon else self._arm, own
+            )
 
     def _spawn(self, own: OwnRun) -> None:
         self._own(self._promote(own), name=f"trackside-due-{own.record.run_id}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from tests.integration.storage.conftest import held_up
 
 from trackside import RunContext, RunStatus
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store
+from trackside.app.storage import Store, coordinator
 from trackside.app.storage._databases.postgres.signals import PostgresSignals
 from trackside.app.storage._rows.encoding import time_text
 from trackside.harness.errors import InvalidSpecError
@@ -111,6 +111,29 @@ async def test_a_delayed_run_starts_when_it_is_due_also_after_a_restart(
     assert (run.status, agents.begun) == (RunStatus.success, ["quick later"])
     assert (run.started_at - run.created_at).total_seconds() >= 0.2
     assert run.started_at >= due_at
+
+
+async def test_a_delayed_run_starts_when_it_is_due_by_a_clock_that_is_set_meanwhile(
+    worker: Any, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is after a machine has slept, too."""
+
+    class Clock(datetime):
+        ahead = timedelta()
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + cls.ahead
+
+    monkeypatch.setattr(coordinator, "datetime", Clock)
+    monkeypatch.setattr(coordinator, "_CLOCK_EVERY", 0.05)
+    a = await worker()
+    delayed = await a.start("quick later", after_seconds=3_600)
+    await asyncio.sleep(0.3)
+    assert agents.begun == []
+    Clock.ahead = timedelta(hours=1)
+    await a.until_ended(delayed.run_id)
+    assert agents.begun == ["quick later"]
 
 
 async def test_an_idempotency_key_names_one_run_in_all_processes_and_after_a_restart(
