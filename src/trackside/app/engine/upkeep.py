@@ -110,21 +110,16 @@ class FleetUpkeep:
             await self._fleet.loosen_versions(trusts_leases=self._trusts_leases)
         self._sweep_again = began + _SWEEP_REST * (monotonic() - began)
         self._queue = monotonic(), _in_numbers(depth)
-        if idle := [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]:
-            await self._announce(idle)
+        for pool in depth.pools:
+            if pool.free > 0 and pool.ready > 0:
+                # Of agents that nobody has, thousands may wait in front of what can be taken.
+                agents = depth.agents[pool.pool]
+                found = await self._fleet.ready([pool.pool], agents=agents, older_than=OVERLOOKED, limit=_AT_ONCE)
+                self._engine.announce(found)
         if self._sweeps % _TIDY_ROUNDS == 0:
             for tidy in self._tidy:
                 await tidy()
         self._sweeps += 1
-
-    async def _announce(self, pools: Sequence[str]) -> None:
-        """Announce what waits in each of these pools for agents that a worker of it has: what nobody can take may be
-        thousands of runs, which others would wait behind.
-        """
-        workers = [one for one in await self._fleet.workers() if one.takes_runs]
-        for pool in pools:
-            agents = {agent for one in workers if pool in one.pools for agent in one.agents}
-            self._engine.announce(await self._fleet.ready([pool], agents=agents, older_than=OVERLOOKED, limit=_AT_ONCE))
 
 
 def _in_numbers(depth: QueueDepth) -> QueueStats:

@@ -162,6 +162,8 @@ class QueueDepth:
 
     pools: tuple[PoolDepth, ...]
     unserved: tuple[UnservedRuns, ...]
+    agents: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By pool, the agents that its live workers have."""
 
 
 class HeldDuty(NamedTuple):

@@ -182,10 +182,12 @@ class FoundQueue(NamedTuple):
         """What waits, and who is there for it."""
         takers = [one for one in there if one.takes_runs]
         names = {*self.counts, *(pool for worker in takers for pool in worker.pools)}
+        by_pool = {name: [worker for worker in takers if name in worker.pools] for name in sorted(names)}
         return QueueDepth(
-            pools=tuple(
-                self._pool(name, [worker for worker in takers if name in worker.pools]) for name in sorted(names)
-            ),
+            pools=tuple(self._pool(name, theirs) for name, theirs in by_pool.items()),
+            agents={
+                name: frozenset(agent for one in theirs for agent in one.agents) for name, theirs in by_pool.items()
+            },
             unserved=tuple(
                 UnservedRuns(
                     agent=group.agent or "",
