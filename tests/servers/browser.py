@@ -6,7 +6,8 @@ The windowless build takes half the CPU time of the other, and does as well.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import signal
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -101,6 +102,18 @@ class Visit:
         """Have the page fetch itself anew; one that does so already is asked again when it has done so."""
         async with asyncio.timeout(PATIENCE / 1_000):
             await self.page.evaluate(_FETCH_ANEW)
+
+    @asynccontextmanager
+    async def unheard(self, tell: Callable[[int], object]) -> AsyncGenerator[None]:
+        """Meanwhile the server stands still, to whose process `tell` sends signals, for longer than the page waits for a
+        word of it. The page has Playwright's clock.
+        """
+        tell(signal.SIGSTOP)
+        try:
+            await self.page.clock.fast_forward(13_000)
+            yield
+        finally:
+            tell(signal.SIGCONT)
 
     async def violations(self) -> list[str]:
         """The violations that axe-core finds of WCAG 2.2 AA and its best practices: each rule, and where."""
