@@ -142,13 +142,13 @@ class Hand:
         self.is_enrolled = False
         self.timed: set[str] = set()
         """Delayed runs that have to take their places when due; a rule says when, once for each of them."""
-        arm = self.coordinator._runs._on_taken
+        delay = self.coordinator._runs._delay
 
         def take_note(own: OwnRun) -> None:
-            arm(own)
+            delay(own)
             self.take_timer(own)
 
-        self.coordinator._runs._on_taken = take_note
+        self.coordinator._runs._delay = take_note  # type: ignore[method-assign]
 
     @property
     def name(self) -> str:
@@ -170,9 +170,9 @@ class Hand:
         self.told.append(("adopted", record.run_id, ready))
 
     def take_timer(self, own: OwnRun) -> None:
-        """Let a rule say when a run is due, instead of its timer, if that is running."""
-        if own.timer is not None and not own.timer.cancelled():
-            own.timer.cancel()
+        """Let a rule say when a run is due, instead of the timer, if that waits for it."""
+        if own in (due_times := self.coordinator._runs.due_times):
+            due_times.discard(own)
             self.timed.add(own.record.run_id)
 
     async def leave(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from tests.contract.ways_to_run import virtual
+from tests.unit.set_clock import SetClock
 
 from trackside.harness import (
     DuplicateRunError,
@@ -23,6 +24,7 @@ from trackside.harness import (
     ThreadStatus,
     UnknownRunError,
 )
+from trackside.harness.due_times import LOOK_EVERY
 from trackside.harness.memory import MemoryCoordinator, MemoryStream
 from trackside.harness.ports import Admission, IdempotencyKey, Release, Settlement, StreamGap, StreamPart
 from trackside.harness.remembered import KEEP_THREADS, MemoryThreadStates
@@ -195,6 +197,19 @@ async def test_a_run_that_is_cancelled_before_it_is_due_displaces_nobody() -> No
     assert await coordinator.claim("active")
     await end(coordinator, "active")
     assert coordinator._runs == coordinator._threads == coordinator._delayed == {}
+
+
+@virtual
+async def test_a_run_is_due_by_a_clock_that_is_set_meanwhile() -> None:
+    clock = SetClock()
+    coordinator, host = MemoryCoordinator(clock=clock), Host()
+    coordinator.attach(host)
+    for n in range(3):
+        await coordinator.admit(due_in(36_000, record(str(n), thread_id=str(n))))
+    await coordinator.withdraw("1")
+    clock.ahead = timedelta(hours=10)
+    await asyncio.sleep(LOOK_EVERY)
+    assert host.told == [("ready", "0"), ("ready", "2")]
 
 
 @virtual

@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from trackside.harness.due_times import DueTimes
 from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.lifecycle import thread_status_after
 from trackside.harness.observing.weighing import size_of
@@ -55,6 +56,7 @@ class _Run:
 
     record: RunRecord
     thread: _Thread
+    """Until the run is due, this is one of its own that nobody else knows."""
     status: RunStatus = RunStatus.pending
     withdrawn: bool = False
     started_at: datetime | None = None
@@ -64,8 +66,6 @@ class _Run:
     settled_as: RunStatus | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     idempotency: IdempotencyKey | None = None
-    timer: asyncio.TimerHandle | None = None
-    """Set until the run is due; until then, its thread is one of its own that nobody else knows."""
 
     def snapshot(self) -> RunRecord:
         return replace(
@@ -123,6 +123,7 @@ class MemoryCoordinator:
         self._threads: dict[str, _Thread] = {}
         self._resting: OrderedDict[str, _Thread] = OrderedDict()
         self._delayed: dict[str, dict[_Run, None]] = {}
+        self._due_times = DueTimes(self._on_due, now=self._now)
         self._keys: dict[str, _Run] = {}
         self._host: RunHost | None = None
 
@@ -169,8 +170,7 @@ class MemoryCoordinator:
 
     def _delay(self, record: RunRecord, due_at: datetime) -> _Run:
         run = _Run(record, _Thread(record.thread_id))
-        seconds = (due_at - self._now()).total_seconds()
-        run.timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._on_due, run)
+        self._due_times.add(run, due_at)
         self._delayed.setdefault(record.thread_id, {})[run] = None
         return run
 
@@ -189,7 +189,7 @@ class MemoryCoordinator:
             self._host.on_ready(run.record.run_id)
 
     def _delay_no_more(self, run: _Run) -> None:
-        delayed, run.timer = self._delayed[run.record.thread_id], None
+        delayed = self._delayed[run.record.thread_id]
         del delayed[run]
         if not delayed:
             del self._delayed[run.record.thread_id]
@@ -243,8 +243,8 @@ class MemoryCoordinator:
 
     def _withdraw(self, run: _Run) -> None:
         run.withdrawn = True
-        if run.timer is not None:
-            run.timer.cancel()
+        if run in self._due_times:
+            self._due_times.discard(run)
             self._delay_no_more(run)
         if run.thread.queue and run.thread.head is not run:
             run.thread.queue.remove(run)

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from trackside.harness import RunRecord, ThreadBusyError, ThreadStatus
+from trackside.harness.due_times import DueTimes
 from trackside.harness.errors import DuplicateRunError
 from trackside.harness.ids import new_id
 from trackside.harness.memory import MemoryCoordinator
@@ -166,7 +167,7 @@ class DisplacesOnlyTheActiveRun(MemoryCoordinator):
 
 class LeavesDelayedRunsAlone(MemoryCoordinator):
     def _make_room(self, present: Iterable[Any], strategy: MultitaskStrategy) -> list[RunRecord]:
-        return super()._make_room([run for run in present if run.timer is None], strategy)
+        return super()._make_room([run for run in present if run not in self._due_times], strategy)
 
 
 class DisplacesBeforeItIsDue(MemoryCoordinator):
@@ -384,9 +385,9 @@ class DisplacesNobodyWhenItIsDue(MemoryCoordinator):
 
 class HasWithdrawnRunsBecomeDue(MemoryCoordinator):
     def _withdraw(self, run: Any) -> None:
-        timer, run.timer = run.timer, None
+        due_times, self._due_times = self._due_times, DueTimes(self._on_due, now=self._now)
         super()._withdraw(run)
-        run.timer = timer
+        self._due_times = due_times
 
 
 class NeverCloses(MemoryCoordinator):

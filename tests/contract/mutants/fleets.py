@@ -224,7 +224,8 @@ class DisplacesDelayedRunsWithoutAWordToOthers(FleetMember):
 class LeavesDelayedRunsToNobody(_Leaving):
     class truth_kind(Truth):
         def orphans(self, member: FleetMember) -> list[str]:
-            return [run_id for run_id in super().orphans(member) if self.queue._runs[run_id].timer is None]
+            due = self.queue._due_times
+            return [run_id for run_id in super().orphans(member) if self.queue._runs[run_id] not in due]
 
 
 MUTANTS: dict[type[FleetMember], str] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,6 @@ from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec
 
 logger = logging.getLogger("trackside.storage")
 
-_CLOCK_EVERY = 60.0  # seconds after which somebody who waits by the wall clock looks at it again
 LEASE_SECONDS = 15.0
 MIN_LEASE_SECONDS = 0.1
 
@@ -91,7 +90,7 @@ class StoredCoordinator:
         self._signals = signals
         self._lease = lease_seconds
         self._host: RunHost | None = None
-        self._runs = OwnRuns(on_taken=self._arm, store=writer)
+        self._runs = OwnRuns(on_due=self._spawn, store=writer)
         self._fleet = fleet
         self._admissions = Admissions(
             owner=self.worker_id, own=self._runs, durable=hands_over, keeps_requests=keeps_requests, fleet=fleet
@@ -350,9 +349,7 @@ class StoredCoordinator:
             task.cancel()
         await asyncio.gather(*self._upkeep.stop(), *self._tasks, return_exceptions=True)
         self._signals.forget(self._upkeep.nudge)
-        for own in self._runs:
-            if own.timer is not None:
-                own.timer.cancel()
+        self._runs.due_times.close()
         if await self._enrolment.leave():
             self._signals.announce()  # another process takes over what waits
         if not any(own.claimed for own in self._runs):  # one that was left behind may still end
@@ -420,21 +417,6 @@ class StoredCoordinator:
         if ended is None and self._host is not None:
             self._host.on_ready(handover.next_run_id)
 
-    def _arm(self, own: OwnRun) -> None:
-        """Make sure that a delayed run takes its place when it is due: by the wall clock, which may be set meanwhile, and
-        goes on while the machine sleeps, when timers of the loop do not.
-        """
-        due_at = own.record.due_at
-        if due_at is not None and not own.ready:
-            if own.timer is not None:
-                own.timer.cancel()
-            seconds = (due_at - datetime.now(UTC)).total_seconds()
-            is_soon = seconds <= _CLOCK_EVERY
-            loop = asyncio.get_running_loop()
-            own.timer = loop.call_later(
-                max(0.0, min(seconds, _CLOCK_EVERY)), self._spawn if is_soon else self._arm, own
-            )
-
     def _spawn(self, own: OwnRun) -> None:
         self._own(self._promote(own), name=f"trackside-due-{own.record.run_id}")
 
@@ -450,7 +432,9 @@ class StoredCoordinator:
             admitted: Admitted | None = await self._writer.write(work)
         except StorageError as exc:
             logger.warning("run %s is due, but could not take its place: %s", record.run_id, exc)
-            own.timer = asyncio.get_running_loop().call_later(self._lease / BEATS_PER_LEASE, self._spawn, own)
+            if self._runs.get(record.run_id) is own:
+                again = datetime.now(UTC) + timedelta(seconds=self._lease / BEATS_PER_LEASE)
+                self._runs.due_times.add(own, again)
             return
         if admitted is None or self._host is None:
             return

@@ -57,7 +57,7 @@ async def test_a_run_that_is_due_and_has_others_make_room_runs_though_one_of_the
     due = await a.start("quick due", thread_id="t", multitask="interrupt", after_seconds=3_600)
     failed = fail_next_read(a, monkeypatch)
 
-    a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as its timer does
+    a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as the timer does
     results = [await within_patience(handle.result()) for handle in (running, waiting, due)]
 
     assert failed == [running.run_id]

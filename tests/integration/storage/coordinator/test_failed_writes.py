@@ -74,7 +74,7 @@ async def test_a_run_that_is_due_while_nothing_can_be_written_begins_when_someth
     run = await a.start("quick", after_seconds=3_600)
     session = a.store._writer._session
     a.store._writer._session = FailingSession(session)
-    a.coordinator._spawn(a.coordinator._runs.get(run.run_id))  # as its timer does
+    a.coordinator._spawn(a.coordinator._runs.get(run.run_id))  # as the timer does
     async with asyncio.timeout(30):
         while "is due, but could not take its place" not in caplog.text:
             await asyncio.sleep(0.01)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.integration.runs.stage import Agents
+from tests.integration.runs.stage import Agents, within_patience
 from tests.integration.storage.conftest import held_up
 
 from trackside import RunContext, RunStatus
 from trackside.app.observers.storage import StorageObserver
-from trackside.app.storage import Store, coordinator
+from trackside.app.storage import Store
 from trackside.app.storage._databases.postgres.signals import PostgresSignals
 from trackside.app.storage._rows.encoding import time_text
+from trackside.harness import due_times
 from trackside.harness.errors import InvalidSpecError
 
 
@@ -117,23 +118,27 @@ async def test_a_delayed_run_starts_when_it_is_due_by_a_clock_that_is_set_meanwh
     worker: Any, agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it is after a machine has slept, too."""
+    monkeypatch.setattr(due_times, "LOOK_EVERY", 0.05)
+    ahead, looks = timedelta(), asyncio.Semaphore(0)
 
-    class Clock(datetime):
-        ahead = timedelta()
+    def now() -> datetime:
+        looks.release()
+        return datetime.now(UTC) + ahead
 
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
-            return datetime.now(tz) + cls.ahead
-
-    monkeypatch.setattr(coordinator, "datetime", Clock)
-    monkeypatch.setattr(coordinator, "_CLOCK_EVERY", 0.05)
     a = await worker()
-    delayed = await a.start("quick later", after_seconds=3_600)
-    await asyncio.sleep(0.3)
+    a.coordinator._runs.due_times._now = now
+    first, cancelled, second, last = [
+        await a.start(f"quick {n}", after_seconds=after) for n, after in enumerate((3_600, 3_600, 3_600, 9_000))
+    ]
+    await a.manager.cancel(cancelled.run_id)
+    for _ in range(20):
+        await within_patience(looks.acquire())
     assert agents.begun == []
-    Clock.ahead = timedelta(hours=1)
-    await a.until_ended(delayed.run_id)
-    assert agents.begun == ["quick later"]
+    ahead = timedelta(hours=1)
+    for run in (first, second):
+        await a.until_ended(run.run_id)
+    assert sorted(agents.begun) == ["quick 0", "quick 2"]
+    assert [own.record.run_id for own in a.coordinator._runs] == [last.run_id]
 
 
 async def test_an_idempotency_key_names_one_run_in_all_processes_and_after_a_restart(

@@ -182,7 +182,7 @@ async def test_a_delayed_run_that_was_nobodys_when_it_was_due_takes_its_place_wh
 
     await a.coordinator._upkeep.clear_up()
     assert standing(database, delayed) == ("delayed", a.name)
-    assert a.timed == {delayed}, "its timer runs again"
+    assert a.timed == {delayed}, "the timer waits for it again"
     await a.coordinator._promote(own)
 
     assert a.told == [("ready", delayed)]

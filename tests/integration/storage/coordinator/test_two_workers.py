@@ -68,7 +68,7 @@ async def test_a_run_that_has_to_make_room_before_its_start_is_answered_is_ended
         await asyncio.to_thread(held.begun.wait, 20)
         starts = asyncio.create_task(a.start("quick two", thread_id="t", run_id="left"))
         await asyncio.sleep(0)
-        a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as its timer does
+        a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as the timer does
         await asyncio.sleep(0)
         starts.cancel()  # so that somebody else takes the run out as well
         held.over.set()
@@ -94,7 +94,7 @@ async def test_a_run_that_has_to_make_room_before_its_start_is_answered_is_ended
     await asyncio.to_thread(held.begun.wait, 20)
     starts = asyncio.create_task(a.start("quick two", thread_id="t"))
     await asyncio.sleep(0)
-    a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as its timer does
+    a.coordinator._spawn(a.coordinator._runs.get(due.run_id))  # as the timer does
     await asyncio.sleep(0)
 
     async def get_nothing(run_id: str) -> Any:

@@ -257,7 +257,7 @@ async def test_a_worker_that_gives_back_what_it_hears_of_meanwhile_says_that_it_
     lost: list[str] = []
     two.host.on_lost = lost.append  # type: ignore[attr-defined]
     assert await two.coordinator.take(["r"]) == {"r": Taking.taken}
-    known, upkeep._own = upkeep._own, OwnRuns(on_taken=lambda _: None)  # while the reply is on its way
+    known, upkeep._own = upkeep._own, OwnRuns(on_due=lambda _: None)  # while the reply is on its way
     await upkeep.disown()
     writer, write = two.store._writer, two.store._writer.write
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator, Iterator, KeysView
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 
 from msgspec.structs import replace
 
 from trackside.app.storage._coordination.steps import Fates
 from trackside.app.storage._rows.queue import Handover
 from trackside.app.storage._writing.fences import hold_run
+from trackside.harness.due_times import DueTimes
 from trackside.harness.types import CancelAction, RunRecord, RunStatus, ThreadStatus
 
 
@@ -32,7 +34,6 @@ class OwnRun:
     handover: Handover | None = None
     over: bool = False
     """Its end is in the log."""
-    timer: asyncio.TimerHandle | None = field(default=None)
     said_rest: bool = False
     """Whether it was settled with the status of its thread at rest, which may be written by now."""
     retry_id: str | None = None
@@ -40,8 +41,9 @@ class OwnRun:
 
     @property
     def is_in_line(self) -> bool:
-        """Whether it waits for its thread, as far as is known here."""
-        return not (self.claimed or self.withdrawn or self.over or self.timer or self.cancel_requested)
+        """Whether it waits for its thread, as far as is known here; one for later may not do so yet."""
+        is_for_later = self.record.due_at is not None
+        return not (self.claimed or self.withdrawn or self.over or is_for_later or self.cancel_requested)
 
     @property
     def goes_on(self) -> bool:
@@ -58,16 +60,17 @@ class OwnRuns:
     """All of them, by their ids and by thread.
 
     Args:
-        on_taken: is called with each run that this worker gets, including one that it had before.
+        on_due: is called with each run that has to take its place now, as it is due.
         store: stands for the store that has them.
     """
 
-    def __init__(self, on_taken: Callable[[OwnRun], object], store: object = None) -> None:
+    def __init__(self, on_due: Callable[[OwnRun], object], store: object = None) -> None:
         self.fates: Fates = {}
         """What was decided about runs whose step is not committed yet."""
         self.untold: set[str] = set()
         """Runs that have ended here, but whose ends may not be in the log yet: they may come later, from the spool."""
-        self._on_taken = on_taken
+        self.due_times: DueTimes[OwnRun] = DueTimes(on_due, now=partial(datetime.now, UTC))
+        """When those that are not due yet will be."""
         self._store = store
         self._runs: dict[str, OwnRun] = {}
         self._of_thread: dict[str, dict[str, OwnRun]] = {}
@@ -116,7 +119,7 @@ class OwnRuns:
         own = self._runs.get(record.run_id)
         if own is not None:
             own.ready, own.thread_status = ready, thread_status
-            self._on_taken(own)  # what it was to do may have come to nothing while the run had no owner
+            self._delay(own)  # what it was to do may have come to nothing while the run had no owner
             return own
         if (given := self._given.pop(record.run_id, None)) is not None:
             ready, thread_status = True, given
@@ -124,8 +127,13 @@ class OwnRuns:
         if (action := self._displaced.pop(record.run_id, None)) is not None:
             own.cancel_requested, own.withdrawn = action, True
         self._of_thread.setdefault(record.thread_id, {})[record.run_id] = own
-        self._on_taken(own)
+        self._delay(own)
         return own
+
+    def _delay(self, own: OwnRun) -> None:
+        due_at = own.record.due_at
+        if due_at is not None and not own.ready:
+            self.due_times.add(own, due_at)
 
     def hold(self, own: OwnRun) -> None:
         """Note that a run is claimed, by the task that executes it."""
@@ -150,8 +158,7 @@ class OwnRuns:
         del of_thread[run_id]
         if not of_thread:
             del self._of_thread[own.record.thread_id]
-        if own.timer is not None:
-            own.timer.cancel()
+        self.due_times.discard(own)
 
     def another_waits(self, own: OwnRun) -> bool:
         """Whether another run is known to wait for the thread of this one."""
