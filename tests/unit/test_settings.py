@@ -108,27 +108,6 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("written", "says"),
-    [
-        ("data/runs.db", "a file is written sqlite:///data/runs.db"),
-        ("sqlite:runs.db", "a file is written sqlite:///runs.db"),
-        ("SQLite:/data/runs.db", "a file is written sqlite:////data/runs.db"),
-        ("file:runs.db", "a file is written sqlite:///runs.db"),
-        ("C:runs.db", "a file is written sqlite:///C:runs.db"),
-        ("sqlite:", "a file is written sqlite:///FILE"),
-        ("postgresql:runs", "a database of PostgreSQL is written postgresql://USER@HOST/NAME"),
-    ],
-)
-def test_what_is_no_url_of_a_database_is_answered_with_the_url_to_write(
-    tmp_path: Path, written: str, says: str
-) -> None:
-    with pytest.raises(SettingsError) as caught:
-        load(tmp_path, database=written)
-
-    assert str(caught.value) == f"--database: {written!r} is not a database URL; {says}."
-
-
 @pytest.mark.parametrize("name", ["TRACKSIDE_DATABSE_URL", "TRACKSIDE_DATABASE", "TRACKSIDE_DATABASE_URI"])
 def test_a_variable_that_is_nearly_a_setting_is_not_ignored(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name}: .*did you mean TRACKSIDE_DATABASE_URL"):

@@ -46,9 +46,19 @@ def test_another_address_is_refused_and_told_how_to_write_one(url: str, why: str
     assert refused.value.fault == "caller"
 
 
-def test_a_password_is_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@host/runs",
+        "mysql://me:some@secret@host/runs",
+        "mysql://host/runs?user=me&password=secret",
+        "sqlite://me:secret@host/runs",
+        "me:secret@host/runs",
+    ],
+)
+def test_a_password_is_not_repeated(url: str) -> None:
     with pytest.raises(DatabaseUrlError) as refused:
-        SqliteDatabase.from_url("postgresql://me:secret@host/runs")
+        SqliteDatabase.from_url(url)
 
     assert "secret" not in str(refused.value)
     assert "secret" not in repr(refused.value.details)

@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
-__all__ = ["parts_of", "without_secrets"]
+__all__ = ["parts_of", "without_password", "without_secrets"]
 
 _SEPARATORS: Final = re.compile(r"[/:@?&=,;#]+")
+_PASSWORD: Final = re.compile(r"(\A[^:]*:(?://[^:@/?]*:)?).*(?=@)", re.DOTALL)
+_SECRET_OPTION: Final = re.compile(r"((?:passw|pwd|secret)[^=&;]*=).*", re.IGNORECASE | re.DOTALL)
 _SHORTEST: Final = 4  # characters; a shorter secret is part of too many words, which would then reveal it
 
 
@@ -45,6 +47,13 @@ def parts_of(address: str) -> set[str]:
     """An address, or a piece of one, and what stands between its separators; each with percent escapes and without."""
     parts = {address, *_SEPARATORS.split(address)}
     return parts | {unquote(part) for part in parts}
+
+
+def without_password(address: str) -> str:
+    """What somebody has written for an address of a database, as it may be shown, also if it is none: it hides more
+    than the password rather than less.
+    """
+    return _SECRET_OPTION.sub(r"\1…", _PASSWORD.sub(r"\1…", address))
 
 
 class _Escapes(NamedTuple):

@@ -20,6 +20,7 @@ from typing import Any
 from trackside.app.paths import is_file
 from trackside.app.pricing import ModelPrice
 from trackside.app.settings._access import ACCESS_KEYS, AccessSettings
+from trackside.app.settings._database_urls import fault_of, with_plain_scheme
 from trackside.app.settings._engine import DEFAULT_POOL, ENGINE_FILES, EngineKind, EngineSettings, WorkerSettings
 from trackside.app.settings._keys import (
     DATABASE_SPOOL,
@@ -74,7 +75,6 @@ _FLAGS: Mapping[str, tuple[Key, str]] = {
     "worker.memory_limit": (Key("worker", None, "memory_limit"), "--memory-limit"),
     "worker.drain": (Key("worker", None, "drain"), "--drain"),
 }
-_URL = re.compile(r"\A[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _POSTGRES = re.compile(r"\Apostgres(ql)?(\+[^:/]*)?://", re.IGNORECASE)
 _PASSWORDS = (re.compile(r"(\A[^:/?]+://[^:@/?]*:).*(?=@)"), re.compile(r"([?&](?:ssl)?password=)[^&]*"))
 
@@ -349,7 +349,7 @@ def _settings_of(entries: Iterable[Entry]) -> Settings:
     stopping = {name: runs.pop(name) for name in ("cancel_after", "stuck_after") if name in runs}
     return Settings(
         agents={name: values[""] for name, values in owned["agents"].items()},
-        database_url=_URL.sub(lambda scheme: scheme[0].lower(), database.get("url", DEFAULT_DATABASE_URL), 1),
+        database_url=with_plain_scheme(database.get("url", DEFAULT_DATABASE_URL)),
         **{f"database_{name}": value for name, value in database.items() if name != "url"},
         **{f"checkpoints_{name}": value for name, value in plain["checkpoints"].items()},
         default_limits=limits,
@@ -374,19 +374,9 @@ def _price(model: str, values: dict[str, Any], sources: Mapping[str, str]) -> Mo
     return ModelPrice(**values)
 
 
-def _as_address(name: str) -> str:
-    """How to write what somebody has written without `://`."""
-    kind, colon, file = name.partition(":")
-    if kind.lower() in {"postgres", "postgresql"}:
-        return "a database of PostgreSQL is written postgresql://USER@HOST/NAME"
-    file = file if colon and kind.lower() in {"sqlite", "file"} else name
-    return f"a file is written sqlite:///{file or 'FILE'}"
-
-
 def _check(settings: Settings) -> None:
-    if not _URL.match(settings.database_url):
-        url = re.sub(r"(?<=:)[^@]*(?=@)", "…", settings.database_url)  # nearly an address, so perhaps with a password
-        raise settings.database_complaint(f"{url!r} is not a database URL; {_as_address(url)}")
+    if (why := fault_of(settings.database_url)) is not None:
+        raise settings.database_complaint(why)
     if settings.database_spool is not None and (not settings.database_spool or "\0" in settings.database_spool):
         raise settings.complaint(DATABASE_SPOOL, f"{settings.database_spool!r} is not the name of a folder")
     for name, reference in settings.agents.items():

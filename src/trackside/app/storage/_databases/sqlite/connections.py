@@ -8,7 +8,6 @@ committed last, `…-shm` says who reads what. The last to close it puts everyth
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from trackside.app.masking import without_password
 from trackside.app.paths import is_folder, is_there
 from trackside.app.storage import errors
 from trackside.app.storage._databases.old_checkpoints import tables_of_others
@@ -277,23 +277,18 @@ def _begin_read(connection: Connection) -> None:
 def _path_in(url: Any) -> Path:
     if not isinstance(url, str):
         raise errors.DatabaseUrlError(url=url, why="it is not a text")
+    shown = without_password(url)
     scheme, separator, path = url.partition("://")
     if not separator:
-        raise errors.DatabaseUrlError(url=url, why="it has no sqlite:// in front")
+        raise errors.DatabaseUrlError(url=shown, why="it has no sqlite:// in front")
     if scheme != "sqlite":
-        raise errors.DatabaseUrlError(
-            url=_without_password(url), why="a store is an SQLite file or a PostgreSQL database"
-        )
+        raise errors.DatabaseUrlError(url=shown, why="a store is an SQLite file or a PostgreSQL database")
     if path in {"", "/", "/:memory:"}:
         raise errors.DatabaseUrlError(
-            url=url, why="a database in memory belongs to one connection, and a store needs several"
+            url=shown, why="a database in memory belongs to one connection, and a store needs several"
         )
     if not path.startswith("/"):
-        raise errors.DatabaseUrlError(url=url, why=f"after sqlite:// comes a host, and {path!r} would be one")
+        raise errors.DatabaseUrlError(url=shown, why="after sqlite:// comes a host, of which a file has none")
     if "?" in path or not is_plain_text(path):
-        raise errors.DatabaseUrlError(url=url, why="options, NUL and half characters have no place in it")
+        raise errors.DatabaseUrlError(url=shown, why="options, NUL and half characters have no place in it")
     return Path(path.removeprefix("/"))
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(?<=:)[^:@/]+(?=@)", "…", url)
