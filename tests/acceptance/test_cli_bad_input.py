@@ -306,3 +306,26 @@ def test_the_module_ends_as_the_command_does(tmp_path: Path) -> None:
         [sys.executable, "-m", "trackside", "runs", "-n", "x"], cwd=tmp_path, capture_output=True, check=False
     )
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("command", [("run", "INPUT"), ("serve", "--check")])
+@pytest.mark.parametrize(("name", "key"), [("chat", "chat"), ("my agent", '"my agent"')])
+def test_who_gives_an_agent_a_name_as_it_is_typed_is_told_what_works(
+    trackside: Trackside, tmp_path: Path, command: tuple[str, str], name: str, key: str
+) -> None:
+    verb, rest = command
+    said = the_one_line(trackside(verb, f"{name}=agents.py:echo", rest))
+
+    line = f'{key} = "agents.py:echo"'
+    assert f"is no agent: write agents.py:echo, or give it a name in trackside.toml, under [agents]: {line}." in said
+    assert trackside(verb, "agents.py:echo", rest).returncode == 0
+    (tmp_path / "trackside.toml").write_text(f"[agents]\n{line}\n")
+    assert trackside(verb, name, rest).returncode == 0
+
+
+def test_a_folder_may_have_what_looks_like_a_name_in_its_own(trackside: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "rate=1").mkdir()
+    (tmp_path / "rate=1" / "agents.py").write_text(AGENTS)
+
+    assert trackside("run", "rate=1/agents.py:echo", "x").returncode == 0
+    assert "there is no file rate=1/agnts.py" in the_one_line(trackside("run", "rate=1/agnts.py:echo", "x"))

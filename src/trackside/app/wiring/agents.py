@@ -10,6 +10,8 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +33,8 @@ _EXTRAS = {
     "pydantic_ai": "pydantic-ai",
 }
 """The extra that brings a framework, by the name of its package."""
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # of TOML, which wants quotes around all others
 
 _PROJECT_FILES = ("trackside.toml", "langgraph.json")
 """Files in the top folder of a project, either of which marks it."""
@@ -125,6 +129,8 @@ def load_agent(reference: AgentReference, *, makes_graphs: bool = False) -> Any:
         AgentReferenceError: there is no such file, module or attribute, or no agent there; the message says what is.
         AgentImportError: the module's own code failed.
     """
+    if (why := _why_it_has_no_name(reference)) is not None:
+        raise AgentReferenceError(reference=reference, why=why)
     found = load_object(reference)
     try:
         agent = as_agent(found, makes_graphs=makes_graphs)
@@ -158,6 +164,21 @@ def load_object(reference: AgentReference, wanted: Wanted | None = None) -> Any:
         except AttributeError:
             raise AgentReferenceError(reference=reference, why=_no_attribute(reference, found, part, wanted)) from None
     return found
+
+
+def _why_it_has_no_name(reference: AgentReference) -> str | None:
+    """What to say of `name=path/file.py:name`, which people write who want to give an agent a name; None of all else."""
+    name, equals, meant = f"{reference.module}:{reference.attribute}".partition("=")
+    module, _, attribute = meant.rpartition(":")
+    if not (equals and module and attribute) or (reference.is_file and Path(reference.module).exists()):
+        return None
+    if AgentReference(meant, module, attribute).is_file and not Path(module).is_file():
+        return None  # so that is not what to write, either
+    why = f"write {meant}"
+    if name and ":" not in name:
+        key = name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+        why += f", or give it a name in trackside.toml, under [agents]: {key} = {json.dumps(meant, ensure_ascii=False)}"
+    return why
 
 
 def forgets(agent: Any) -> bool:
