@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.contract.ways_to_run import Way, both_ways, end_of, required, told, virtual
+from unsayable import UnsayableError
 
 from trackside.harness import LifecycleEventType, RunContext, RunStatus
 from trackside.testing import RecordingObserver, assert_run_order, run_virtual
@@ -144,17 +145,13 @@ def test_keyboard_interrupt_is_raised_after_the_terminal_event(way: Way, in_thre
 async def test_an_exception_that_cannot_say_what_it_is_ends_the_run_all_the_same(way: Way) -> None:
     seen = RecordingObserver()
 
-    class Mute(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("no words")
-
     async def agent(input: Any) -> None:
-        raise Mute
+        raise UnsayableError
 
     async with way(seen) as runs:
         result = await runs.run(agent)
     assert result.error is not None
-    assert result.error.endswith("Mute, whose message cannot be read")
+    assert result.error.endswith("UnsayableError, whose message cannot be read")
     assert_run_order(seen.events)
 
 

@@ -1,6 +1,8 @@
 """Messages of any origin as a run's journal tells them: with a type and an id, found in any input, and kept short."""
 
 import math
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,6 +216,21 @@ class Row:
 
     type = "user"
     content = "hello"
+
+
+def database_row(query: str) -> sqlite3.Row:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.row_factory = sqlite3.Row
+        row: sqlite3.Row = connection.execute(query).fetchone()
+        return row
+
+
+def test_a_row_of_a_database_is_a_message_as_a_mapping_is() -> None:
+    said = database_row("SELECT 'm-1' AS id, 'user' AS role, 'hello' AS content")
+    answer = database_row("SELECT 'm-2' AS id, 'ai' AS type, 'hi' AS content")
+    assert human_messages({"messages": [said, answer]}) == [{"type": "human", "content": "hello", "id": "m-1"}]
+    assert plain_message(answer) == {"type": "ai", "content": "hi", "id": "m-2"}
+    assert human_messages([database_row("SELECT 'sale' AS type, 5 AS content")]) == []
 
 
 class Expired:

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from unsayable import UnsayableError
 
 from trackside.harness.errors import PayloadError
 from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical, canonical_payload, copied
@@ -384,11 +385,6 @@ def test_value_whose_own_code_fails_is_refused_and_says_why(value: Any) -> None:
         canonical_payload({"it": value})
 
     assert isinstance(caught.value.__cause__, OSError)
-
-
-class UnsayableError(Exception):
-    def __str__(self) -> str:
-        raise OSError("no disk")
 
 
 class RaisingUnsayably:

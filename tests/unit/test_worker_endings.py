@@ -18,6 +18,7 @@ from tests.contract.ways_to_run import (
     told,
     virtual,
 )
+from unsayable import UnsayableError
 
 from trackside.harness import (
     AgentResult,
@@ -63,12 +64,6 @@ class Slow:
 
 async def echo(input: Any) -> Any:
     return input
-
-
-class UnsayableError(Exception):
-    @override
-    def __str__(self) -> str:
-        raise RuntimeError("this has no words")
 
 
 AT_WORST = [ConnectionError("database gone"), asyncio.CancelledError(), BaseExceptionGroup("two", [SystemExit(1)])]

@@ -15,6 +15,7 @@ from typing import Any, Final
 from trackside.harness.budget import Used
 from trackside.harness.calls import Call, CallKind, CallLog
 from trackside.harness.errors import InvalidCallError, InvalidUsageError, PayloadError
+from trackside.harness.foreign.objects import pairs_of
 from trackside.harness.foreign.signatures import takes
 from trackside.harness.ids import new_id
 from trackside.harness.payload import MAX_CHARS, MORE, canonical, is_object, whole
@@ -463,7 +464,9 @@ def _names_a_human(kind: Any) -> bool:
 
 
 def _fields(item: Any, *names: str) -> list[Any]:
-    """These fields of a message, which is a mapping or a framework's object."""
+    """These fields of a message, which is a mapping, a row of a database or a framework's object."""
+    if not isinstance(item, Mapping) and (pairs := pairs_of(item)) is not None:
+        item = dict(pairs)
     if isinstance(item, Mapping):
         return [item.get(name) for name in names]
     return [getattr(item, name, None) for name in names]

@@ -134,8 +134,13 @@ def whole_text(value: Any) -> tuple[Json, bytes]:
 
 
 def is_object(value: Any) -> bool:
-    """Whether `value` is an object in JSON: a mapping, a data class, a struct, or a model like Pydantic's."""
-    return isinstance(value, Mapping) or fields_of(value) is not None or dump_of(value) is not None
+    """Whether `value` is an object in JSON: a mapping, a data class, a struct, a model like Pydantic's, a row, a table."""
+    if isinstance(value, Mapping) or fields_of(value) is not None or dump_of(value) is not None:
+        return True
+    try:
+        return pairs_of(value) is not None
+    except Exception:  # noqa: BLE001  # the value's own code failed: `canonical` says with what
+        return False
 
 
 def copied(value: Any) -> Any:
@@ -371,9 +376,9 @@ class _Walk:
             return self.nested(value, depth, lambda model, deeper: self.value(dumped(model, dump), deeper))
         if (number := number_in(value)) is not None:
             return self.value(number, depth)
+        if (pairs := pairs_of(value)) is not None:
+            return self.nested(value, depth, lambda _, deeper: self.entries(pairs, len(pairs), deeper))
         if isinstance(value, Iterable) and is_sized(value):
-            if (pairs := pairs_of(value)) is not None:
-                return self.nested(value, depth, lambda _, deeper: self.entries(pairs, len(pairs), deeper))
             return self.nested(value, depth, self.sequence)
         text = repr(value)
         return self.text(text if len(text) <= _REPR_CHARS else f"{text[:_REPR_CHARS]}…")

@@ -7,6 +7,7 @@ import numbers
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Any, get_args
 
 import msgspec
@@ -111,17 +112,33 @@ def _each_in(whole: Any, parts_of: Callable[[Any], Iterable[Any]]) -> Iterator[A
 
 
 def pairs_of(value: Any) -> list[tuple[Any, Any]] | None:
-    """The entries of what is no `Mapping` and still has keys, as `dict` would take it: a row of a database, a table.
+    """The entries of what is no `Mapping` and still has names: a row of a database, a table.
 
-    A row may have two columns of one name, and gives the first for both: then it is no mapping.
+    It has keys, as `dict` would take it, or is a table like those of Polars, which says how its columns are called and
+    gives them as it is gone through. A row may have two columns of one name, and gives the first for both: then it is no
+    mapping.
     """
     kind = type(value)
-    if not (callable(getattr(kind, "keys", None)) and hasattr(kind, "__getitem__")):
+    has_keys = callable(getattr(kind, "keys", None)) and hasattr(kind, "__getitem__")
+    is_gone_through = hasattr(kind, "__iter__") and is_sized(value)
+    if not is_gone_through or not (has_keys or hasattr(kind, "columns")):
         return None
+    if not has_keys:
+        return _columns_of(value)
     if callable(getattr(kind, "items", None)):
         return [*value.items()]
     keys = [*value.keys()]
     return [(key, value[key]) for key in keys] if len({*keys}) == len(keys) else None
+
+
+def _columns_of(value: Any) -> list[tuple[Any, Any]] | None:
+    names = value.columns
+    if type(names) is not list:
+        return None
+    columns = [*islice(value, len(names) + 1)]  # or what else it is gone through by
+    said = [getattr(column, "name", None) for column in columns]
+    is_by_column = all(type(name) is str for name in said) and said == names  # what is no text may compare to anything
+    return [*zip(said, columns, strict=True)] if is_by_column else None
 
 
 def number_in(value: Any) -> Any:
