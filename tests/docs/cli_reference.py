@@ -22,6 +22,8 @@ generated from the parser.
 A command writes its result to standard output, and messages about it to standard error. With `--json`, it writes one
 JSON object per line. `--database` says where the records are; if a server has them, use `--url` and `--api-key` instead.
 Without either, the database is the one that `trackside.toml` names, else `trackside.db` in the current folder.
+`TRACKSIDE_URL` and `TRACKSIDE_API_KEY` count only in the environment of the command, and not among the variables of a
+project's `langgraph.json`: a folder does not decide who gets what you type, or your key.
 
 On a terminal, commands show colours (none with `NO_COLOR`), progress bars for slow operations, and charts below `stats`.
 In a pipe, they show none of these. `trackside --install-completion` makes bash, zsh or fish complete commands and options.

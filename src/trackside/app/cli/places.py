@@ -6,7 +6,7 @@ import asyncio
 import os
 import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from trackside.app.cli.formatting import one_line
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.records.protocol import HearOutage, Home, Records
 from trackside.app.cli.views.output import OutputConsole, standard_error
-from trackside.app.settings import Settings, load_settings
+from trackside.app.settings import PROJECT_FILE, Settings, load_settings
 from trackside.app.settings.variables import KEY_VARIABLE, URL_VARIABLE
 from trackside.harness.errors import TracksideError
 
@@ -63,6 +63,19 @@ class Place:
     def settings(self) -> Settings:
         """The settings, overridden by the flag for the database."""
         return load_settings({"database.url": self.database})
+
+
+def say_unheeded(variable: str, why: str) -> None:
+    """Tell the user that the project in this folder sets one of the variables that only count in the environment.
+
+    Says nothing if it does not, or if the environment has the variable, too, even empty.
+    """
+    if variable in os.environ:
+        return
+    with suppress(TracksideError):  # what is wrong with the settings is said by whoever uses them
+        if load_settings().project.variables.get(variable):
+            said = f"{variable} in the variables of {PROJECT_FILE} {why}"
+            standard_error().print(f"warning: {one_line(said)}", soft_wrap=True)
 
 
 def home_of(settings: Settings) -> Home:

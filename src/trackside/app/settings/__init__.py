@@ -44,6 +44,7 @@ from trackside.harness.types import AgentLimits
 __all__ = [
     "DEFAULT_DATABASE_URL",
     "OBSERVER_KEYS",
+    "PROJECT_FILE",
     "SETTINGS_FILE",
     "AccessSettings",
     "DefaultDatabaseError",

@@ -1,4 +1,10 @@
-"""Our environment variables that are not settings: each is read where it is needed, and is no misspelt setting."""
+"""Our environment variables that are not settings: each is read where it is needed, and is no misspelt setting.
+
+Which server is asked, and with which key, is up to the user alone: commands take both from what was typed or from the
+environment that they were started in, and from no file. The variables of a project in the current folder, which are
+those of `env` in `langgraph.json`, may be somebody else's, as in a repository that was just cloned. Heeding them would let
+it have what is typed, and the key in the user's environment with it.
+"""
 
 from __future__ import annotations
 

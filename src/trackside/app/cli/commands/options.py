@@ -40,13 +40,44 @@ Engine = Annotated[
         show_default="inline: the process that admits a run executes it",
     ),
 ]
+
+
+def _say_unheeded_url(context: typer.Context, value: str | None) -> str | None:
+    is_named = value is not None or context.params.get("database") is not None or os.environ.get(URL_VARIABLE)
+    if not (is_named or context.resilient_parsing):
+        from trackside.app.cli.places import say_unheeded  # not for `--help`
+
+        why = "names no server to ask: the environment does, or --url. This command asks the database."
+        say_unheeded(URL_VARIABLE, why)
+    return value
+
+
+def _say_unheeded_key(context: typer.Context, value: str | None) -> str | None:
+    has_server = context.params.get("url") or (context.params.get("database") is None and os.environ.get(URL_VARIABLE))
+    if has_server and value is None and not context.resilient_parsing:
+        from trackside.app.cli.places import say_unheeded  # not for `--help`
+
+        say_unheeded(KEY_VARIABLE, "is not sent: one of the environment is, or that of --api-key.")
+    return value
+
+
 Url = Annotated[
     str | None,
-    typer.Option("--url", metavar="URL", help=f"Ask this running server instead of a database; or set {URL_VARIABLE}."),
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help=f"Ask this running server instead of a database; or set {URL_VARIABLE} in the environment.",
+        callback=_say_unheeded_url,
+    ),
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option("--api-key", metavar="KEY", help=f"The API key for that server; or set {KEY_VARIABLE}."),
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        help=f"The API key for that server; or set {KEY_VARIABLE} in the environment.",
+        callback=_say_unheeded_key,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object per line, for programs.")]
 Agent = Annotated[
@@ -83,6 +114,8 @@ def only_here(why: str, *, heeds_environment: bool = True) -> Any:
         named = context.params.get("database") is not None
         if heeds_environment and not named and os.environ.get(URL_VARIABLE):
             raise ArgumentError(name=URL_VARIABLE, why=f"{why}; with --database it is about that one")
+        if heeds_environment:
+            _say_unheeded_url(context, value)
 
     return typer.Option("--url", hidden=True, callback=refuse)
 
