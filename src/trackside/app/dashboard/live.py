@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, override
 
+from msgspec.structs import asdict
+
 from trackside.app.dashboard.declaring import API, params_of
 from trackside.app.dashboard.rendering import FailurePage
 from trackside.app.server.authorizing import INSIDE
@@ -19,6 +21,7 @@ from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.routes import events
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
+from trackside.app.server.wire.log import FollowQuery
 from trackside.harness.errors import ClosedError
 
 routes = Routes("Console")
@@ -58,12 +61,30 @@ async def follow_changes(call: Call[None, None]) -> Any:
             raise
         # Handlers let this user see threads by metadata, which events lack; so these pages look again now and then.
         return Looks(_always, call.parts.options, every=BEAT)
-    return Changes(
+    return _heard(log, Changes)
+
+
+@routes.get(
+    "/ui/log/live",
+    Permission.read,
+    about=INSIDE,
+    query=FollowQuery,
+    media_type=EVENT_STREAM,
+    failing=FailurePage,
+)
+async def follow_events(call: Call[None, FollowQuery]) -> Any:
+    """The events of `/events/stream`, so that a page knows that none come, and not that the connection is dead."""
+    return _heard((await API.ask(call, events.follow_log, query=asdict(call.query))).value, LogEvents)
+
+
+def _heard(log: LogEvents, kind: type[LogEvents]) -> LogEvents:
+    """The answer with heartbeats that scripts hear, as they do not hear comments."""
+    return kind(
         follower=log.follower,
         frames=log.frames,
         heartbeat=min(log.heartbeat, BEAT),
         patience=log.patience,
-        beat=b"event: beat\r\ndata: {}\r\n",  # scripts do not see comments
+        beat=b"event: beat\r\ndata: {}\r\n",
     )
 
 

@@ -87,7 +87,7 @@ async def show_log(call: Call[None, None]) -> Any:
         part=part,
         entries=_entries(part.events),
         problem=problem,
-        stream=f"/events/stream?{urlencode(filters.query, doseq=True)}",
+        stream=f"/ui/log/live?{urlencode(filters.query, doseq=True)}",
         says=SAYS,
         most_rows=MOST_ROWS,
         most_chars=MOST_CHARS,

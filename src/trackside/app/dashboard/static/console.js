@@ -112,7 +112,29 @@ async function compareClocks() {
 // What goes on. A stream is open only while the page is seen: browsers have six connections to a server, and many pages.
 
 let stream = null;
-let watch = 0;
+let again = 0;
+
+/** Notices that nothing is heard any more, though nothing was closed: servers say something at least every five seconds. */
+export class Hearing {
+  /** @param {() => void} onSilence is called once nothing was heard for too long. */
+  constructor(onSilence) {
+    this.onSilence = onSilence;
+    this.timer = 0;
+  }
+
+  /** Something was heard, or is to be heard from now on. */
+  heard() {
+    this.end();
+    this.timer = setTimeout(this.onSilence, PATIENCE);
+  }
+
+  /** There is nothing to hear. */
+  end() {
+    clearTimeout(this.timer);
+  }
+}
+
+const hearing = new Hearing(missed);
 
 function say(state, text) {
   const element = document.getElementById("liveness");
@@ -123,12 +145,7 @@ function say(state, text) {
   element.textContent = text;
 }
 
-function heard() {
-  clearTimeout(watch);
-  watch = setTimeout(missed, PATIENCE);
-}
-
-/** Nothing is heard any more, though nothing was closed: so it may be with whatever else is open to the server. */
+/** So it may be with whatever else is open to the server. */
 function missed() {
   document.dispatchEvent(new CustomEvent("trackside:silence"));
   lose();
@@ -138,8 +155,9 @@ function lose() {
   stream?.close();
   stream = null;
   say("lost", "not live: reconnecting");
-  clearTimeout(watch);
-  watch = setTimeout(listen, 2_000);
+  hearing.end();
+  clearTimeout(again);
+  again = setTimeout(listen, 2_000);
 }
 
 function listen() {
@@ -147,9 +165,9 @@ function listen() {
   if (!address || document.hidden || stream) return;
   const url = new URL(at(address), location.href);
   stream = new EventSource(url);
-  heard(); // one that does not open is lost as well
+  hearing.heard(); // one that does not open is lost as well
   const isOpen = () => {
-    heard();
+    hearing.heard();
     say("live", "live");
   };
   stream.addEventListener("open", () => {
@@ -173,7 +191,8 @@ function listen() {
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
-    clearTimeout(watch);
+    hearing.end();
+    clearTimeout(again);
     stream?.close();
     stream = null;
   } else listen();

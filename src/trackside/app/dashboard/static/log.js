@@ -2,7 +2,7 @@
 // comes twice; they are drawn in batches, and of what comes faster than it can be drawn the newest is. So it is with what came
 // while nobody looked.
 
-import { at, writeTimes } from "./console.js";
+import { Hearing, at, writeTimes } from "./console.js";
 import { parsed } from "./exact.js";
 
 const log = document.getElementById("log");
@@ -229,6 +229,7 @@ let stream = null;
 let catching = null; // what aborts the look at what was missed
 let again = 0;
 let last = Number(log.dataset.after);
+const hearing = new Hearing(() => lose());
 
 function say(state) {
   if (liveness.dataset.state === state) return;
@@ -250,7 +251,9 @@ async function catchUp(signal) {
   let limit = MISSED;
   let more = {};
   while (more !== null && missed.length < MOST_ROWS && size < MOST_WAITING) {
+    hearing.heard();
     const response = await fetch(behind("/events", { newest_first: true, limit, ...more }), { signal, cache: "no-store" });
+    hearing.end(); // what comes may take its time
     if (!response.ok) throw new Error(`${response.status}`);
     const found = parsed(await response.text()).map((event) => ({ position: event.position, data: JSON.stringify(event) }));
     const weight = found.reduce((sum, { data }) => sum + data.length, 0);
@@ -283,10 +286,16 @@ async function listen() {
     return;
   }
   catching = null;
-  stream = new EventSource(behind("/events/stream"));
-  stream.addEventListener("open", () => say(pause.getAttribute("aria-pressed") === "true" ? "paused" : "live"));
+  stream = new EventSource(behind("/ui/log/live"));
+  hearing.heard(); // one that does not open is lost as well
+  stream.addEventListener("open", () => {
+    hearing.heard();
+    say(pause.getAttribute("aria-pressed") === "true" ? "paused" : "live");
+  });
+  stream.addEventListener("beat", () => hearing.heard());
   for (const type of log.dataset.types.split(" ")) {
     stream.addEventListener(type, (event) => {
+      hearing.heard();
       const position = Number(event.lastEventId);
       if (position <= last) return;
       last = position;
@@ -309,6 +318,7 @@ async function lose() {
 }
 
 function close() {
+  hearing.end();
   clearTimeout(again);
   catching?.abort();
   stream?.close();

@@ -190,13 +190,17 @@ async function follow() {
       }
       take(name, data);
     }
-    state.textContent = "cut off: asking again";
   } catch {
-    if (!signal.aborted) state.textContent = "cut off: asking again";
+    // it did not open, or broke off
   } finally {
     going = null;
   }
-  if (!isDone && !signal.aborted) setTimeout(follow, AGAIN);
+  if (!isDone && !signal.aborted) askAgain();
+}
+
+function askAgain() {
+  state.textContent = "cut off: asking again";
+  setTimeout(follow, AGAIN);
 }
 
 function end(name, data) {
@@ -223,9 +227,8 @@ document.addEventListener("visibilitychange", () => {
 });
 document.addEventListener("trackside:silence", () => {
   if (!going) return;
-  state.textContent = "cut off: asking again";
   going.abort();
-  setTimeout(follow, AGAIN);
+  askAgain();
 });
 addEventListener("pagehide", () => going?.abort());
 follow();
