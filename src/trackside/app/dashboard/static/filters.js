@@ -1,7 +1,15 @@
 // Forms with filters: an address says what is filtered, and nothing of filters that are empty. Times are typed and shown as
 // they are where the browser is, and the address says them so that the server, which knows only its own zone, reads the same.
 
-const ahead = -new Date().getTimezoneOffset();
+/** The minutes that clocks here are ahead of UTC as this day begins; clocks may change later that day. */
+function aheadAtMidnight(now = new Date()) {
+  const midnight = new Date(now.getFullYear(), now.getMonth(), now.getDate());
+  const ahead = -midnight.getTimezoneOffset();
+  // In the last hour of the day on which clocks are put back it is the next day by the clocks of its beginning.
+  return new Date(now.getTime() + ahead * 60_000).getUTCDate() === now.getDate() ? ahead : -now.getTimezoneOffset();
+}
+
+const ahead = aheadAtMidnight();
 const two = (number) => String(number).padStart(2, "0");
 
 /** This day, in an address. */
