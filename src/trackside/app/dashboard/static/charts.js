@@ -1,6 +1,8 @@
 // The charts of the overview: bars and lines over time, drawn by uPlot from what the page carries in `#series`.
 // A page that fetches itself anew leaves the canvases alone; they take the new numbers, and whoever points at one goes on.
 
+import { roughly } from "./durations.js";
+
 const DAY = 86_400;
 const charts = new Map(); // by name: { plot, shape, tip, at }
 let said = ""; // the text that is drawn
@@ -19,7 +21,7 @@ const many = new Intl.NumberFormat("en");
 const writes = {
   count: (value) => (value < 10_000 ? many.format(value) : few(value)),
   usd: (value) => (value === 0 ? "$0" : `$${value.toLocaleString("en", value >= 1 ? { minimumFractionDigits: 2, maximumFractionDigits: 2 } : { maximumSignificantDigits: 3 })}`),
-  seconds: (value) => (value === 0 ? "0" : value < 1 ? `${Math.round(value * 1_000)} ms` : value < 60 ? `${Number(value.toPrecision(3))} s` : value < 3_600 ? `${Number((value / 60).toPrecision(3))} min` : `${Number((value / 3_600).toPrecision(3))} h`),
+  seconds: roughly,
 };
 
 function colour(tone) {
