@@ -145,7 +145,7 @@ function say(state, text) {
   element.textContent = text;
 }
 
-/** So it may be with whatever else is open to the server. */
+/** Nothing is heard any more: so it may be with whatever else is open to the server. */
 function missed() {
   document.dispatchEvent(new CustomEvent("trackside:silence"));
   lose();
