@@ -355,10 +355,20 @@ class Playground {
 
   /** Have the questions of the thread here, with the form that its page has. */
   async question() {
-    await htmx.ajax("GET", at(`/ui/threads/${encodeURIComponent(this.thread)}`), { target: this.asks, swap: "innerMorph", select: "#thread-asks form.answer" });
+    const asked = this.thread;
+    const path = `/ui/threads/${encodeURIComponent(asked)}`;
+    await htmx.ajax("GET", at(path), { target: this.asks, swap: "innerMorph", select: "#thread-asks form.answer" }).catch(() => {});
+    if (this.thread !== asked) { // somebody has begun a new one meanwhile
+      this.asks.replaceChildren();
+      return;
+    }
     const form = this.asks.querySelector("form");
     form?.classList.add("card", "asks");
     form?.setAttribute("aria-label", "It waits for your answer");
+    if (form) return;
+    const note = made("p", "play-run", "It waits for an answer, but its question cannot be shown here.");
+    note.append(link(path, "Thread"));
+    this.asks.replaceChildren(note);
   }
 
   /** Go on with what the server reads in the form. */
