@@ -30,18 +30,21 @@ HIDE = """(hidden) => {
     document.dispatchEvent(new Event("visibilitychange"));
 }"""
 
-QUICK_BEATS = '[agents]\ntalks = "console_agents.py:talks"\n[server]\nheartbeat = "0.1s"'
-COUNT_BEATS = """
-window.opened = window.beats = 0;
-const Plain = EventSource;
-window.EventSource = class extends Plain {
+BEATS = """{
+  const Stream = EventSource;
+  window.EventSource = class extends Stream {
     constructor(url) {
-        super(url);
-        window.opened += 1;
-        this.addEventListener("beat", () => { window.beats += 1; });
+      super(url);
+      this.addEventListener("beat", () => { window.beats += 1; });
     }
-};
-"""
+  };
+}"""
+STATES = """() => {
+  const liveness = document.getElementById("liveness");
+  const states = [];
+  new MutationObserver(() => states.push(liveness.dataset.state)).observe(liveness, { attributes: true });
+  return states;
+}"""
 
 
 def database(folder: Path) -> str:
@@ -227,7 +230,7 @@ async def test_a_dropped_stream_goes_on_where_it_was(serve: Any, visit: Any, tmp
         seen.complaints.clear()  # the browser complains of connections that fail
 
 
-async def test_a_server_that_says_nothing_any_more_is_noticed_and_nothing_is_missed(
+async def test_a_stream_that_falls_silent_counts_as_lost_and_goes_on_where_it_was(
     serve: Any, visit: Any, tmp_path: Path
 ) -> None:
     server = await serve()
@@ -239,29 +242,32 @@ async def test_a_server_that_says_nothing_any_more_is_noticed_and_nothing_is_mis
         async with seen.unheard(server.signal):
             await expect(page.locator("#liveness")).to_have_text("not live: reconnecting")
             await page.clock.fast_forward(3_000)  # it asks again, and is not answered
-            await page.clock.fast_forward(13_000)
-            await record(database(tmp_path), [RecordedRun()])
+            async with page.expect_event("requestfailed", lambda one: "/events?" in one.url):
+                await page.clock.fast_forward(13_000)
+        await record(database(tmp_path), [RecordedRun()])
         await page.clock.fast_forward(3_000)
         await is_live(page)
-        await page.clock.run_for(1_000)  # in which it draws
         await has_rows(page, 10)
         assert await positions(page) == await all_positions(server.url)
         seen.complaints.clear()  # of what was lost
 
 
-async def test_a_log_in_which_nothing_happens_is_live(serve: Any, visit: Any) -> None:
-    server = await serve(settings=QUICK_BEATS)
+async def test_a_log_in_which_nothing_happens_is_not_silent(serve: Any, visit: Any) -> None:
+    server = await serve('[server]\nheartbeat = 0.2\n[agents]\ntalks = "console_agents.py:talks"\n')
     async with visit(server.url) as seen:
-        await seen.page.clock.install()
-        await seen.page.add_init_script(COUNT_BEATS)
+        await seen.page.clock.install(time=0)
+        await seen.page.clock.pause_at(1_000)
+        await seen.page.add_init_script(BEATS)
         page = await seen.go("/ui/log")
         await is_live(page)
-        for _ in range(3):  # of which each is most of what a page waits for a word
-            beats = await page.evaluate("window.beats")
-            await page.wait_for_function("before => window.beats > before", arg=beats)
-            await page.clock.fast_forward(11_000)
-        await is_live(page)
-        assert await page.evaluate("window.opened") == 1
+        states = await page.evaluate_handle(STATES)
+        for _ in range(3):
+            await page.evaluate("window.beats = 0")
+            async with asyncio.timeout(30):
+                while not await page.evaluate("window.beats"):
+                    await asyncio.sleep(0.05)
+            await page.clock.run_for(8_000)
+        assert await states.json_value() == []
 
 
 async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
@@ -294,8 +300,8 @@ async def test_of_what_came_while_nobody_looked_as_much_comes_as_is_shown(
         await expect(page.locator("#skipped")).to_contain_text("Events were skipped")
         await has_rows(page, 2_000)
         shown = await positions(page)
-        [stream] = [url for url in asked if "/ui/log/live?" in url]
-        assert stream == f"{server.url}/ui/log/live?agent=talks&after={shown[0]}"
+        [stream] = [url for url in asked if "/ui/log/stream?" in url]
+        assert stream == f"{server.url}/ui/log/stream?agent=talks&after={shown[0]}"
         await page.get_by_role("link", name="Show what was skipped").click()
         await page.wait_for_url(f"**before={shown[-1]}")
         await has_rows(page, 100)

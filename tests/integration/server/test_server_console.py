@@ -226,8 +226,8 @@ async def test_a_stranger_is_told_of_nothing_live(serve_agents: ServeAgents, tmp
     async with served_with_keys(serve_agents) as (served, keys), browsing(served.url, keys["bob"]) as stranger:
         things = await things_of_ada(served.url, keys["ada"])
         for name in ("run_id", "thread_id"):
-            for live in ("/ui/live", "/ui/log/live"):
-                assert (await stranger.http.get(f"{live}?{name}={things[name]}")).status_code == 404
+            for path in ("/ui/live", "/ui/log/stream"):
+                assert (await stranger.http.get(f"{path}?{name}={things[name]}")).status_code == 404
         assert (await stranger.http.get("/ui/subscription/live")).status_code == 403
         async with stranger.http.stream("GET", "/ui/live") as answer:
             lines = answer.aiter_lines()

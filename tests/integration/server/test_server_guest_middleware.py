@@ -211,15 +211,8 @@ async def test_what_middleware_puts_into_one_answer_is_in_no_other(database_url:
             answer.set_cookie("session", "somebody's")
         return answer
 
-    paths = (
-        "/runs/stream",
-        "/events/stream",
-        "/ui/live",
-        "/ui/log/live",
-        "/ui/subscription/live",
-        "/ui/workers/live",
-        "/ok",
-    )
+    ours = ("/ui/live", "/ui/log/stream", "/ui/subscription/live", "/ui/workers/live")
+    paths = ("/runs/stream", "/events/stream", *ours, "/ok")
     guest = Starlette(middleware=[Middleware(BaseHTTPMiddleware, dispatch=remembers)])
     async with served_with(guest, database_url) as (_, http, _):
         for headers, cookies in (({"x-remember": "1"}, 1), ({}, 0)):

@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, override
 
-from msgspec.structs import asdict
-
 from trackside.app.dashboard.declaring import API, params_of
 from trackside.app.dashboard.rendering import FailurePage
 from trackside.app.server.authorizing import INSIDE
@@ -21,7 +19,6 @@ from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.routes import events
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
-from trackside.app.server.wire.log import FollowQuery
 from trackside.harness.errors import ClosedError
 
 routes = Routes("Console")
@@ -30,6 +27,8 @@ PAUSE: Final = 0.4
 """Seconds between two messages to the same page."""
 BEAT: Final = 5.0
 """Seconds after which a page hears something at the latest, so that it knows it is live; `console.js` relies on it."""
+BEAT_EVENT: Final = b"event: beat\r\ndata: {}\r\n"
+"""What a page hears then: scripts do not see comments."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,30 +60,12 @@ async def follow_changes(call: Call[None, None]) -> Any:
             raise
         # Handlers let this user see threads by metadata, which events lack; so these pages look again now and then.
         return Looks(_always, call.parts.options, every=BEAT)
-    return _heard(log, Changes)
-
-
-@routes.get(
-    "/ui/log/live",
-    Permission.read,
-    about=INSIDE,
-    query=FollowQuery,
-    media_type=EVENT_STREAM,
-    failing=FailurePage,
-)
-async def follow_events(call: Call[None, FollowQuery]) -> Any:
-    """The events of `/events/stream`, so that a page knows that none come, and not that the connection is dead."""
-    return _heard((await API.ask(call, events.follow_log, query=asdict(call.query))).value, LogEvents)
-
-
-def _heard(log: LogEvents, kind: type[LogEvents]) -> LogEvents:
-    """The answer with heartbeats that scripts hear, as they do not hear comments."""
-    return kind(
+    return Changes(
         follower=log.follower,
         frames=log.frames,
         heartbeat=min(log.heartbeat, BEAT),
         patience=log.patience,
-        beat=b"event: beat\r\ndata: {}\r\n",
+        beat=BEAT_EVENT,
     )
 
 

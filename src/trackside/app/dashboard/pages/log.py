@@ -11,11 +11,15 @@ from urllib.parse import urlencode
 from trackside.app.dashboard.cutting import MOST_CHARS, json_text, seen_in
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.filters import Filters
-from trackside.app.dashboard.rendering import Page
+from trackside.app.dashboard.live import BEAT, BEAT_EVENT
+from trackside.app.dashboard.rendering import FailurePage, Page
 from trackside.app.dashboard.wording import pretty
+from trackside.app.server.authorizing import INSIDE
 from trackside.app.server.failures import answer_of
+from trackside.app.server.log_stream import LogEvents
+from trackside.app.server.principal import Permission
 from trackside.app.server.routes import events
-from trackside.app.server.routing import Call, Routes
+from trackside.app.server.routing import EVENT_STREAM, Call, Routes
 from trackside.app.server.wire.log import LogEvent
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import LifecycleEventType
@@ -87,11 +91,21 @@ async def show_log(call: Call[None, None]) -> Any:
         part=part,
         entries=_entries(part.events),
         problem=problem,
-        stream=f"/ui/log/live?{urlencode(filters.query, doseq=True)}",
+        stream=f"/ui/log/stream?{urlencode(filters.query, doseq=True)}",
         says=SAYS,
         most_rows=MOST_ROWS,
         most_chars=MOST_CHARS,
     )
+
+
+@routes.get("/ui/log/stream", Permission.read, about=INSIDE, media_type=EVENT_STREAM, failing=FailurePage)
+async def follow_log(call: Call[None, None]) -> Any:
+    """The events of the log as `/events/stream` sends them, and heartbeats that the page hears."""
+    query = {name: values if name == "type" else values[0] for name, values in params_of(call).items()}
+    log: LogEvents = (await API.ask(call, events.follow_log, query=query)).value
+    log.heartbeat = min(log.heartbeat, BEAT)
+    log.beat = BEAT_EVENT
+    return log
 
 
 def _filters(given: Mapping[str, Sequence[str]], now: datetime) -> Filters:

@@ -111,52 +111,58 @@ async function compareClocks() {
 
 // What goes on. A stream is open only while the page is seen: browsers have six connections to a server, and many pages.
 
-let stream = null;
-let again = 0;
-
-/** Notices that nothing is heard any more, though nothing was closed: servers say something at least every five seconds. */
+/** Notices that nothing is heard of a stream any more, though nothing was closed, and calls `missed` then. */
 export class Hearing {
-  /** @param {() => void} onSilence is called once nothing was heard for too long. */
-  constructor(onSilence) {
-    this.onSilence = onSilence;
-    this.timer = 0;
+  #missed;
+  #watch = 0;
+
+  constructor(missed) {
+    this.#missed = missed;
   }
 
-  /** Something was heard, or is to be heard from now on. */
+  /** The stream is about to open, or has said something. */
   heard() {
     this.end();
-    this.timer = setTimeout(this.onSilence, PATIENCE);
+    this.#watch = setTimeout(this.#missed, PATIENCE);
   }
 
-  /** There is nothing to hear. */
+  /** It is closed. */
   end() {
-    clearTimeout(this.timer);
+    clearTimeout(this.#watch);
   }
 }
 
+let stream = null;
+let again = 0;
 const hearing = new Hearing(missed);
+const STATES = { connecting: "", live: "live", paused: "paused", lost: "not live: reconnecting" };
 
-function say(state, text) {
+/** Show whether the page is live. */
+export function say(state) {
   const element = document.getElementById("liveness");
   if (element.dataset.state === state) return;
   // That a page is live is what everybody expects: read aloud it is only when it is lost, and when it comes back.
   element.ariaLive = [state, element.dataset.state].includes("lost") ? "polite" : "off";
   element.dataset.state = state;
-  element.textContent = text;
+  element.textContent = STATES[state];
 }
 
-/** Nothing is heard any more: so it may be with whatever else is open to the server. */
+/** So it may be with whatever else is open to the server. */
 function missed() {
   document.dispatchEvent(new CustomEvent("trackside:silence"));
   lose();
 }
 
-function lose() {
+function close() {
+  clearTimeout(again);
+  hearing.end();
   stream?.close();
   stream = null;
-  say("lost", "not live: reconnecting");
-  hearing.end();
-  clearTimeout(again);
+}
+
+function lose() {
+  close();
+  say("lost");
   again = setTimeout(listen, 2_000);
 }
 
@@ -168,7 +174,7 @@ function listen() {
   hearing.heard(); // one that does not open is lost as well
   const isOpen = () => {
     hearing.heard();
-    say("live", "live");
+    say("live");
   };
   stream.addEventListener("open", () => {
     isOpen();
@@ -190,12 +196,8 @@ function listen() {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) {
-    hearing.end();
-    clearTimeout(again);
-    stream?.close();
-    stream = null;
-  } else listen();
+  if (document.hidden) close();
+  else listen();
 });
 addEventListener("pagehide", () => stream?.close());
 

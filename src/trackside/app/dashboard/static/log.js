@@ -2,7 +2,7 @@
 // comes twice; they are drawn in batches, and of what comes faster than it can be drawn the newest is. So it is with what came
 // while nobody looked.
 
-import { Hearing, at, writeTimes } from "./console.js";
+import { at, Hearing, say, writeTimes } from "./console.js";
 import { parsed } from "./exact.js";
 
 const log = document.getElementById("log");
@@ -12,7 +12,6 @@ const template = document.getElementById("event-row").content.querySelector("tr"
 const older = document.getElementById("older");
 const fresh = document.getElementById("fresh");
 const pause = document.getElementById("pause");
-const liveness = document.getElementById("liveness");
 const says = JSON.parse(log.dataset.says);
 const MOST_ROWS = Number(log.dataset.mostRows);
 const MOST_CHARS = Number(log.dataset.mostChars);
@@ -229,19 +228,26 @@ let stream = null;
 let catching = null; // what aborts the look at what was missed
 let again = 0;
 let last = Number(log.dataset.after);
-const hearing = new Hearing(() => lose());
 
-function say(state) {
-  if (liveness.dataset.state === state) return;
-  liveness.dataset.state = state;
-  liveness.textContent = { connecting: "", live: "live", paused: "paused", lost: "not live: reconnecting" }[state];
-}
+const hearing = new Hearing(lose);
 
 /** The address of what is behind the last event, with the filters. */
 function behind(path, more = {}) {
   const query = new URLSearchParams(log.dataset.stream.split("?")[1]);
   for (const [name, value] of Object.entries({ after: last, ...more })) query.set(name, value);
   return at(`${path}?${query}`);
+}
+
+/** The text of an answer, each piece of which is heard: a large one takes its time. */
+async function textOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return text;
+    hearing.heard();
+    text += value;
+  }
 }
 
 /** Take what was missed: as much of it as can be shown, the newest first, for a stream would bring all of a night. */
@@ -251,11 +257,9 @@ async function catchUp(signal) {
   let limit = MISSED;
   let more = {};
   while (more !== null && missed.length < MOST_ROWS && size < MOST_WAITING) {
-    hearing.heard();
     const response = await fetch(behind("/events", { newest_first: true, limit, ...more }), { signal, cache: "no-store" });
-    hearing.end(); // what comes may take its time
     if (!response.ok) throw new Error(`${response.status}`);
-    const found = parsed(await response.text()).map((event) => ({ position: event.position, data: JSON.stringify(event) }));
+    const found = parsed(await textOf(response)).map((event) => ({ position: event.position, data: JSON.stringify(event) }));
     const weight = found.reduce((sum, { data }) => sum + data.length, 0);
     missed.push(...found);
     size += weight;
@@ -279,15 +283,15 @@ async function listen() {
   if (document.hidden || stream || catching) return;
   catching = new AbortController();
   const { signal } = catching;
+  hearing.heard(); // one that does not open is lost as well
   try {
     await catchUp(signal);
   } catch {
-    if (!signal.aborted) lose();
+    if (!signal.aborted) fail();
     return;
   }
   catching = null;
-  stream = new EventSource(behind("/ui/log/live"));
-  hearing.heard(); // one that does not open is lost as well
+  stream = new EventSource(behind("/ui/log/stream"));
   stream.addEventListener("open", () => {
     hearing.heard();
     say(pause.getAttribute("aria-pressed") === "true" ? "paused" : "live");
@@ -302,13 +306,17 @@ async function listen() {
       take(position, event.data);
     });
   }
-  stream.addEventListener("error", lose);
+  stream.addEventListener("error", fail);
 }
 
-async function lose() {
+function lose() {
   close();
   say("lost");
   again = setTimeout(listen, RETRY);
+}
+
+async function fail() {
+  lose();
   try {
     const { status } = await fetch(at("/events?limit=1"));
     if (status === 401) location.reload(); // to where one can sign in
@@ -318,8 +326,8 @@ async function lose() {
 }
 
 function close() {
-  hearing.end();
   clearTimeout(again);
+  hearing.end();
   catching?.abort();
   stream?.close();
   catching = stream = null;

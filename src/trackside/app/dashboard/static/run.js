@@ -15,6 +15,7 @@ const MOST_LINES = 1_000; // what is older is dropped, and said to be
 const MOST_CHARS = 20_000; // of one message: its end is what is new
 const MOST_OF_PART = 2_000;
 const AGAIN = 2_000; // milliseconds until a stream that was cut off is asked for again
+const SILENCE = "silence"; // why it is left though the page is seen
 const FOR_GOOD = [401, 403, 404, 422]; // statuses with which asking again makes no sense
 
 // Server-sent events, read by hand: an `EventSource` hears only events whose names it knows, and those of agents inside have
@@ -191,14 +192,11 @@ async function follow() {
       take(name, data);
     }
   } catch {
-    // it did not open, or broke off
+    // it could not be had, or was cut off, or left
   } finally {
     going = null;
   }
-  if (!isDone && !signal.aborted) askAgain();
-}
-
-function askAgain() {
+  if (signal.aborted && signal.reason !== SILENCE) return;
   state.textContent = "cut off: asking again";
   setTimeout(follow, AGAIN);
 }
@@ -225,11 +223,7 @@ document.addEventListener("visibilitychange", () => {
     going = null;
   } else follow();
 });
-document.addEventListener("trackside:silence", () => {
-  if (!going) return;
-  going.abort();
-  askAgain();
-});
+document.addEventListener("trackside:silence", () => going?.abort(SILENCE));
 addEventListener("pagehide", () => going?.abort());
 follow();
 
