@@ -83,51 +83,41 @@ async def test_an_answer_is_sent_again_though_the_run_that_it_began_has_taken_it
         seen.complaints.clear()  # of what was lost
 
 
-async def fail(route: Route) -> None:
-    await route.fulfill(status=500, content_type="text/html", body="<h1>Server Error</h1>")
-
-
-async def lose_it(route: Route) -> None:
+async def gone(route: Route) -> None:
     await route.abort("connectionreset")
 
 
-@pytest.mark.parametrize("answer", [fail, lose_it])
-async def test_a_question_that_cannot_be_shown_is_said_to_be_asked(serve: Any, visit: Any, answer: Any) -> None:
+async def fail(route: Route) -> None:
+    await route.fulfill(status=500, content_type="text/html", body="<main>It failed</main>")
+
+
+async def ask_nothing(route: Route) -> None:
+    await route.fulfill(content_type="text/html", body='<main><div id="thread-asks"></div></main>')
+
+
+@pytest.mark.parametrize("answer", [gone, fail, ask_nothing])
+async def test_a_question_that_cannot_be_shown_is_said_to_be_there_and_can_be_answered(
+    serve: Any, visit: Any, answer: Any
+) -> None:
     server = await serve()
     async with visit(server.url) as seen:
         page = await seen.go("/ui/agents/asks")
-        await page.route("**/ui/threads/*", answer, times=1)
+        log, asks = page.get_by_role("log"), page.locator("#play-asks")
+        await page.route("**/ui/threads/*", answer, times=2)
         await send(page, "Go on")
-        asks = page.locator("#play-asks")
-        await expect(asks).to_contain_text("It waits for an answer, but its question cannot be shown here.")
-        await asks.get_by_role("link", name="Thread").click()
-        await expect(page.get_by_role("button", name="Yes")).to_be_visible()
+        await expect(asks.get_by_role("alert")).to_contain_text("what it asks cannot be shown here")
+        assert await seen.violations() == []
+        thread = await asks.get_by_role("link", name="thread").get_attribute("href")
+        assert thread == await page.locator("#play-thread a").get_attribute("href")
+        again = asks.get_by_role("button", name="Try again")
+        async with page.expect_event("request", lambda one: one.url.endswith(thread)):
+            await again.click()
+        await expect(asks.get_by_role("alert")).to_be_visible()
+        await again.click()
+        await asks.get_by_role("button", name="Yes").click()
+        await expect(log.locator(".play-run").last).to_contain_text("success")
+        await expect(asks).to_be_empty()
         seen.complaints.clear()  # of what was lost
-
-
-async def test_a_question_that_comes_when_a_new_thread_was_begun_is_not_shown_in_that(serve: Any, visit: Any) -> None:
-    server = await serve()
-    arrived, goes_on = asyncio.Event(), asyncio.Event()
-
-    async def hold(route: Route) -> None:
-        answer = await route.fetch()
-        arrived.set()
-        await goes_on.wait()
-        await route.fulfill(response=answer)
-
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client, visit(server.url) as seen:
-        thread = (await client.post("/threads", json={})).json()["thread_id"]
-        said = {"messages": [{"role": "user", "content": "Go on"}]}
-        await client.post(f"/threads/{thread}/runs/wait", json={"assistant_id": "asks", "input": said})
-        await seen.page.route(f"**/ui/threads/{thread}", hold, times=1)
-        page = await seen.go(f"/ui/agents/asks?thread={thread}")
-        await arrived.wait()
-        await page.get_by_role("button", name="New thread").click()
-        async with page.expect_event("requestfinished", lambda one: one.url.endswith(f"/ui/threads/{thread}")):
-            goes_on.set()
-        for _ in range(10):
-            await page.evaluate(SOON)
-        await expect(page.locator("#play-asks > *")).to_have_count(0)
 
 
 async def test_what_a_thread_said_before_stands_before_what_is_said_to_it_and_in_no_other_one(
@@ -172,6 +162,37 @@ async def test_what_a_thread_said_before_stands_before_what_is_said_to_it_and_in
             await page.evaluate(SOON)
             await expect(log.locator(".play-run")).to_have_count(1)
             await expect(log.locator(".message-human")).to_have_text(expected)
+
+
+@pytest.mark.parametrize("of", ["/threads", "/ui/threads"], ids=["thread", "question"])
+async def test_of_a_thread_that_somebody_has_left_nothing_is_asked_or_said_any_more(
+    serve: Any, visit: Any, of: str
+) -> None:
+    server = await serve()
+    arrived, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        answer = await route.fetch()
+        arrived.set()
+        await goes_on.wait()
+        if of == "/threads":
+            await route.fulfill(status=500, json={"detail": "It was left"})
+        else:
+            await route.fulfill(response=answer)
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client, visit(server.url) as seen:
+        thread = (await client.post("/threads", json={})).json()["thread_id"]
+        await client.post(f"/threads/{thread}/runs/wait", json={"assistant_id": "asks", "input": {"messages": []}})
+        await seen.page.route(f"{server.url}{of}/{thread}", hold, times=1)
+        page = await seen.go(f"/ui/agents/asks?thread={thread}")
+        await arrived.wait()
+        await page.get_by_role("button", name="New thread").click()
+        async with page.expect_event("requestfinished", lambda one: one.url.endswith(f"{of}/{thread}")):
+            goes_on.set()
+        await page.evaluate(SOON)
+        await expect(page.locator("#play-asks")).to_be_empty()
+        await expect(page.locator("#play-problem")).to_be_hidden()
+        seen.complaints.clear()  # of what was lost
 
 
 async def test_a_run_is_followed_again_when_nothing_is_heard_of_the_server_any_more(serve: Any, visit: Any) -> None:

@@ -119,7 +119,7 @@ class Playground {
     document.addEventListener("trackside:silence", () => this.connection?.abort());
     this.showThread();
     this.send.disabled = false; // it is where nobody would hear of it
-    this.recalled = this.thread && this.look(true).catch((error) => this.complain(error.message)); // what was said before
+    this.recalled = this.thread && this.lookAlone(true); // what was said before
   }
 
   switch(kind) {
@@ -353,22 +353,40 @@ class Playground {
     return text;
   }
 
+  /** The same for nothing else that goes on; of a thread that was left meanwhile nothing is said. */
+  async lookAlone(begins) {
+    const asked = this.thread;
+    try {
+      await this.look(begins);
+    } catch (error) {
+      if (this.thread === asked) this.complain(error.message);
+    }
+  }
+
   /** Have the questions of the thread here, with the form that its page has. */
   async question() {
-    const asked = this.thread;
-    const path = `/ui/threads/${encodeURIComponent(asked)}`;
-    await htmx.ajax("GET", at(path), { target: this.asks, swap: "innerMorph", select: "#thread-asks form.answer" }).catch(() => {});
-    if (this.thread !== asked) { // somebody has begun a new one meanwhile
-      this.asks.replaceChildren();
-      return;
-    }
-    const form = this.asks.querySelector("form");
+    const path = `/ui/threads/${encodeURIComponent(this.thread)}`;
+    const shown = made("div"); // gone when somebody has begun a new thread, or a run: then htmx leaves it alone
+    this.asks.replaceChildren(shown);
+    await htmx.ajax("GET", at(path), { source: shown, target: shown, swap: "innerHTML", select: "#thread-asks form.answer" });
+    if (!shown.isConnected) return;
+    const form = shown.querySelector("form");
+    if (!form) this.sayUnseen(path);
     form?.classList.add("card", "asks");
     form?.setAttribute("aria-label", "It waits for your answer");
-    if (form) return;
-    const note = made("p", "play-run", "It waits for an answer, but its question cannot be shown here.");
-    note.append(link(path, "Thread"));
-    this.asks.replaceChildren(note);
+  }
+
+  /** That it asks something, which could not be had here. */
+  sayUnseen(path) {
+    const shown = made("div", "card asks");
+    const again = made("button", "small", "Try again");
+    again.type = "button";
+    again.addEventListener("click", () => this.lookAlone());
+    const text = made("p", "", "It waits for an answer, but what it asks cannot be shown here. Try again, or answer it on the page of its ");
+    text.role = "alert";
+    text.append(link(path, "thread"), ".");
+    shown.append(text, again);
+    this.asks.replaceChildren(shown);
   }
 
   /** Go on with what the server reads in the form. */
