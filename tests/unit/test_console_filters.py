@@ -32,6 +32,8 @@ def filters(**said: str | list[str]) -> Filters:
         ("today", "2026-11-26T00:00:00"),
         ("today+05:30", "2026-11-25T18:30:00"),
         ("today-08:00", "2026-11-25T08:00:00"),
+        ("today-03:30+00:00", "2026-11-26T00:00:00"),
+        ("today-04:00-03:00", "2026-11-25T03:00:00"),
         ("2026-01-31", "2026-01-31T00:00:00"),
         ("2026-01-31T08:00+02:00", "2026-01-31T06:00:00"),
     ],
@@ -40,7 +42,21 @@ def test_moments_are_said_in_many_ways(said: str, meant: str) -> None:
     assert moment_of(said, NOW) == datetime.fromisoformat(meant).replace(tzinfo=UTC)
 
 
-@pytest.mark.parametrize("said", ["5", "yesterday", "today+99:00", "0001-01-01T00:00+10:00", "999999999d", "-1h"])
+@pytest.mark.parametrize(
+    ("now", "said", "began"),
+    [
+        ("2026-03-29T12:00+02:00", "today+02:00+01:00", "2026-03-29T00:00+01:00"),
+        ("2026-10-25T23:30+01:00", "today+01:00+02:00", "2026-10-25T00:00+02:00"),
+        ("2026-04-24T12:00+03:00", "today+03:00+02:00", "2026-04-24T01:00+03:00"),
+    ],
+)
+def test_a_day_on_which_clocks_change_begins_when_it_began(now: str, said: str, began: str) -> None:
+    assert moment_of(said, datetime.fromisoformat(now)) == datetime.fromisoformat(began)
+
+
+@pytest.mark.parametrize(
+    "said", ["5", "yesterday", "today+99:00", "today+01:00+99:00", "0001-01-01T00:00+10:00", "999999999d", "-1h"]
+)
 def test_what_is_no_moment_is_said_beside_it(said: str) -> None:
     found = filters(since=said)
     found.time()

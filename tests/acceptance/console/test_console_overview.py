@@ -252,7 +252,7 @@ async def test_what_nobody_has_touched_of_a_time_stays_what_it_was_where_an_hour
 ) -> None:
     server = await serve()
     # In Berlin both are between two and three for the second time.
-    chosen = {"since": ["2026-10-25T01:30:00.000Z"], "until": ["2026-10-25T01:45:07.000Z"]}
+    chosen = {"since": ["2026-10-25T01:30:00.123456Z"], "until": ["2026-10-25T01:45:07Z"]}
     query = urlencode(chosen, doseq=True)
     async with visit(server.url, timezone_id="Europe/Berlin") as seen:
         page = await seen.go(f"/ui?{query}")
@@ -279,18 +279,19 @@ MIDNIGHT_IS_24 = """{
 }"""
 
 
-async def test_charts_write_midnight_money_and_large_numbers_as_people_do(
+async def test_charts_write_midnight_money_durations_and_large_numbers_as_people_do(
     serve: Any, visit: Any, tmp_path: Path
 ) -> None:
     server = await serve()
     day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
-    costs = {0.0000001: "$0.0000001", 0.012345: "$0.0123", 11_250.5: "$11,250.50"}
-    tokens = {9_999: "9,999", 999_450: "999k", 999_960: "1M"}
-    for number, (cost, count) in enumerate(zip(costs, tokens, strict=True)):
-        ago = (datetime.now(UTC) - day - timedelta(minutes=5 + 20 * number)).total_seconds()
+    costs = {0.0000001: "$0.0000001", 0.012345: "$0.0123", 0.9996: "$1.00", 11_250.5: "$11,250.50"}
+    tokens = {12: "12", 9_999: "9,999", 999_450: "999k", 999_960: "1M"}
+    durations = {0.0004: "0.4 ms", 0.9996: "1 s", 59.96: "1 min", 3_598: "1 h"}
+    for number, (cost, count, seconds) in enumerate(zip(costs, tokens, durations, strict=True)):
+        ago = (datetime.now(UTC) - day - timedelta(minutes=5 + 15 * number)).total_seconds()
         used = {"gpt-5": {"input_tokens": count, "output_tokens": 0, "cost_usd": cost}}
         end = {"status": "success", "completion_data": {"cost_usd": cost, "token_usage_by_model": used}}
-        run = RecordedRun(ago=ago, payloads={LifecycleEventType.RUN_COMPLETED: end})
+        run = RecordedRun(ago=ago, seconds=seconds, payloads={LifecycleEventType.RUN_COMPLETED: end})
         await record(f"sqlite:///{tmp_path / 'runs.db'}", [run])
     query = urlencode({"since": f"{day:%Y-%m-%dT%H:%M}", "until": f"{day + timedelta(hours=1):%Y-%m-%dT%H:%M}"})
     async with visit(server.url, locale="en-US", timezone_id="UTC") as seen:
@@ -304,6 +305,9 @@ async def test_charts_write_midnight_money_and_large_numbers_as_people_do(
         numbers = page.locator("[data-numbers=tokens]")
         await numbers.locator("summary").click()
         await expect(numbers.locator("tbody td:nth-child(2)")).to_have_text([*tokens.values()][::-1])
+        numbers = page.locator("[data-numbers=duration]")
+        await numbers.locator("summary").click()
+        await expect(numbers.locator("tbody td:nth-child(2)")).to_have_text([*durations.values()][::-1])
         await page.evaluate(
             """() => document.getElementById("main").insertAdjacentHTML(
                 "beforeend", '<time id="midnight" datetime="2026-01-31T00:05:06.007Z" data-clock></time>')"""

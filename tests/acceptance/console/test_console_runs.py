@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus, unquote
 
 import httpx
 import pytest
@@ -259,47 +257,6 @@ async def test_nothing_moves_under_whoever_is_at_work_in_the_table(serve: Any, v
         await expect(page.locator("#runs tbody .run-name").first).to_have_text("meanwhile")
         await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
         seen.complaints.clear()  # the browser complains of connections that fail
-
-
-async def test_times_are_typed_as_they_are_where_the_browser_is(serve: Any, visit: Any, tmp_path: Path) -> None:
-    server = await serve()
-    await record(database(tmp_path), [RecordedRun(title="before", ago=7_200), RecordedRun(title="after", ago=60)])
-    hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    typed = f"{hour_ago.astimezone(timezone(timedelta(hours=5, minutes=30))):%Y-%m-%dT%H:%M}"
-    meant = f"{hour_ago:%Y-%m-%dT%H:%M}"
-    async with visit(server.url, timezone_id="Asia/Kolkata") as seen:
-        page = await seen.go("/ui/runs")
-        for label, expected in {"Since": "after", "Until": "before"}.items():
-            await seen.go("/ui/runs")
-            await page.get_by_label(label).fill(typed)
-            await page.keyboard.press("Enter")
-            await page.wait_for_url(lambda url: meant in unquote(url))
-            assert await names(page) == [expected]
-            await expect(page.get_by_label(label)).to_have_value(typed)
-        for path, label in {"runs": "Since", "threads": "Changed since", "log": "Since"}.items():
-            await seen.go(f"/ui/{path}")
-            await page.get_by_label(label).fill("today")
-            await page.keyboard.press("Enter")
-            await page.wait_for_url("**since=today%2B05%3A30")
-            await expect(page.get_by_label(label)).to_have_value("today")
-
-        # A time that an address gives, and a form repeats, stays what it was.
-        for since, shown, once_more in (
-            ("2026-01-31", "2026-01-31T05:30", "2026-01-31T00:00:00.000Z"),
-            ("2026-01-30T18:30:00Z", "2026-01-31", "2026-01-30T18:30:00.000Z"),
-            ("2026-01-31T08:00:05%2B01:00", "2026-01-31T12:30:05", "2026-01-31T07:00:05.000Z"),
-            ("today", "today+00:00", "today+00:00"),
-            ("1h", "1h", "1h"),
-            ("2026-02-31", "2026-02-31", "2026-02-31"),
-        ):
-            await seen.go(f"/ui/runs?since={since}")
-            await expect(page.get_by_label("Since")).to_have_value(shown)
-            await page.get_by_role("button", name="Filter").click()
-            await page.wait_for_url(lambda url, said=once_more: url.endswith(quote_plus(f"since={said}", safe="=")))
-        assert await seen.violations() == []
-    async with visit(server.url, java_script_enabled=False) as seen:
-        page = await seen.go("/ui/runs")
-        assert "Since (UTC)" in await page.locator("#filters").inner_text()
 
 
 async def test_views_are_kept_by_name_and_are_addresses(serve: Any, visit: Any, tmp_path: Path) -> None:

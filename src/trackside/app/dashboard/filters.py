@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from trackside.app.dashboard.time_ranges import stamp, time_range
 from trackside.app.settings.durations import duration_of
 
-_TODAY: Final = re.compile(r"today(?:([+-])(\d\d):([0-5]\d))?")
+_TODAY: Final = re.compile(r"today([+-]\d\d:[0-5]\d)?([+-]\d\d:[0-5]\d)?", re.ASCII)
 _MOMENT: Final = "write 1h, 7d, today or 2026-01-31T08:00"
 _MOST_CHARS: Final = 255
 _MOST_SECONDS: Final = 10**10
@@ -149,9 +149,10 @@ class Filters:
 
 
 def moment_of(said: str, now: datetime) -> datetime:
-    """The moment that a text means: `1h` ago, `today` (in UTC; `today+02:00` in that zone), or an ISO date or time.
+    """The moment that a text means: `1h` ago, `today`, or an ISO date or time.
 
-    A date or time is in UTC unless it has an offset.
+    A date or time is in UTC unless it has an offset. `today` is the day in UTC, and `today+02:00` that where the clock is so
+    far ahead; `today+02:00+01:00` has begun when the clock was at the second offset, as it was put forward since.
 
     Raises:
         ValueError, OverflowError: it means no moment.
@@ -162,12 +163,15 @@ def moment_of(said: str, now: datetime) -> datetime:
             raise ValueError("no unit")
         return now - timedelta(seconds=found.seconds)
     if today := _TODAY.fullmatch(said):
-        zone = _offset(today[1], today[2], today[3])
-        return now.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
+        here = _offset(today[1])
+        day = now.astimezone(here).replace(hour=0, minute=0, second=0, microsecond=0)
+        return day.replace(tzinfo=_offset(today[2]) if today[2] else here).astimezone(UTC)
     when = datetime.fromisoformat(said)
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
-def _offset(sign: str | None, hours: str | None, minutes: str | None) -> timezone:
-    ahead = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-    return timezone(-ahead if sign == "-" else ahead)
+def _offset(said: str | None) -> timezone:
+    if said is None:
+        return UTC
+    ahead = timedelta(hours=int(said[1:3]), minutes=int(said[4:]))
+    return timezone(-ahead if said[0] == "-" else ahead)

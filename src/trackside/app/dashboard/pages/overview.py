@@ -50,7 +50,6 @@ async def show_overview(call: Call[None, None]) -> Any:
         twins=_twins(time, agent),
         period=time,
         ranges=LAST,
-        given={name: given.get(name, [""])[0] for name in ("since", "until")},
         agent=agent,
         here=_here(call.root, agent),
         runs=_runs_address(call.root, time, agent),

@@ -1,8 +1,6 @@
 // The charts of the overview: bars and lines over time, drawn by uPlot from what the page carries in `#series`.
 // A page that fetches itself anew leaves the canvases alone; they take the new numbers, and whoever points at one goes on.
 
-import { roughly } from "./durations.js";
-
 const DAY = 86_400;
 const charts = new Map(); // by name: { plot, shape, tip, at }
 let said = ""; // the text that is drawn
@@ -16,12 +14,18 @@ const few = (value) => {
   const [unit, size] = UNITS.find(([, size]) => value >= 0.9995 * size); // 999,960 are 1M, as three digits say of it
   return `${Number((value / size).toPrecision(3))}${unit}`;
 };
+// Each from where so many of the next one would be written that they are one of it: 59.96 s are 1 min.
+const TIMES = [["h", 3_600, 3_597], ["min", 60, 59.95], ["s", 1, 0.9995], ["ms", 0.001, 0]];
+const lasting = (value) => {
+  const [unit, size, from] = TIMES.find(([, , from]) => value >= from);
+  return `${Number(Math.max(value / size, from ? 1 : 0).toPrecision(3))} ${unit}`;
+};
 const many = new Intl.NumberFormat("en");
 
 const writes = {
   count: (value) => (value < 10_000 ? many.format(value) : few(value)),
-  usd: (value) => (value === 0 ? "$0" : `$${value.toLocaleString("en", value >= 1 ? { minimumFractionDigits: 2, maximumFractionDigits: 2 } : { maximumSignificantDigits: 3 })}`),
-  seconds: roughly,
+  usd: (value) => (value === 0 ? "$0" : `$${value.toLocaleString("en", value >= 0.9995 ? { minimumFractionDigits: 2, maximumFractionDigits: 2 } : { maximumSignificantDigits: 3 })}`),
+  seconds: (value) => (value === 0 ? "0" : lasting(value)),
 };
 
 function colour(tone) {
@@ -352,24 +356,6 @@ function moveOn() {
   }, Math.min(width - (Date.now() % width) + 50, 2 ** 31 - 1));
 }
 
-// Times are typed as they are where the browser is.
-
-function local(iso) {
-  const when = new Date(iso);
-  return new Date(when.getTime() - when.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
-}
-
-const form = document.getElementById("from-to");
 document.getElementById("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
-for (const input of form.querySelectorAll("[data-moment]")) if (input.dataset.moment) input.value = local(input.dataset.moment);
-form.addEventListener("formdata", (event) => {
-  for (const name of ["since", "until"]) {
-    const typed = event.formData.get(name);
-    const before = form.elements[name].dataset.moment; // untouched it stays what it was, to the second, and where an hour comes twice
-    if (typed) event.formData.set(name, before && typed === local(before) ? before : new Date(typed).toISOString());
-    else event.formData.delete(name);
-  }
-});
-
 drawAll();
 moveOn();

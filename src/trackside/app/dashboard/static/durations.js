@@ -8,13 +8,6 @@ export function took(seconds) {
   return soFar(Math.max(seconds, 60));
 }
 
-/** The same in three digits and one unit, as the axis of a chart has it. */
-export function roughly(seconds) {
-  if (seconds === 0) return "0";
-  const [unit, size] = [["h", 3_600], ["min", 60], ["s", 1]].find(([, size]) => seconds >= 0.9995 * size) ?? ["ms", 0.001];
-  return `${Number((seconds / size).toPrecision(3))} ${unit}`;
-}
-
 /** The same of what goes on, which nobody counts more exactly than by seconds. */
 export function soFar(seconds) {
   const whole = Math.floor(seconds);
