@@ -64,10 +64,6 @@ def test_named_python_that_is_unfit_is_an_error_and_not_replaced(bootstrap: Boot
     assert "TRACKSIDE_PYTHON=/nonexistent/python" in result.stderr
 
 
-def test_unknown_argument_is_refused(bootstrap: Bootstrap) -> None:
-    assert bootstrap("--frobnicate").returncode == 1
-
-
 INDEX = "https://somebody:secret@packages.example/a/rather/long/way/to/the/index/of/all/packages/simple"
 
 
