@@ -30,6 +30,7 @@ NAMES: Final = (
     "console.js",
     "durations.js",
     "ends.js",
+    "events.js",
     "exact.js",
     "filters.js",
     "focus.js",

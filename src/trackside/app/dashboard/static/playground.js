@@ -2,6 +2,7 @@
 // What agents say is set as text, never as markup.
 
 import { took } from "./durations.js";
+import { eventsOf, FOR_GOOD } from "./events.js";
 import { objectOf, parsed } from "./exact.js";
 import { cost, LONGEST, log, made, Shown } from "./shown.js";
 
@@ -12,7 +13,6 @@ const place = document.getElementById("playground");
 
 const RECALLED = 20; // messages of a thread that was begun elsewhere
 const AGAIN = 2_000; // milliseconds until a stream that was cut off is asked for again
-const FOR_GOOD = [401, 403, 404, 422]; // statuses with which asking again makes no sense
 
 /** Ask the API with a JSON text; the answer, or an error with the status, whose message is what the server says. */
 async function ask(method, path, body, signal, headers = {}) {
@@ -31,31 +31,6 @@ async function ask(method, path, body, signal, headers = {}) {
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
   throw Object.assign(new Error(said.detail ?? `The server answered with ${response.status}.`), { status: response.status });
-}
-
-/** The server-sent events of a response, one after the other: `{ event, data, id }`, as texts; `id` is the last that was said. */
-async function* eventsOf(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  let event = "message";
-  let data = [];
-  let id = null;
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    rest += value;
-    const lines = rest.split(/\r\n|\n|\r(?!$)/);
-    rest = lines.pop();
-    for (const line of lines) {
-      if (line === "") {
-        if (data.length) yield { event, data: data.join("\n"), id };
-        event = "message";
-        data = [];
-      } else if (line.startsWith("event:")) event = line.slice(6).trim();
-      else if (line.startsWith("id:")) id = line.slice(3).trim();
-      else if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
-    }
-  }
 }
 
 function link(path, text) {
@@ -368,7 +343,7 @@ class Playground {
     const path = `/ui/threads/${encodeURIComponent(this.thread)}`;
     const shown = made("div"); // gone when somebody has begun a new thread, or a run: then htmx leaves it alone
     this.asks.replaceChildren(shown);
-    await htmx.ajax("GET", at(path), { source: shown, target: shown, swap: "innerHTML", select: "#thread-asks form.answer" });
+    await htmx.ajax("GET", at(path), { source: shown, target: shown, swap: "innerMorph", select: "#thread-asks form.answer" });
     if (!shown.isConnected) return;
     const form = shown.querySelector("form");
     if (!form) this.sayUnseen(path);

@@ -3,6 +3,7 @@
 
 import { soFar } from "./durations.js";
 import { grow } from "./ends.js";
+import { eventsOf, FOR_GOOD } from "./events.js";
 import { parsed } from "./exact.js";
 
 const refresh = () => htmx.trigger(document.getElementById("refresh"), "changed");
@@ -16,31 +17,6 @@ const MOST_CHARS = 20_000; // of one message: its end is what is new
 const MOST_OF_PART = 2_000;
 const AGAIN = 2_000; // milliseconds until a stream that was cut off is asked for again
 const SILENCE = "silence"; // why it is left though the page is seen
-const FOR_GOOD = [401, 403, 404, 422]; // statuses with which asking again makes no sense
-
-// Server-sent events, read by hand: an `EventSource` hears only events whose names it knows, and those of agents inside have
-// any name.
-
-async function* eventsOf(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let unread = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    unread = (unread + value).replaceAll("\r\n", "\n");
-    for (let end = unread.indexOf("\n\n"); end >= 0; end = unread.indexOf("\n\n")) {
-      const block = unread.slice(0, end);
-      unread = unread.slice(end + 2);
-      let name = "message";
-      const data = [];
-      for (const line of block.split("\n")) {
-        if (line.startsWith("event:")) name = line.slice(6).trim();
-        else if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
-      }
-      if (data.length) yield { name, data: data.join("\n") };
-    }
-  }
-}
 
 // What was said, in its order: a message is one place that grows, anything else a line.
 
@@ -184,12 +160,12 @@ async function follow() {
     if (!response.ok) throw new Error(`${response.status}`); // a server that restarts, or is asked too often
     clear(); // it begins anew, with all that is kept
     state.textContent = section.dataset.isOver === "yes" ? "" : "live";
-    for await (const { name, data } of eventsOf(response)) {
-      if (name === "end" || name === "error") {
-        end(name, data);
+    for await (const { event, data } of eventsOf(response)) {
+      if (event === "end" || event === "error") {
+        end(event, data);
         return;
       }
-      take(name, data);
+      take(event, data);
     }
   } catch {
     // it could not be had, or was cut off, or left
