@@ -12,7 +12,7 @@ from _fleet_place import EngineName, Fleet, Place, fleet
 from _fleet_runs import Soon
 
 from trackside import RunHandle, RunSpec
-from trackside.app.streams.hub import EndedStream
+from trackside.app.streams import EndedStream
 
 RUNS: Final = 100
 A_SECOND: Final = 5_000

@@ -15,6 +15,12 @@ async def counting(input: Any, run: RunContext) -> dict[str, Any]:
     return {"counted": input["to"]}
 
 
+async def bursting(input: Any, run: RunContext) -> None:
+    """Says this many parts of this length at once: nobody has a turn in between."""
+    for number in range(input["parts"]):
+        run.send({"n": number, "much": "x" * input["length"]})
+
+
 class Held:
     """An agent that says a part each time it is told to, until it is told to end."""
 

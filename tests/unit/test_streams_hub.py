@@ -67,12 +67,66 @@ def test_a_part_is_encoded_once_for_all_readers() -> None:
 
 
 def test_what_falls_out_of_the_ring_is_a_gap_for_those_who_have_not_seen_it() -> None:
-    hub = StreamHub(HubLimits(parts=3))
+    hub = StreamHub(HubLimits(parts=3, behind=1))
     slow, quick = hub.read(RUN), hub.read(RUN)
     for number in range(5):
         hub.publish(RUN, "custom", number)
         assert read_all(quick) == [number + 1]
     assert read_all(slow) == [(1, 2), 3, 4, 5]
+
+
+@pytest.mark.parametrize("limits", [HubLimits(parts=2, behind=5), HubLimits(part_bytes=3_000, behind=5)])
+def test_who_keeps_up_gets_all_of_what_is_said_at_once_and_who_comes_later_what_is_kept(limits: HubLimits) -> None:
+    hub = StreamHub(limits)
+    readers = [hub.read(RUN) for _ in range(3)]
+    said = 0
+    for _ in range(4):
+        for _ in range(10):
+            hub.publish(RUN, "custom", "x" * 500)
+        expected = [*range(said + 1, said + 11)]
+        for reader in readers:
+            assert (reader.gap(), [frame.sequence for frame in reader.take()]) == (None, expected)
+        said += 10
+        assert read_all(hub.read(RUN)) == [(1, said - 2), said - 1, said]
+
+
+def test_who_does_not_keep_up_gets_a_gap_and_others_all() -> None:
+    hub = StreamHub(HubLimits(parts=3, behind=4))
+    slow, quick = hub.read(RUN), hub.read(RUN)
+    for number in range(100):
+        hub.publish(RUN, "custom", number)
+        assert read_all(quick) == [number + 1]
+    assert read_all(slow) == [(1, 88), *range(89, 101)]
+    assert read_all(hub.read(RUN)) == [(1, 97), 98, 99, 100]
+
+
+def test_nothing_more_is_kept_for_who_has_gone() -> None:
+    hub = StreamHub(HubLimits(parts=3, behind=4))
+    readers = [hub.read(RUN)]
+    for number in range(9):
+        hub.publish(RUN, "custom", number)
+    assert read_all(hub.read(RUN)) == [*range(1, 10)]
+    readers.clear()
+    hub.publish(RUN, "custom", 9)
+    assert read_all(hub.read(RUN)) == [(1, 7), 8, 9, 10]
+
+
+def test_who_keeps_up_gets_what_a_run_says_before_it_ends_and_nothing_of_it_stays_in_others_room() -> None:
+    hub = StreamHub(HubLimits(parts=2, behind=50, ended_bytes=200_000))
+    hub.publish("small", "custom", "y")
+    hub.close("small", end={})
+    readers = {number: hub.read(f"run-{number}") for number in range(20)}
+    for number in range(20):
+        for _ in range(30):
+            hub.publish(f"run-{number}", "custom", "x" * 1_000)
+        hub.close(f"run-{number}", end={})
+        reader = readers.pop(number)
+        if number % 2:
+            assert read_all(reader) == [*range(1, 31)]
+        del reader  # half of them go without
+    hub.close("last", end={})
+    assert hub.read_kept("small").has_said_anything
+    assert read_all(hub.read_kept("run-1")) == [(1, 28), 29, 30]
 
 
 def test_a_ring_is_bounded_in_bytes_and_keeps_the_newest_however_large() -> None:

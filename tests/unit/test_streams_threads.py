@@ -112,7 +112,7 @@ def test_who_has_heard_what_another_feed_has_missed_is_told_of_a_gap_and_hears_n
 
 
 def test_what_falls_out_of_a_feed_is_a_gap() -> None:
-    hub = StreamHub(HubLimits(threads=FeedLimits(items=3)))
+    hub = StreamHub(HubLimits(threads=FeedLimits(items=1, behind=3)))
     with hub.threads.read(THREAD) as reader:
         execute(hub, "1", "a", "b", "c")
         gap = reader.gap()

@@ -17,7 +17,7 @@ from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
 from looking_graph import ids, looking
 from nats_server import NatsServer
-from speaking_agents import Held, counting
+from speaking_agents import Held, bursting, counting
 from tests.integration.fleet.following import Events, said
 from webhook_receiver import NEW, WebhookReceiver
 
@@ -51,6 +51,14 @@ async def test_a_run_is_streamed_by_the_server_that_started_it(have_fleet: Any) 
         assert said(parts)[-2:-1] == [("values", {"counted": 50})]
         assert (parts[-1].event, parts[-1].data["status"]) == ("end", "success")
         assert not fleet.servers[0].app.manager.stats().running
+
+
+async def test_who_keeps_up_gets_all_of_what_a_worker_s_run_says_at_once_however_large_that_is(have_fleet: Any) -> None:
+    async with have_fleet({"bursting": bursting}) as fleet:
+        asked = {"input": {"parts": 15, "length": 1_000_000}, "stream_mode": "custom"}
+        got = await Events(fleet.servers[0].client.runs.stream(None, "bursting", **asked)).rest()
+    assert [part.data["n"] for part in got if part.event == "custom"] == list(range(15))
+    assert "gap" not in [part.event for part in got]
 
 
 async def test_who_follows_a_run_that_ends_while_its_server_is_replaced_misses_nothing(have_fleet: Any) -> None:

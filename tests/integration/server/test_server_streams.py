@@ -11,7 +11,7 @@ import pytest
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langgraph_sdk.errors import UnprocessableEntityError
-from speaking_agents import Held, counting
+from speaking_agents import Held, bursting, counting
 from tests.integration.server.stream_clients import RawClient, events_in, new_thread, parts
 
 from trackside import RunContext, RunSpec
@@ -40,6 +40,14 @@ async def test_frames_are_as_clients_expect_them(serve_agents: Any) -> None:
     ids = [line for line in resumable.split(b"\r\n") if line.startswith(b"id: ")]
     numbers = [int(line.rpartition(b"-")[2]) for line in ids]
     assert numbers == [0, 1, 2]
+
+
+async def test_who_keeps_up_gets_all_of_what_a_run_says_at_once_however_large_that_is(serve_agents: Any) -> None:
+    async with serve_agents({"bursting": bursting}) as served:
+        asked = {"input": {"parts": 15, "length": 1_000_000}, "stream_mode": "custom"}
+        got = await parts(served.client.runs.stream(None, "bursting", **asked))
+    assert [event for event, _ in got] == ["metadata", *["custom"] * 15, "end"]
+    assert [data["n"] for event, data in got if event == "custom"] == list(range(15))
 
 
 async def test_only_what_was_asked_for_is_said(serve_agents: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from trackside.app.streams.channel import Channel
 from trackside.app.streams.frames import Frame, now_ms
-from trackside.app.streams.hub import Channel
 from trackside.app.streams.live_messages import (
     MOST_BYTES,
     MOST_PART_BYTES,

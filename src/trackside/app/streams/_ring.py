@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from typing import Protocol
+from weakref import WeakSet, ref
 
 from trackside.harness.ports import StreamGap
 
@@ -18,16 +19,41 @@ class Sized(Protocol):
         ...
 
 
+class Taker(Protocol):
+    """Somebody who takes what is in a ring, in its order."""
+
+    @property
+    def seen(self) -> int:
+        """The number up to which everything was taken."""
+        ...
+
+
 class Ring[T: Sized]:
     """What was added last, up to `most` things and `most_bytes`; the newest is always there.
 
+    Adding never waits for readers. So that a reader who keeps up gets all of what is added at once, up to `behind`
+    times as much is kept of what one has still to take.
+
     Things are numbered 1, 2, 3 …, including those that were dropped, and those that were skipped because they never
-    came. Adding never waits for readers.
+    came.
     """
 
-    __slots__ = ("_most", "_most_bytes", "_skipped", "_wakers", "added", "closed", "items", "lacks", "size")
+    __slots__ = (
+        "_behind",
+        "_most",
+        "_most_bytes",
+        "_readers",
+        "_skipped",
+        "_slowest",
+        "_wakers",
+        "added",
+        "closed",
+        "items",
+        "lacks",
+        "size",
+    )
 
-    def __init__(self, most: int, most_bytes: int) -> None:
+    def __init__(self, most: int, most_bytes: int, behind: int) -> None:
         self.items: deque[T | None] | tuple[T | None, ...] = deque()
         """What is kept, one item for each number; None for each skipped number. A tuple once it is packed."""
         self.added = 0
@@ -40,6 +66,9 @@ class Ring[T: Sized]:
         """Why there may have been more that did not come, for readers a gap behind all that did; None: this is all."""
         self._most = most
         self._most_bytes = most_bytes
+        self._behind = behind
+        self._readers: WeakSet[Taker] | None = None
+        self._slowest: ref[Taker] | None = None  # who had taken least when that was looked at last
         self._skipped: list[StreamGap] = []  # hardly ever any, and a deque has room for 64 from the start
         self._wakers: set[asyncio.Future[None]] = set()
 
@@ -54,9 +83,43 @@ class Ring[T: Sized]:
         items.append(item)
         self.added += 1
         self.size += item.size
-        while len(items) > self._most or (self.size > self._most_bytes and len(items) > 1):
+        if self.overflows:
+            self._drop(items)
+
+    @property
+    def overflows(self) -> bool:
+        """Whether it has more than its limits, which is for readers who have still to take it."""
+        return len(self.items) > self._most or (self.size > self._most_bytes and len(self.items) > 1)
+
+    def relieve(self) -> None:
+        """Drop what is beyond the limits, if the readers for whom it was kept have taken it, or have gone."""
+        if isinstance(self.items, deque):
+            self._drop(self.items)
+        else:
+            self._drop(items := deque(self.items))
+            self.items = tuple(items)
+
+    def _drop(self, items: deque[T | None]) -> None:
+        most, most_bytes, behind = self._most, self._most_bytes, self._behind
+        while len(items) > most or (self.size > most_bytes and len(items) > 1):
+            is_far_behind = len(items) > behind * most or self.size > behind * most_bytes
+            if not is_far_behind and self._is_awaited(self.added - len(items) + 1):
+                return
             if (dropped := items.popleft()) is not None:
                 self.size -= dropped.size
+
+    def _is_awaited(self, number: int) -> bool:
+        slowest = None if self._slowest is None else self._slowest()
+        if slowest is None or slowest.seen >= number:
+            slowest = min(self._readers or (), key=_seen_by, default=None)
+            self._slowest = None if slowest is None else ref(slowest)
+        return slowest is not None and slowest.seen < number
+
+    def attach(self, reader: Taker) -> None:
+        """Keep more of what this reader has still to take, for as long as it is there."""
+        if self._readers is None:
+            self._readers = WeakSet()
+        self._readers.add(reader)
 
     def skip(self, through: int, why: str | None = None) -> None:
         """Pass over all numbers up to this one, which will not come: to readers they are a gap. Wakes nobody."""
@@ -68,9 +131,7 @@ class Ring[T: Sized]:
         items = self._growing()
         items.extend(None for _ in range(min(through - self.added, self._most)))
         self.added = through
-        while len(items) > self._most:
-            if (dropped := items.popleft()) is not None:
-                self.size -= dropped.size
+        self._drop(items)
 
     def gap_at(self, number: int) -> StreamGap | None:
         """The skipped numbers that include this one; None if it was not skipped."""
@@ -96,6 +157,8 @@ class Ring[T: Sized]:
     def pack(self) -> None:
         """Keep what is there in as little room as it takes: nothing will be added any more."""
         self.items = tuple(self.items)
+        if not self.overflows:
+            self._readers = None
 
     def wake(self) -> None:
         """Wake the readers that wait."""
@@ -141,7 +204,7 @@ class Ring[T: Sized]:
 class RingReader[T: Sized]:
     """One reader's place in a ring."""
 
-    __slots__ = ("_knows_lack", "_ring", "_roused", "_waker", "seen")
+    __slots__ = ("__weakref__", "_knows_lack", "_ring", "_roused", "_waker", "seen")
 
     def __init__(self, ring: Ring[T], seen: int) -> None:
         self._ring = ring
@@ -150,6 +213,8 @@ class RingReader[T: Sized]:
         """The number of the last thing that the reader has, or has missed."""
         self._waker: asyncio.Future[None] | None = None
         self._roused = False
+        if not ring.closed:
+            ring.attach(self)
 
     def gap(self) -> StreamGap | None:
         """What comes next but is no longer kept, or never came; this passes over it. None if there is no such thing."""
@@ -182,7 +247,10 @@ class RingReader[T: Sized]:
             items = ring.after(self.seen)
         else:
             items = ring.portion(self.seen, most_bytes)
+        was_last = self.seen < ring.first_kept
         self.seen += len(items)
+        if was_last and ring.overflows:
+            ring.relieve()
         return items
 
     def pass_over(self) -> None:
@@ -257,6 +325,10 @@ class RingReader[T: Sized]:
         """End the reader's waiting, now and from now on: its owner has something else to do."""
         self._roused = True
         self.nudge()
+
+
+def _seen_by(reader: Taker) -> int:
+    return reader.seen
 
 
 def _wake(waker: asyncio.Future[None]) -> None:

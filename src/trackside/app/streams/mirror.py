@@ -20,17 +20,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from trackside.app.streams._arrivals import Arrivals
+from trackside.app.streams.channel import Channel
 from trackside.app.streams.ends import EndLog, ToldEnd, answered
 from trackside.app.streams.frames import now_ms
-from trackside.app.streams.hub import Channel, StreamHub
-from trackside.app.streams.live_messages import (
-    Begin,
-    Message,
-    State,
-    UnknownMessageError,
-    end_as_said,
-    message_of,
-)
+from trackside.app.streams.hub import StreamHub
+from trackside.app.streams.live_messages import Begin, Message, State, UnknownMessageError, end_as_said, message_of
 from trackside.app.streams.mirror_options import MirrorOptions, MirrorStats
 from trackside.app.streams.thread_feed import ThreadFeed
 from trackside.app.streams.wire import Listening, LiveWire, Topic

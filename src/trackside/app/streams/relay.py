@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
+from trackside.app.streams.channel import Channel
 from trackside.app.streams.frames import now_ms
-from trackside.app.streams.hub import Channel, StreamHub
+from trackside.app.streams.hub import StreamHub
 from trackside.app.streams.live_messages import (
     MOST_BYTES,
     MOST_PART_BYTES,
@@ -43,6 +44,8 @@ _REPEATED_AFTER: Final = 10_000
 """Milliseconds after which a run says again what it is, for those who come when its beginning is no longer kept."""
 _TRY_AGAIN: Final = 1.0
 """Seconds after which the relay tries a wire that should have said by then that it is writable."""
+_AWAY: Final = 10.0
+"""Seconds for which more than else is kept of runs for a wire that takes nothing: it is busy, or was made anew."""
 _UNSAYABLE: Final = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)
 """What is raised for values that msgpack lacks, such as halves of characters."""
 _UNSAID: Final = "the name of something that was said cannot be sent"
@@ -72,9 +75,10 @@ class RelayStats:
 class _Run:
     """One run on its way: how far it has been said, and what must be said of it besides its parts."""
 
-    __slots__ = ("begin", "begun_at", "channel", "end", "pieces", "queued", "said", "topic")
+    __slots__ = ("__weakref__", "_relay", "begin", "begun_at", "channel", "end", "pieces", "queued", "said", "topic")
 
-    def __init__(self, channel: Channel, topic: Topic, begin: Begin) -> None:
+    def __init__(self, relay: Relay, channel: Channel, topic: Topic, begin: Begin) -> None:
+        self._relay = relay
         self.channel: Channel | None = channel
         self.topic = topic
         self.begin = begin
@@ -86,6 +90,11 @@ class _Run:
         """The pieces of the next part that are still to be sent, if that part is a large one."""
         self.end: End | None = None
         self.queued = False
+
+    @property
+    def seen(self) -> int:
+        """The number of the last part that was sent, or for which no more room is taken than for any other: `Taker`."""
+        return self.newest if self._relay.is_away else self.said
 
     @property
     def newest(self) -> int:
@@ -114,11 +123,18 @@ class Relay:
         self._turn: asyncio.Handle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._is_blocked = False
+        self._refused_at: float | None = None
+        """When the wire began to refuse everything; None if it takes what it is given."""
         self._idle = asyncio.Event()
         hub.on_begin, hub.on_part, hub.on_close = self._begin, self._part, self._close
         threads = hub.threads
         threads.on_state, threads.on_forget, threads.on_watched = self._state, self._forget, self._watched
         wire.on_writable.append(self._go_on)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the wire has taken nothing for so long that it may do so for hours."""
+        return self._refused_at is not None and self._loop.time() - self._refused_at > _AWAY
 
     async def aclose(self, seconds: float = 1.0) -> None:
         """Send what waits, for at most `seconds`, and nothing from then on. May be called again."""
@@ -153,7 +169,8 @@ class Relay:
             by_command=is_by_command(spec),
         )
         self._give_up(run.run_id)  # the run was lost to another process, and is back: what was left to say is old
-        run_on_way = self._runs[run.run_id] = _Run(channel, Topic(run.thread_id, run.run_id), begin)
+        run_on_way = self._runs[run.run_id] = _Run(self, channel, Topic(run.thread_id, run.run_id), begin)
+        channel.attach(run_on_way)
         self._enqueue(run_on_way)
 
     def _part(self, channel: Channel) -> None:
@@ -256,7 +273,10 @@ class Relay:
 
     def _say(self, topic: Topic, data: bytes) -> bool:
         if self._wire.say(topic, data):
+            self._refused_at = None
             return True
+        if self._refused_at is None:
+            self._refused_at = self._loop.time()
         self.stats.refused += 1
         self._is_blocked = True
         if self._again is None:
@@ -278,6 +298,8 @@ class Relay:
         self.stats.parts += len(message.parts)
         self.stats.parts_missed += sum(last - first + 1 for first, last, _ in message.gaps)
         run.said, run.pieces = said, pieces
+        if run.channel is not None and run.channel.overflows:
+            run.channel.relieve()
         if message.begin is not None:
             run.begun_at = now_ms()
         if message.end is not None:

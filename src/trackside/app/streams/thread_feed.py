@@ -50,6 +50,8 @@ class FeedLimits:
     """Items of one thread."""
     item_bytes: int = 4 * 1_048_576
     """Bytes of one thread."""
+    behind: int = 8
+    """How many times as much of one thread there may be while somebody who follows it has that still to take."""
     idle_threads: int = 512
     """Threads without a run and without a follower that can still be followed from where a follower left."""
     idle_bytes: int = 16 * 1_048_576
@@ -115,7 +117,7 @@ class ThreadFeed(Ring[FeedItem]):
     )
 
     def __init__(self, owner: ThreadFeeds, thread_id: str) -> None:
-        super().__init__(owner.limits.items, owner.limits.item_bytes)
+        super().__init__(owner.limits.items, owner.limits.item_bytes, owner.limits.behind)
         self._owner = owner
         self._states: dict[tuple[int, int], None] = {}
         """When the thread's state was changed, and a hash of the new state, if other processes hear of that, too."""

@@ -57,8 +57,9 @@ class ThreadEventLog(Ring[Event]):
         "past",
     )
 
-    def __init__(self, feed: ThreadFeed, items: int, item_bytes: int) -> None:
-        super().__init__(items, item_bytes)
+    def __init__(self, feed: ThreadFeed) -> None:
+        limits = feed.limits
+        super().__init__(limits.items, limits.item_bytes, limits.behind)
         self.last: RunAsEvents | None = None
         """The run that began last."""
         self.open_questions: list[str] = []
@@ -430,8 +431,7 @@ class ThreadEventLog(Ring[Event]):
 def log_of(feed: ThreadFeed) -> ThreadEventLog:
     """The events of a feed, made from now on if nobody has asked for them before."""
     if feed.derived is None:
-        limits = feed.limits
-        feed.derived = ThreadEventLog(feed, limits.items, limits.item_bytes)
+        feed.derived = ThreadEventLog(feed)
     log: ThreadEventLog = feed.derived
     return log
 
