@@ -156,3 +156,51 @@ async def test_code_before_it_is_known_who_asks_asks_in_nobodys_name_behind_anot
         assert (await connection.answer())[0] == 401
         answered.set()
     assert asked == ["AddressNeededError"] * 2
+
+
+@pytest.mark.parametrize("policy", [[], [Middleware(Policy)]], ids=["bare", "behind_middleware"])
+async def test_a_route_that_fails_behind_its_whole_answer_ends_no_other_request_of_the_connection(
+    database_url: str, policy: list[Middleware], caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = asyncio.Event()
+
+    async def fails(request: Request) -> Response:  # Starlette answers this before it raises it
+        raise LookupError("nothing there")
+
+    async def task() -> None:
+        await failing.wait()
+        raise LookupError("nothing done")
+
+    async def fails_later(request: Request) -> Response:
+        return JSONResponse("so far", background=BackgroundTask(task))
+
+    async def running(input: Any) -> Any:
+        failing.set()
+        while "nothing done" not in caplog.text:
+            await asyncio.sleep(0)
+        return input
+
+    guest = Starlette(routes=[Route("/fails", fails), Route("/fails-later", fails_later)], middleware=policy)
+    async with served_with(guest, database_url, {"running": running}) as (_, url), connected(url) as connection:
+        await connection.send(request("GET", "/fails"))
+        assert await connection.answer() == (500, b"Internal Server Error")
+        await connection.send(request("GET", "/fails-later"))
+        assert await connection.answer() == (200, b'"so far"')
+        await connection.send(request("POST", "/runs/wait", body={"assistant_id": "running", "input": {"n": 1}}))
+        assert await connection.answer() == (200, b'{"n":1}')
+    assert "nothing there" in caplog.text
+
+
+async def test_an_answer_that_stays_shorter_than_it_was_to_be_is_cut_off(database_url: str) -> None:
+    async def short(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+            await send({"type": "http.response.body", "body": b"so far"})
+
+    async def echo(input: Any) -> Any:
+        return input
+
+    async with served_with(short, database_url, {"echo": echo}) as (_, url), connected(url) as connection:
+        await connection.send(request("GET", "/short"))
+        with pytest.raises(asyncio.IncompleteReadError):
+            await connection.answer()

@@ -5,6 +5,7 @@ what comes behind its body, and on the time that it takes. A request that offers
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Final, override
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -14,6 +15,8 @@ from trackside.app.server.reading import BODY_TIME, BodyTime
 from trackside.app.server.responses import Failure, Receive, Scope, Send, failure
 from trackside.app.server.whole_writes import WholeWrites
 from trackside.harness.payload import json_bytes
+
+logger = logging.getLogger("trackside.server")
 
 MOST_HEAD_BYTES: Final = 65_536
 MOST_HEADERS: Final = 100
@@ -227,3 +230,20 @@ class _Refusal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._answer(scope, receive, send)
+
+
+class Outlived:
+    """An ASGI app whose failures behind a whole answer, as of a background task, are for the log alone. At them uvicorn
+    would close the connection, without a word to a client that may be sending or waiting for its next request there.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            if scope["type"] != "http" or not send.__self__.response_complete:  # uvicorn's
+                raise
+            logger.exception("a request failed behind its answer")

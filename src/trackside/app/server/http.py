@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 import uvicorn
 
-from trackside.app.server.guarded_protocol import GuardedProtocol
+from trackside.app.server.guarded_protocol import GuardedProtocol, Outlived
 from trackside.app.server.whole_writes import WholeWrites
 
 _KEEP_ALIVE: Final = 75
@@ -56,7 +56,7 @@ class HttpServer:
         self._connections = _Connections()
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app,
+                Outlived(app),
                 http=GuardedProtocol,
                 ws="auto" if websockets else "none",
                 lifespan="off",  # whoever opens the app closes it
