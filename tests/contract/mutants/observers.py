@@ -313,6 +313,36 @@ class NeedsOneRunToEndBeforeTheNext(Sound):
         super().take(events)
 
 
+class PassesOverQuestions(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        super().take([event for event in events if event.payload.get("status") != "interrupted"])
+
+
+class PassesOverEndsWithoutAStatus(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        ends = {LifecycleEventType.RUN_COMPLETED, LifecycleEventType.RUN_FAILED}
+        super().take([event for event in events if event.event_type not in ends or "status" in event.payload])
+
+
+class TellsRunsOfAThreadApartBySequenceAlone(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[tuple[str, int]] = set()
+
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        fresh = [event for event in events if (event.thread_id, event.sequence) not in self.places]
+        super().take(fresh)
+        self.places |= {(event.thread_id, event.sequence) for event in fresh}
+
+
+class PassesOverQuestionsInABatch(Sound):
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await Sound.on_events(self, [event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        await super().on_events([event for event in events if event.payload.get("status") != "interrupted"])
+
+
 MUTANTS: dict[type[Sound], str] = {
     SwallowsCancel: "test_a_cancel_of_on_event_is_not_swallowed",
     SwallowsCancelOfABatch: "test_a_cancel_of_on_events_is_not_swallowed",
@@ -351,6 +381,10 @@ MUTANTS: dict[type[Sound], str] = {
     TakesEndsSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
     DoesNothing: "test_every_event_has_its_effect",
     DoesNothingAboutFailures: "test_every_event_has_its_effect",
+    PassesOverQuestions: "test_every_form_of_an_event_has_its_effect",
+    PassesOverEndsWithoutAStatus: "test_every_form_of_an_event_has_its_effect",
+    TellsRunsOfAThreadApartBySequenceAlone: "test_every_form_of_an_event_has_its_effect",
+    PassesOverQuestionsInABatch: "test_a_batch_has_the_effects_of_every_form_of_an_event",
     LooksAtTheFirstOfABatch: "test_takes_batches_of_one_run_of_many_runs_and_of_nothing",
     RefusesABatchOfWhichItHasAPart: "test_takes_a_batch_that_comes_again_in_parts",
     KnowsOneWayToCancel: "test_takes_each_kind_of_event_in_all_its_forms",

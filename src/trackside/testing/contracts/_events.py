@@ -81,6 +81,12 @@ def each_kind(kind: LifecycleEventType) -> list[list[RunLifecycleEvent]]:
     return [_run_with(kind, payload) for payload in _FULL[kind]]
 
 
+def in_all_forms() -> list[list[RunLifecycleEvent]]:
+    """Runs of one thread, one after another, that have each event in each of its forms, and some that never started."""
+    forms = [run for kind in LifecycleEventType for run in each_kind(kind)]
+    return [*forms, *with_strange_payloads(), never_started(), never_started(LifecycleEventType.RUN_FAILED)]
+
+
 def with_strange_payloads() -> list[list[RunLifecycleEvent]]:
     """Runs whose events have keys that nobody knows, or no status, or nothing at all in their payloads."""
     runs: list[list[RunLifecycleEvent]] = []

@@ -40,8 +40,9 @@ class ObserverContract(Contract):
     complete: ClassVar[bool] = False
     """Every event that the observer took has an effect, in sequence order within each run, and `effects` can tell.
 
-    This holds however the event comes: alone, in a batch, or again after a call that was cancelled or raised. An
-    observer whose class says in `events` which types it wants has to do nothing about others.
+    This holds however the event comes: alone, in a batch, or again after a call that was cancelled or raised; and
+    whatever it says or leaves out: a question, a time that is up, no status, a run of a thread that had others before.
+    An observer whose class says in `events` which types it wants has to do nothing about others.
     """
 
     idempotent: ClassVar[bool] = False
@@ -156,6 +157,13 @@ class ObserverContract(Contract):
         await self._has_had(observer, [event for run in runs for event in run])
 
     @promise("effects", claim="complete")
+    async def test_every_form_of_an_event_has_its_effect(self, observer: RunObserver) -> None:
+        runs = _events.in_all_forms()
+        for run in runs:
+            await _give(observer, run)
+        await self._has_had(observer, [event for run in runs for event in run])
+
+    @promise("effects", claim="complete")
     async def test_an_event_whose_call_was_cancelled_has_its_effect_when_it_comes_again(
         self, observer: RunObserver
     ) -> None:
@@ -198,6 +206,13 @@ class ObserverContract(Contract):
         batch = _events.round_robin(runs)
         await on_events(batch[:1])
         await on_events(batch[1:])
+        await self._has_had(observer, batch)
+
+    @promise("batches", claim="complete")
+    async def test_a_batch_has_the_effects_of_every_form_of_an_event(self, observer: RunObserver) -> None:
+        on_events = _on_events(observer)
+        batch = [event for run in _events.in_all_forms() for event in run]
+        await on_events(batch)
         await self._has_had(observer, batch)
 
     @promise("batches", claim="complete")
@@ -341,7 +356,10 @@ class ObserverContract(Contract):
         effects, types = set(await self.effects(observer)), _types_for(observer)
         wanted = [event for event in events if event.event_type in types]
         missing = [event for event in wanted if event.event_id not in effects]
-        assert not missing, f"{len(missing)} of {len(wanted)} events had no effect, the first {_name(missing[0])}"
+        assert not missing, (
+            f"{len(missing)} of {len(wanted)} events had no effect, the first {_name(missing[0])} with "
+            f"{dict(missing[0].payload)}"
+        )
 
     async def _has_had_in_order(self, observer: RunObserver, runs: Sequence[Sequence[RunLifecycleEvent]]) -> None:
         effects = await self.effects(observer)
