@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any, Self
 
 import pytest
@@ -387,6 +388,24 @@ class PutsTextIntoItsStatements(MemoryLog):
         return await super().events(after, run_id=run_id, **options)
 
 
+class FindsByPattern(MemoryLog):
+    """Looks for an id with `GLOB` or `LIKE`."""
+
+    async def events(self, after: int = 0, *, run_id: str | None = None, **options: Any) -> list[Placed]:
+        if run_id is None or "*" not in run_id:
+            return await super().events(after, run_id=run_id, **options)
+        return [p for p in await super().events(after, **options) if fnmatchcase(p.event.run_id, run_id)]
+
+
+class TakesNoNoticeOfCase(MemoryLog):
+    """Compares ids as the usual collation of a database does."""
+
+    def encoded(self, event: RunLifecycleEvent) -> RunLifecycleEvent:
+        event = super().encoded(event)
+        known = {p.event.run_id.casefold(): p.event.run_id for p in self.disk.log}
+        return replace(event, run_id=known.get(event.run_id.casefold(), event.run_id))
+
+
 class FoldsWhatItRefuses(MemoryLog):
     def follows(self, fold: RunFold, event: RunLifecycleEvent) -> RunFold:
         after = self.disk.folds[event.run_id] = super().follows(fold, event)
@@ -453,6 +472,8 @@ MUTANTS: dict[type[MemoryLog], str] = {
     PassesOverTheFirstBehindACursor: "test_a_cursor_is_where_a_reader_goes_on",
     TakesAnyLimit: "test_a_question_that_makes_no_sense_is_refused",
     PutsTextIntoItsStatements: "test_text_that_looks_like_sql_is_text",
+    FindsByPattern: "test_ids_that_look_alike_name_different_events_runs_and_threads",
+    TakesNoNoticeOfCase: "test_ids_that_look_alike_name_different_events_runs_and_threads",
     FoldsWhatItRefuses: "test_a_refused_append_leaves_the_rows_as_they_were",
     FollowsFromNowOn: "test_a_follower_gets_what_is_there_and_then_what_comes",
     HearsOfItsOwnAppendsAlone: "test_a_follower_hears_of_what_another_store_of_the_log_appends",

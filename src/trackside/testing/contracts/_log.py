@@ -28,7 +28,10 @@ from trackside.testing.contracts._reading_log import (
     whole_log,
 )
 from trackside.testing.contracts.stores import EventStore, Stores
-from trackside.testing.events import make_event
+from trackside.testing.events import make_event, make_run
+
+_LOOK_ALIKE = ["run", "Run", "run ", " run", "r_n", "r%n", "r*n", "r\u00fcn", "ru\u0308n", "\uff52un", "0", "00"]
+"""Ids that are different texts, and that a database may compare as the same, or take for patterns or numbers."""
 
 _KINDS_OF_RUNS = [LifecycleEventType.RUN_STARTED, LifecycleEventType.HUMAN_MESSAGE]
 _ENDS = [LifecycleEventType.RUN_COMPLETED, LifecycleEventType.RUN_FAILED, LifecycleEventType.RUN_CANCELLED]
@@ -87,6 +90,22 @@ class LogPromises(Contract):
             placed = await store.append(run)
             assert [p.event.event_id for p in placed] == [e.event_id for e in run], "append gave other events back"
         await check_log(store, [event for run in runs for event in run])
+
+    @promise("log")
+    async def test_ids_that_look_alike_name_different_events_runs_and_threads(self, stores: Stores) -> None:
+        store: EventStore = await stores.store()
+        runs = [
+            [replace(event, event_id=f"{event.sequence}{called}") for event in make_run(called, thread_id=called)]
+            for called in _LOOK_ALIKE
+        ]
+        for run in runs:
+            await store.append(run)
+        await check_log(store, [event for run in runs for event in run])
+        for called, run in zip(_LOOK_ALIKE, runs, strict=True):
+            expected = [event.event_id for event in run]
+            for found in (await store.events(run_id=called), await store.events(thread_id=called)):
+                seen = [placed.event.event_id for placed in found]
+                assert seen == expected, f"of a run and a thread {called!r} a reader found {seen}, not {expected}"
 
     @promise("log")
     async def test_an_append_of_nothing_is_nothing(self, stores: Stores) -> None:
