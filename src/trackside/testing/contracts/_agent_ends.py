@@ -138,10 +138,13 @@ async def _rolled_back(scene: Stage, agents: ScriptedAgents, thread_id: str) -> 
 def _check_failure(played: Played, error_type: str | None = None, *, says: str = "") -> None:
     end: Any = played.end
     assert played.result.status is RunStatus.error, f"the run ended as {played.result.status} instead of error"
-    assert error_type is None or end["error_type"] == error_type, f"its class is told as {end['error_type']}"
-    assert end["error_type"], "its class is not told"
     error = end["error"]
     assert error, "it says nothing"
+    told = end["error_type"]
+    assert told, "its class is not told"
+    assert error_type is None or told == error_type, (
+        f"its class is told as {told} instead of {error_type}: {error:.200}"
+    )
     assert says in error, f"it says {error!r:.200}"
     assert played.result.error == error, f"the caller is told {played.result.error!r:.200} instead of {error!r:.200}"
 

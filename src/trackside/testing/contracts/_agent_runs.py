@@ -39,8 +39,9 @@ class RunningPromises(Contract):
     async def test_the_output_is_plain_json(self, agents: ScriptedAgents) -> None:
         async with stage(virtual=self.virtual_time) as scene:
             for agent in (scripted(agents, "says")("well"), scripted(agents, "calls_tool")("look")):
-                gave = (await scene.play(agent)).gave
-                assert gave is not None, "the agent gave nothing back"
+                played = await scene.play(agent)
+                gave = played.gave
+                assert gave is not None, f"the agent gave nothing back: {played.result.error}"
                 assert is_plain(gave.output), f"the output is no plain JSON: {gave.output!r:.200}"
                 assert gave.values is None or is_plain(gave.values), f"its values are none: {gave.values!r:.200}"
 

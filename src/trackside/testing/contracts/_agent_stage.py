@@ -54,7 +54,7 @@ class Played:
     events: Sequence[RunLifecycleEvent]
     parts: Sequence[StreamPart]
     gave: AgentResult | None
-    """None if the agent raised."""
+    """None if the agent raised, or gave back something else."""
 
     @property
     def end(self) -> Mapping[str, Any]:
@@ -252,8 +252,9 @@ class _Watched:
         return await self._agent.human_messages(run)
 
     async def run(self, run: RunContext) -> AgentResult:
-        self.gave = await self._agent.run(run)
-        return self.gave
+        gave: object = await self._agent.run(run)
+        self.gave = gave if isinstance(gave, AgentResult) else None
+        return gave  # type: ignore[return-value]  # what is no result, the harness refuses, and says so
 
     async def rollback(self, run: RunContext) -> str | None:
         return await self._agent.rollback(run)

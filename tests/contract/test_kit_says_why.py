@@ -1,0 +1,66 @@
+"""What the kit says of an adapter with one of the usual mistakes tells its author what the mistake is."""
+
+from typing import Any
+
+import pytest
+from tests.contract.mutants import agents
+from tests.contract.mutants.agents import Sound
+
+from trackside.harness.context import AgentResult, RunContext
+
+pytest_plugins = ["pytester"]
+
+
+class RunsWithoutAsync(Sound):
+    def run(self, run: RunContext) -> AgentResult:  # type: ignore[override]
+        return AgentResult(output="well")
+
+
+class RunsWithAnArgumentMore(Sound):
+    async def run(self, run: RunContext, input: Any) -> AgentResult:  # type: ignore[override]
+        return await super().run(run)
+
+
+class ReadsNoMessages(Sound):
+    async def human_messages(self, run: RunContext) -> None:  # type: ignore[override]
+        return None
+
+
+class GivesItsOutputAlone(Sound):
+    async def run(self, run: RunContext) -> Any:
+        return (await super().run(run)).output
+
+
+@pytest.fixture(autouse=True)
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading the plugins of all packages installed here would take most of the time."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+FAILS, ANSWERS = "test_what_an_agent_raises_is_told_as_it_is", "test_the_output_is_plain_json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "story", "words"),
+    [
+        (RunsWithoutAsync, FAILS, "told as TypeError instead of Broken: object AgentResult can't be used in 'await'"),
+        (RunsWithoutAsync, ANSWERS, "object AgentResult can't be used in 'await' expression"),
+        (RunsWithAnArgumentMore, FAILS, "missing 1 required positional argument: 'input'"),
+        (RunsWithAnArgumentMore, ANSWERS, "missing 1 required positional argument: 'input'"),
+        (ReadsNoMessages, FAILS, "'NoneType' object is not iterable"),
+        (ReadsNoMessages, ANSWERS, "'NoneType' object is not iterable"),
+        (GivesItsOutputAlone, ANSWERS, "it is a str, not an AgentResult"),
+    ],
+)
+def test_an_authors_mistake_is_named(pytester: pytest.Pytester, kind: type[Sound], story: str, words: str) -> None:
+    pytester.makepyfile(
+        test_suite=f"""
+        from {kind.__module__} import {kind.__name__}
+        from {agents.__name__} import suite
+
+        TestSuite = suite({kind.__name__})
+        """
+    )
+    options = ("-p", "pytest_trackside", "-p", "no:cacheprovider")
+    _, _, (report, *_) = pytester.inline_run(*options, f"test_suite.py::TestSuite::{story}").listoutcomes()
+    assert words in report.longrepr.reprcrash.message.splitlines()[0]
