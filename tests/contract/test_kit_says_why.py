@@ -1,9 +1,9 @@
-"""What the kit says of an adapter with one of the usual mistakes tells its author what the mistake is."""
+"""What the kit says of an adapter or observer with one of the usual mistakes tells its author what the mistake is."""
 
 from typing import Any
 
 import pytest
-from tests.contract.mutants import agents
+from tests.contract.mutants import agents, observers
 from tests.contract.mutants.agents import Sound
 
 from trackside.harness.context import AgentResult, RunContext
@@ -31,12 +31,24 @@ class GivesItsOutputAlone(Sound):
         return (await super().run(run)).output
 
 
+class ClosesWithoutAsync(observers.Sound):
+    def aclose(self) -> None:  # type: ignore[override]
+        self.closed = True
+
+
+class FlushesWithoutATimeout(observers.Sound):
+    async def flush(self) -> Any:  # type: ignore[override]
+        return self.stats()
+
+
 @pytest.fixture(autouse=True)
 def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading the plugins of all packages installed here would take most of the time."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
+CLOSES = "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it"
+FLUSHES = "test_flush_reports_and_may_be_repeated"
 FAILS, ANSWERS = "test_what_an_agent_raises_is_told_as_it_is", "test_the_output_is_plain_json"
 
 
@@ -50,13 +62,16 @@ FAILS, ANSWERS = "test_what_an_agent_raises_is_told_as_it_is", "test_the_output_
         (ReadsNoMessages, FAILS, "'NoneType' object is not iterable"),
         (ReadsNoMessages, ANSWERS, "'NoneType' object is not iterable"),
         (GivesItsOutputAlone, ANSWERS, "it is a str, not an AgentResult"),
+        (ClosesWithoutAsync, CLOSES, "aclose raised TypeError: object NoneType can't be used in 'await' expression"),
+        (FlushesWithoutATimeout, FLUSHES, "flush() takes 1 positional argument but 2 were given"),
     ],
 )
-def test_an_authors_mistake_is_named(pytester: pytest.Pytester, kind: type[Sound], story: str, words: str) -> None:
+def test_an_authors_mistake_is_named(pytester: pytest.Pytester, kind: type, story: str, words: str) -> None:
+    room = agents if issubclass(kind, Sound) else observers
     pytester.makepyfile(
         test_suite=f"""
         from {kind.__module__} import {kind.__name__}
-        from {agents.__name__} import suite
+        from {room.__name__} import suite
 
         TestSuite = suite({kind.__name__})
         """

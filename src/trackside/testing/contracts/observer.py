@@ -14,6 +14,7 @@ from trackside.harness.observer import PartlyTaken, RunLifecycleEvent, RunObserv
 from trackside.harness.types import LifecycleEventType
 from trackside.testing.contracts import _events
 from trackside.testing.contracts._cutting import cancelled
+from trackside.testing.contracts._patience import words_of
 from trackside.testing.contracts._promise import Contract, promise
 
 _TURNS_TO_CANCEL_AFTER = (1, 2, 3, 5, 8)  # of the event loop: before, during and after what the observer waits for
@@ -316,7 +317,7 @@ class ObserverContract(Contract):
             try:
                 report = await flush(timeout)
             except Exception as exc:
-                raise AssertionError(f"flush({timeout:g}) raised {type(exc).__name__} instead of reporting") from exc
+                raise AssertionError(f"flush({timeout:g}) raised {words_of(exc)} instead of reporting") from exc
             took = loop.time() - began
             assert took <= timeout + leeway, f"flush({timeout:g}) took {took:g} s"
             assert report is not None, "flush returned None instead of a report"
@@ -329,10 +330,10 @@ class ObserverContract(Contract):
             pytest.skip("it has no aclose")
         before, rest = _run_for(observer, 1)
         await _give(observer, [*before, *rest])
-        await close()
+        await _end(close)
         if self.complete:
             await self._has_had(observer, rest)
-        await close()
+        await _end(close)
         calls: dict[str, Callable[[RunLifecycleEvent], Any]] = {"on_event": observer.on_event}
         if (on_events := batches_of(observer)) is not None:
             calls["on_events"] = lambda event: on_events([event])
@@ -398,6 +399,13 @@ async def _give(observer: RunObserver, events: Sequence[RunLifecycleEvent]) -> N
             await observer.on_event(event)
         except Exception as exc:
             raise AssertionError(f"{type(exc).__name__}: {exc} on {_name(event)} with {dict(event.payload)}") from exc
+
+
+async def _end(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await close()
+    except Exception as exc:
+        raise AssertionError(f"aclose raised {words_of(exc)}") from exc
 
 
 async def _check_cancel(name: str, call: Coroutine[Any, Any, None], turns: int) -> None:
