@@ -202,6 +202,8 @@ class StoredCoordinator:
         own = self._runs.get(run_id)
         if own is not None and (own.claimed or own.cancel_requested is not None):
             return None
+        if self._writer.intake.is_shut:  # its first event would be refused: the next look brings it back
+            return None
         if own is None or not own.ready or self._runs.fates.setdefault(run_id, "claimed") != "claimed":
             try:
                 own = await self._claim_stored(run_id)

@@ -26,6 +26,7 @@ from trackside.app.storage._rows.arguments import check_count_option
 from trackside.app.storage._rows.encoding import EventRow
 from trackside.app.storage._rows.queue import Handover
 from trackside.app.storage._writing.commits import Committed, commit_together
+from trackside.app.storage._writing.intake import Intake
 from trackside.app.storage._writing.room import Room
 from trackside.app.storage._writing.work import Refused, Work
 from trackside.app.storage.fleet import QueueNews
@@ -119,6 +120,7 @@ class Writer:
         self._stopped = self._loop.create_future()
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         """Called on the loop with the events of each transaction, as they are in the log, before their callers go on."""
+        self.intake = Intake()
         self.on_handover: list[Callable[[Handover], object]] = []
         """Called on the loop when the end of an active run is in the log, before whoever wrote it goes on."""
         self.on_removal: list[Callable[[Sequence[str]], object]] = []
@@ -411,6 +413,7 @@ class NoWriter:
 
     def __init__(self, *, database: str) -> None:
         self._database = database
+        self.intake = Intake()
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         self.on_handover: list[Callable[[Handover], object]] = []
         self.on_removal: list[Callable[[Sequence[str]], object]] = []
