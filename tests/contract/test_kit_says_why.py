@@ -55,14 +55,14 @@ FAILS, ANSWERS = "test_what_an_agent_raises_is_told_as_it_is", "test_the_output_
 @pytest.mark.parametrize(
     ("kind", "story", "words"),
     [
-        (RunsWithoutAsync, FAILS, "told as TypeError instead of Broken: object AgentResult can't be used in 'await'"),
-        (RunsWithoutAsync, ANSWERS, "object AgentResult can't be used in 'await' expression"),
+        (RunsWithoutAsync, FAILS, "told as TypeError instead of Broken: "),
+        (RunsWithoutAsync, ANSWERS, "gave nothing back: object AgentResult "),
         (RunsWithAnArgumentMore, FAILS, "missing 1 required positional argument: 'input'"),
         (RunsWithAnArgumentMore, ANSWERS, "missing 1 required positional argument: 'input'"),
         (ReadsNoMessages, FAILS, "'NoneType' object is not iterable"),
         (ReadsNoMessages, ANSWERS, "'NoneType' object is not iterable"),
         (GivesItsOutputAlone, ANSWERS, "it is a str, not an AgentResult"),
-        (ClosesWithoutAsync, CLOSES, "aclose raised TypeError: object NoneType can't be used in 'await' expression"),
+        (ClosesWithoutAsync, CLOSES, "aclose raised TypeError: "),
         (FlushesWithoutATimeout, FLUSHES, "flush() takes 1 positional argument but 2 were given"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from trackside.app.server.failures import answer_of
 from trackside.app.storage.errors import (
     DatabaseBusyError,
+    DatabaseFullError,
     NoSchemaError,
     NoSuchDatabaseError,
     StateTooLargeError,
@@ -22,6 +23,7 @@ SECRET = "/srv/private/runs.db"
     [
         (StorageError(database=SECRET, why=f"no room in {SECRET}"), 500),
         (DatabaseBusyError(database=SECRET, seconds=5.0), 503),
+        (DatabaseFullError(database=SECRET, why="no space left on device"), 503),
         (NoSuchDatabaseError(database=SECRET, name="runs"), 503),  # as while somebody restores a backup
         (NoSchemaError(database=SECRET), 503),
     ],
@@ -34,6 +36,11 @@ def test_a_failing_database_does_not_say_where_it_is(
     assert (told.status, SECRET in told.detail, told.code) == (status, False, None)
     assert ("Retry-After" in told.headers) == (status == 503)
     assert SECRET in caplog.text
+
+
+def test_a_database_without_room_is_not_said_to_be_busy() -> None:
+    assert "has no room" in answer_of(DatabaseFullError(database=SECRET, why="no space left on device")).detail
+    assert "is busy" in answer_of(DatabaseBusyError(database=SECRET, seconds=5.0)).detail
 
 
 def test_what_the_caller_can_mend_is_said_to_him() -> None:

@@ -44,6 +44,8 @@ class WriterStats:
     """Transactions that failed; what was in them was tried again or refused."""
     pending: int
     """Requests that wait for a transaction now."""
+    full: bool = False
+    """Whether the database has refused what is new, as it has no room, and is not known to have any again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -361,3 +361,17 @@ async def test_transactions_that_fail_are_a_reason_until_one_does_not(serve_agen
             found.append([reason.check for reason in looked.reasons])
 
     assert found == [[], ["database"], ["database"], ["database"], []]
+
+
+async def test_a_database_that_has_no_room_is_a_reason_though_it_takes_leases(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+        store, writer = parts.store, parts.vitals.writer
+        await parts.health.look(store, parts.vitals, [])
+        vitals = replace(parts.vitals, writer=lambda: replace(writer(), batches_total=10_000, full=True))
+        parts.health._found = None
+        found = await parts.health.look(store, vitals, [])
+    assert found.status == "unready"
+    assert [(one.check, one.why) for one in found.reasons] == [
+        ("database", "it has no room for what is new; the log says what it said")
+    ]

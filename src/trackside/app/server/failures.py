@@ -12,6 +12,7 @@ from trackside.app.server.responses import Failure, Unfit
 from trackside.app.storage.errors import (
     CheckpointTooLargeError,
     CronExistsError,
+    DatabaseFullError,
     NoSchemaError,
     NoSuchDatabaseError,
     NotParkedError,
@@ -89,6 +90,7 @@ FAILED: Final = "the server failed; its log says why"
 _AGENT_FAILED: Final = "failed when it was asked; the server's log says why"
 _DATABASE_FAILED: Final = "the server's database failed; its log says why"
 _AWAY: Final = "the server's database cannot be reached for the moment, or is busy: try again"
+_FULL: Final = "the server's database has no room for what is new: try again when its operator has made some"
 _SHORT: Final = "the server has no memory, thread or descriptor to spare at the moment: try again"
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _NO_THREAD: Final = "can't start new thread"
@@ -148,6 +150,8 @@ def _unfit(exc: TracksideError) -> Unfit:
 
 def answer_without(exc: StorageError) -> Failure:
     """What a client is told where the database has failed. This logs nothing: that is for the caller."""
+    if isinstance(exc, DatabaseFullError):
+        return Failure(503, _FULL, {"Retry-After": "30"})
     if status_of(type(exc), exc.fault) == 503:
         return Failure(503, _AWAY, {"Retry-After": "1"})
     return Failure(500, _DATABASE_FAILED)

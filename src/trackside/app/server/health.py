@@ -137,7 +137,9 @@ class Health:
         fails = before is not None and not moves and (before.fails or failed > before.failed)
         since = now if before is None or moves or not stats.pending else before.since
         self._writer = _Seen(took, failed, since, fails)
-        if fails:
+        if stats.full:
+            yield Finding("database", "it has no room for what is new; the log says what it said")
+        elif fails:
             yield Finding("database", "it takes nothing: transactions fail; the log says why")
         elif now - since > _STALLED:
             yield Finding("database", f"it has taken nothing for {now - since:.0f} s")

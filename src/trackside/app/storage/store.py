@@ -188,7 +188,7 @@ class Store(StoreReading, StoreCancelling):
         rows = encode_events(events)
         if not rows:
             return []
-        stored = await self._writer.intake.heed(self._writer.write(Append(rows, self._workers)))
+        stored = await self._writer.write(Append(rows, self._workers))
         return [StoredEvent(row.position, row.event) for row in stored]
 
     def follow(

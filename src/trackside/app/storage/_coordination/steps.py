@@ -198,6 +198,8 @@ class Admit(_Entry):
     thread_metadata: JsonObject | None = None
     lifetime: Lifetime | None = None
 
+    needs_room = True
+
     @property
     @override
     def size(self) -> int:

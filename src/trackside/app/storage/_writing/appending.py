@@ -25,6 +25,8 @@ class Append(Work):
     rows: Sequence[EventRow]
     workers: Collection[str] = ()
 
+    needs_room = True
+
     @property
     @override
     def size(self) -> int:

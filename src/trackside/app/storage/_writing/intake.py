@@ -1,4 +1,4 @@
-"""Whether the database has room for what runs say.
+"""Whether the database has room for what is new.
 
 One that has none may still take what is no larger than before: leases, and who has which run. Runs that began then would
 fail one after another, each at its first event.
@@ -7,7 +7,6 @@ fail one after another, each at its first event.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
 from time import monotonic
 from typing import Final
 
@@ -20,7 +19,7 @@ _MOST: Final = 75.0  # longer than the longest pause before what was spooled is 
 
 
 class Intake:
-    """Heeds what becomes of events, and says whether runs may begin."""
+    """Is told what becomes of writes that need room, by the writer's thread, and says whether runs may begin."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -30,28 +29,19 @@ class Intake:
     def is_shut(self) -> bool:
         """Whether the events of a run that began now would be refused, as far as is known.
 
-        It ends with the next events that are taken. If none are tried, it ends after as long again as it has lasted, so
+        It ends with the next write that finds room. If none is tried, it ends after as long again as it has lasted, so
         that a run finds out.
         """
         return self._since is not None and monotonic() < self._until
 
-    async def heed[T](self, appending: Awaitable[T]) -> T:
-        """Wait for events that are appended, and note whether there was room for them.
-
-        Raises:
-            DatabaseFullError: there was none.
-        """
-        try:
-            taken = await appending
-        except DatabaseFullError as exc:
-            self._note_refusal(exc)
-            raise
+    def taken(self) -> None:
+        """There was room for something."""
         self._since = None
-        return taken
 
-    def _note_refusal(self, why: DatabaseFullError) -> None:
+    def refused(self, why: DatabaseFullError) -> None:
+        """There was none."""
         now = monotonic()
         if self._since is None:
             self._since = now
-            logger.warning("no run begins here until the database takes events again: %s", why)
+            logger.warning("no run begins here until the database has room again: %s", why)
         self._until = now + min(max(_LEAST, 2 * (now - self._since)), _MOST)

@@ -66,6 +66,9 @@ class Work(ABC):
     may_be_forgotten = False
     """Whether a database server that crashes right after the commit may lose it, as nothing follows from it alone."""
 
+    needs_room = False
+    """Whether it adds what a database without room cannot take."""
+
     @property
     def alone(self) -> bool:
         """Whether it has a transaction to itself."""

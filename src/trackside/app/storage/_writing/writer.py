@@ -121,6 +121,7 @@ class Writer:
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         """Called on the loop with the events of each transaction, as they are in the log, before their callers go on."""
         self.intake = Intake()
+        """Whether the database has room for what is new."""
         self.on_handover: list[Callable[[Handover], object]] = []
         """Called on the loop when the end of an active run is in the log, before whoever wrote it goes on."""
         self.on_removal: list[Callable[[Sequence[str]], object]] = []
@@ -251,7 +252,7 @@ class Writer:
 
     def stats(self) -> WriterStats:
         """What was written so far; from any thread."""
-        return replace(self._totals, pending=self._jobs.qsize())
+        return replace(self._totals, pending=self._jobs.qsize(), full=self.intake.is_shut)
 
     @property
     def leaves_at(self) -> float:
@@ -352,6 +353,8 @@ class Writer:
             )
         except TracksideError as exc:
             refused = Refused(exc)
+            if isinstance(exc, errors.DatabaseFullError):
+                self.intake.refused(exc)
         except BaseException as exc:  # whatever it is, the callers must hear of it and the thread must go on
             logger.exception("the store %s failed to make %d writes", self._database, len(jobs))
             refused = Refused(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
@@ -360,6 +363,8 @@ class Writer:
             for job, outcome in zip(jobs, committed.outcomes, strict=True):
                 if isinstance(outcome, Refused):
                     job.work.refused(outcome.error)
+                elif job.work.needs_room:
+                    self.intake.taken()
             return committed
         self._count(len(jobs), 0, monotonic() - begun, failures=1)
         return refused
