@@ -25,7 +25,7 @@ def test_events_are_made_once_whoever_reads_first() -> None:
 
 
 def test_what_is_not_kept_is_a_gap_and_nothing_is_said_twice() -> None:
-    hub = StreamHub(HubLimits(threads=FeedLimits(items=5)))
+    hub = StreamHub(HubLimits(threads=FeedLimits(items=5, behind=1)))
     begin(hub, "a")
     with follow(hub) as reader:
         first = events_of(reader)

@@ -167,7 +167,7 @@ def test_what_a_failed_run_has_left_open_is_asked_where_its_thread_is_known_from
 
 
 def test_what_a_failed_run_has_left_open_is_asked_where_the_end_that_asked_it_is_not_kept() -> None:
-    hub = StreamHub(HubLimits(threads=FeedLimits(items=2)))
+    hub = StreamHub(HubLimits(threads=FeedLimits(items=2, behind=1)))
     begin(hub, "a")
     with follow(hub) as reader:
         assert about(events_of(reader)) == ["running"]

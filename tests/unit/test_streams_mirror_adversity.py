@@ -70,7 +70,7 @@ def check_thread(got: list[FeedItem | None], said: dict[int, bytes], *, is_whole
 
 
 async def _every_reader(seed: int, adversity: Adversity, steps: list[str], how: str) -> None:
-    async with fleet(adversity, seed, limits=HubLimits(parts=20, part_bytes=4 * 1_048_576)) as made:
+    async with fleet(adversity, seed, limits=HubLimits(parts=20, part_bytes=4 * 1_048_576, behind=1)) as made:
         mirrors, server = made.mirrors[0], made.servers[0]
         said: dict[int, bytes] = {}
         readers: list[tuple[Mirror, asyncio.Task[Any]]] = []

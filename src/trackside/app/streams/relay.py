@@ -183,8 +183,8 @@ class Relay:
         if run is None:
             return
         run.end = End(end, at)
-        self._ended[channel.run_id] = channel.size
-        self._ended_bytes += channel.size
+        self._ended[channel.run_id] = channel.weight
+        self._ended_bytes += channel.weight
         if not run.queued:
             self._enqueue(run)
         self._bound()

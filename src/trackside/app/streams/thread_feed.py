@@ -377,6 +377,9 @@ class FeedReader(RingReader[FeedItem]):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.feed.readers -= 1
+        self.pass_over()
+        if self.feed.overflows:
+            self.feed.relieve()
         self.feed._owner.settle(self.feed)  # noqa: SLF001  # the feed is of the same module
 
     async def comes_to(self, number: int, seconds: float) -> bool:
