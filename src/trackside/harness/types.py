@@ -133,6 +133,8 @@ USER: Final = f"{OF_USERS}user"
 """Under this it has him: an object with his `identity`, and whatever the authentication says of him besides."""
 USER_ID: Final = f"{USER}_id"
 """And under this his `identity` alone."""
+USER_PERMISSIONS: Final = f"{OF_USERS}permissions"
+"""And under this the names of what he may do, as the authentication says them."""
 
 
 class RunSpec(_Asked, frozen=True, kw_only=True):

@@ -59,7 +59,7 @@ def odd(body):
 
 
 async def whoami(input: Any, run: RunContext) -> Any:
-    return run.config["configurable"].get("langgraph_auth_user")
+    return {name: value for name, value in run.config["configurable"].items() if name.startswith("langgraph_auth_")}
 
 
 @pytest.fixture
@@ -80,8 +80,11 @@ async def test_an_auth_object_says_who_asks_and_agents_get_to_know(
     async with serve_agents({"whoami": whoami}, access=AccessSettings(auth=f"{module}:auth")) as served:
         async with client_of(served.url, "ada") as ada, client_of(served.url, "bob") as bob:
             thread = await ada.threads.create()
-            config = {"configurable": {"langgraph_auth_user": {"identity": "root"}, "langgraph_auth_user_id": "root"}}
-            user = await ada.runs.wait(thread["thread_id"], "whoami", input={}, config=config)
+            claimed = {"user": {"identity": "root"}, "user_id": "root", "permissions": ["trackside:admin"]}
+            config = {"configurable": {f"langgraph_auth_{name}": value for name, value in claimed.items()}}
+            told = await ada.runs.wait(thread["thread_id"], "whoami", input={}, config=config)
+            user = told.pop("langgraph_auth_user")
+            assert told == {"langgraph_auth_user_id": "ada", "langgraph_auth_permissions": ["threads:read"]}
             assert user["identity"] == "ada"
             assert user["org"] == "acme"
             assert user["permissions"] == ["threads:read"]
@@ -116,7 +119,7 @@ async def test_an_auth_object_says_who_asks_and_agents_get_to_know(
 async def test_a_plain_function_is_enough(serve_agents: ServeAgents, module: str) -> None:
     async with serve_agents({"whoami": whoami}, access=AccessSettings(auth=f"{module}:by_key")) as served:
         async with get_client(url=served.url, api_key="letme-ada") as client:
-            assert (await client.runs.wait(None, "whoami", input={}))["identity"] == "ada"
+            assert (await client.runs.wait(None, "whoami", input={}))["langgraph_auth_user_id"] == "ada"
         async with httpx.AsyncClient(base_url=served.url) as http:
             wrong = await http.get("/runs", headers={"x-api-key": "x"})
             assert (wrong.status_code, wrong.json()) == (401, {"detail": "no such key", "code": "not-authenticated"})
@@ -177,10 +180,10 @@ async def test_what_the_path_names_is_known_before_it_is_routed(serve_agents: Se
     file = tmp_path / "by_path.py"
     file.write_text("def auth(path_params):\n    return 'owner-of-' + path_params.get('thread_id', 'nothing')\n")
     async with serve_agents({"whoami": whoami}, access=AccessSettings(auth=f"{file}:auth")) as served:
-        user = await served.client.runs.wait(
+        told = await served.client.runs.wait(
             "11111111-1111-4111-8111-111111111111", "whoami", input={}, if_not_exists="create"
         )
-        assert user["identity"] == "owner-of-11111111-1111-4111-8111-111111111111"
+        assert told["langgraph_auth_user_id"] == "owner-of-11111111-1111-4111-8111-111111111111"
 
 
 class User:

@@ -19,7 +19,7 @@ from trackside.harness.agents.asked import PLACE
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
 from trackside.harness.powers import check_of, owners_config_of, stream_modes_of
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace, asked_of
-from trackside.harness.types import OF_USERS, USER, USER_ID
+from trackside.harness.types import OF_USERS, USER, USER_ID, USER_PERMISSIONS
 
 
 def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping[str, Any] | None:
@@ -33,7 +33,8 @@ def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping
         raise HttpError(status=422, detail=f"config.configurable = {configurable!r:.120}: it is an object")
     own = {key: value for key, value in configurable.items() if not key.startswith(OF_USERS)}
     if principal.identity is not None:
-        own |= {USER: principal.user or {"identity": principal.identity}, USER_ID: principal.identity}
+        user = principal.user or {"identity": principal.identity}
+        own |= {USER: user, USER_ID: principal.identity, USER_PERMISSIONS: list(user.get("permissions", ()))}
     return config if own == configurable else {**(config or {}), "configurable": own}
 
 
