@@ -40,7 +40,7 @@ async def test_a_failed_run_is_said_with_its_agent_and_place(caplog: pytest.LogC
         hub.close("r2", end={"status": "success"})
         hub.close("r3", end={"status": "timeout", "error": "too long", "error_type": "TimeoutError"})
     (said,) = caplog.messages
-    assert said == "run r1 of agent '?' failed: RuntimeError: no (ag.py:6); see `trackside runs r1`"
+    assert said == "run r1 failed: RuntimeError: no (ag.py:6); see `trackside runs r1`"
 
 
 @virtual

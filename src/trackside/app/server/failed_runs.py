@@ -19,8 +19,8 @@ _FRAME: Final = re.compile(r'^[^\S\n]*File "(?P<path>[^"]*)", line (?P<line>\d+)
 _LIBRARY: Final = re.compile(r"[/\\](site|dist)-packages[/\\]|^<")
 _MACHINERY: Final = (str(Path(__file__).parents[2]), sysconfig.get_path("stdlib"))
 
-type _Kind = tuple[str, str, str]
-"""The agent, the type of the error, and where it was raised."""
+type _Kind = tuple[str | None, str, str]
+"""The agent, None if that is not known, the type of the error, and where it was raised."""
 
 
 class FailedRuns(Recurrences[_Kind]):
@@ -30,7 +30,7 @@ class FailedRuns(Recurrences[_Kind]):
         """Log it if a run has failed, or count it; its last event says `end`."""
         if "error_type" not in end or end.get("status", RunStatus.error) != RunStatus.error:
             return
-        kind = agent or "?", str(end["error_type"]), place_in(str(end.get("traceback") or ""))
+        kind = agent, str(end["error_type"]), place_in(str(end.get("traceback") or ""))
         if which := self.count(kind, lambda: _said(run_id, kind, end)):
             more = "; others like it are counted, and reported once a minute" if which == IN_FULL else ""
             logger.warning("%s%s", _said(run_id, kind, end), more)
@@ -45,7 +45,8 @@ def _said(run_id: str, kind: _Kind, end: Mapping[str, Any]) -> str:
     error = " ".join(str(end.get("error") or "").split())[:_MOST_CHARS]
     said = error if error.startswith(f"{error_type}:") else f"{error_type}: {error}"
     place = f" ({where})" if where else ""
-    return f"run {run_id} of agent {agent!r} failed: {said}{place}; see `trackside runs {run_id}`"
+    whose = "" if agent is None else f" of agent {agent!r}"
+    return f"run {run_id}{whose} failed: {said}{place}; see `trackside runs {run_id}`"
 
 
 def place_in(trace: str) -> str:
