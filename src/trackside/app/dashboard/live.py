@@ -27,8 +27,6 @@ PAUSE: Final = 0.4
 """Seconds between two messages to the same page."""
 BEAT: Final = 5.0
 """Seconds after which a page hears something at the latest, so that it knows it is live; `console.js` relies on it."""
-BEAT_EVENT: Final = b"event: beat\r\ndata: {}\r\n"
-"""What a page hears then: scripts do not see comments."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +52,7 @@ async def follow_changes(call: Call[None, None]) -> Any:
     given = params_of(call)
     query: dict[str, Any] = {name: given[name][0] for name in ("run_id", "thread_id", "agent") if name in given}
     try:
-        log = (await API.ask(call, events.follow_log, query=query)).value
+        log = heard((await API.ask(call, events.follow_log, query=query)).value)
     except HttpError as exc:
         if exc.details["status"] != 403 or {"run_id", "thread_id"} & query.keys():
             raise
@@ -63,10 +61,17 @@ async def follow_changes(call: Call[None, None]) -> Any:
     return Changes(
         follower=log.follower,
         frames=log.frames,
-        heartbeat=min(log.heartbeat, BEAT),
+        heartbeat=log.heartbeat,
         patience=log.patience,
-        beat=BEAT_EVENT,
+        beat=log.beat,
     )
+
+
+def heard(log: LogEvents) -> LogEvents:
+    """The answer with heartbeats that a page hears, as scripts do not see comments, and every `BEAT` seconds at least."""
+    log.heartbeat = min(log.heartbeat, BEAT)
+    log.beat = b"event: beat\r\ndata: {}\r\n"
+    return log
 
 
 class Looks:

@@ -79,12 +79,10 @@ class Ring[T: Sized]:
 
     def add(self, item: T) -> None:
         """Append something, without waking anybody: several things may come at once."""
-        items = self._growing()
-        items.append(item)
+        self._growing().append(item)
         self.added += 1
         self.size += item.size
-        if self.overflows:
-            self._drop(items)
+        self.relieve()
 
     @property
     def overflows(self) -> bool:
@@ -92,18 +90,21 @@ class Ring[T: Sized]:
         return len(self.items) > self._most or (self.size > self._most_bytes and len(self.items) > 1)
 
     def relieve(self) -> None:
-        """Drop what is beyond the limits, if the readers for whom it was kept have taken it, or have gone."""
+        """Drop what is beyond the limits, unless a reader who is not too far behind has still to take it."""
+        if not self.overflows:
+            return
         if isinstance(self.items, deque):
-            self._drop(self.items)
+            self._drop()
         else:
-            self._drop(items := deque(self.items))
-            self.items = tuple(items)
+            self.items = deque(self.items)
+            self._drop()
+            self.items = tuple(self.items)
 
-    def _drop(self, items: deque[T | None]) -> None:
-        most, most_bytes, behind = self._most, self._most_bytes, self._behind
-        while len(items) > most or (self.size > most_bytes and len(items) > 1):
-            is_far_behind = len(items) > behind * most or self.size > behind * most_bytes
-            if not is_far_behind and self._is_awaited(self.added - len(items) + 1):
+    def _drop(self) -> None:
+        items, behind = self._growing(), self._behind
+        while self.overflows:
+            is_far_behind = len(items) > behind * self._most or self.size > behind * self._most_bytes
+            if not is_far_behind and self._is_awaited(self.first_kept):
                 return
             if (dropped := items.popleft()) is not None:
                 self.size -= dropped.size
@@ -128,10 +129,9 @@ class Ring[T: Sized]:
             return
         self._prune()
         self._skipped.append(StreamGap(first, through, why))
-        items = self._growing()
-        items.extend(None for _ in range(min(through - self.added, self._most)))
+        self._growing().extend(None for _ in range(min(through - self.added, self._most)))
         self.added = through
-        self._drop(items)
+        self.relieve()
 
     def gap_at(self, number: int) -> StreamGap | None:
         """The skipped numbers that include this one; None if it was not skipped."""
@@ -249,7 +249,7 @@ class RingReader[T: Sized]:
             items = ring.portion(self.seen, most_bytes)
         was_last = self.seen < ring.first_kept
         self.seen += len(items)
-        if was_last and ring.overflows:
+        if was_last:
             ring.relieve()
         return items
 

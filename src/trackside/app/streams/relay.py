@@ -298,7 +298,7 @@ class Relay:
         self.stats.parts += len(message.parts)
         self.stats.parts_missed += sum(last - first + 1 for first, last, _ in message.gaps)
         run.said, run.pieces = said, pieces
-        if run.channel is not None and run.channel.overflows:
+        if run.channel is not None:
             run.channel.relieve()
         if message.begin is not None:
             run.begun_at = now_ms()

@@ -378,8 +378,7 @@ class FeedReader(RingReader[FeedItem]):
     ) -> None:
         self.feed.readers -= 1
         self.pass_over()
-        if self.feed.overflows:
-            self.feed.relieve()
+        self.feed.relieve()
         self.feed._owner.settle(self.feed)  # noqa: SLF001  # the feed is of the same module
 
     async def comes_to(self, number: int, seconds: float) -> bool:

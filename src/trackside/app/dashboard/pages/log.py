@@ -11,12 +11,11 @@ from urllib.parse import urlencode
 from trackside.app.dashboard.cutting import MOST_CHARS, json_text, seen_in
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.filters import Filters
-from trackside.app.dashboard.live import BEAT, BEAT_EVENT
+from trackside.app.dashboard.live import heard
 from trackside.app.dashboard.rendering import FailurePage, Page
 from trackside.app.dashboard.wording import pretty
 from trackside.app.server.authorizing import INSIDE
 from trackside.app.server.failures import answer_of
-from trackside.app.server.log_stream import LogEvents
 from trackside.app.server.principal import Permission
 from trackside.app.server.routes import events
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
@@ -102,10 +101,7 @@ async def show_log(call: Call[None, None]) -> Any:
 async def follow_log(call: Call[None, None]) -> Any:
     """The events of the log as `/events/stream` sends them, and heartbeats that the page hears."""
     query = {name: values if name == "type" else values[0] for name, values in params_of(call).items()}
-    log: LogEvents = (await API.ask(call, events.follow_log, query=query)).value
-    log.heartbeat = min(log.heartbeat, BEAT)
-    log.beat = BEAT_EVENT
-    return log
+    return heard((await API.ask(call, events.follow_log, query=query)).value)
 
 
 def _filters(given: Mapping[str, Sequence[str]], now: datetime) -> Filters:

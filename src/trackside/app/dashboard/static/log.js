@@ -3,6 +3,7 @@
 // while nobody looked.
 
 import { at, Hearing, say, writeTimes } from "./console.js";
+import { piecesOf } from "./events.js";
 import { parsed } from "./exact.js";
 
 const log = document.getElementById("log");
@@ -240,14 +241,12 @@ function behind(path, more = {}) {
 
 /** The text of an answer, each piece of which is heard: a large one takes its time. */
 async function textOf(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return text;
+  for await (const piece of piecesOf(response)) {
     hearing.heard();
-    text += value;
+    text += piece;
   }
+  return text;
 }
 
 /** Take what was missed: as much of it as can be shown, the newest first, for a stream would bring all of a night. */
