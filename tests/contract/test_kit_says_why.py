@@ -79,3 +79,27 @@ def test_an_authors_mistake_is_named(pytester: pytest.Pytester, kind: type, stor
     options = ("-p", "pytest_trackside", "-p", "no:cacheprovider")
     _, _, (report, *_) = pytester.inline_run(*options, f"test_suite.py::TestSuite::{story}").listoutcomes()
     assert words in report.longrepr.reprcrash.message.splitlines()[0]
+
+
+def test_a_misspelt_agent_is_no_agent_that_a_framework_cannot_have(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_suite=f"""
+        import pytest
+        from tests.contract.agents.callables_scripts import CallablesScripts
+        from {agents.__name__} import AgentContract
+
+        class Misspelt:
+            model, says, aks = CallablesScripts.model, CallablesScripts.says, CallablesScripts.asks
+
+        class TestSuite(AgentContract):
+            @pytest.fixture
+            def agents(self):
+                return Misspelt()
+        """
+    )
+    options = ("-p", "pytest_trackside", "-p", "no:cacheprovider")
+    _, _, (report, *_) = pytester.inline_run(*options, f"test_suite.py::TestSuite::{ANSWERS}").listoutcomes()
+    says = report.longrepr.reprcrash.message.splitlines()[0]
+    assert "Misspelt has no remembers, calls_tool, " in says
+    assert " asks, " in says
+    assert "set it to None if the framework cannot do that" in says

@@ -7,6 +7,7 @@ from typing import Any, override
 from trackside.testing.contracts._agent_ends import EndingPromises
 from trackside.testing.contracts._agent_questions import QuestionPromises
 from trackside.testing.contracts._agent_runs import RunningPromises
+from trackside.testing.contracts.scripted import ScriptedAgents
 
 
 class AgentContract(RunningPromises, EndingPromises, QuestionPromises):
@@ -32,3 +33,8 @@ class AgentContract(RunningPromises, EndingPromises, QuestionPromises):
         model = getattr(given, "model", None)
         assert isinstance(model, str), f"the fixture `agents` gave {given!r}, which does not say its `model`"
         assert callable(getattr(given, "says", None)), f"the fixture `agents` gave {given!r}, which has no agent"
+        missing = [what for what in vars(ScriptedAgents) if not (what.startswith("_") or hasattr(given, what))]
+        assert not missing, (  # a misspelt one would be an agent that nobody tests
+            f"{type(given).__name__} has no {', '.join(missing)}: "
+            "define it, or set it to None if the framework cannot do that"
+        )
