@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
-from tests.integration.storage.limited_room import ENOUGH_FOR_EVENTS, Room
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
@@ -207,40 +206,11 @@ def run_while_locked(url: str, database: sqlite3.Connection, blockbuster: BlockB
 
 @pytest.mark.usefixtures("path")
 async def test_a_run_whose_end_meets_a_lock_that_goes_in_time_succeeds(run_while_locked) -> None:
-    result, events, state = await run_while_locked("is tried again until the database takes it", times=1, retry_for=0)
+    result, events, state = await run_while_locked("is tried again until the database is there", times=1, retry_for=0)
 
     assert (result.status, result.error) == (RunStatus.success, None)
     assert events[-2].payload["status"] == "success"
     assert state.values["messages"][0]["content"] == "the answer"
-
-
-@pytest.mark.usefixtures("path")
-async def test_a_run_whose_end_meets_a_full_database_succeeds_once_there_is_room(
-    store: Store, caplog: pytest.LogCaptureFixture, blockbuster: BlockBuster
-) -> None:
-    blockbuster.deactivate()  # the test limits the writer's own connection
-    room = Room(store)
-
-    async def agent(input: str) -> dict[str, Any]:
-        return {"kept": "x" * 3_000_000}
-
-    recorder = ObserverBinding(StorageObserver(store), required=True)
-    policy = DispatchPolicy(retry_for=0)
-    async with (
-        RunManager({"a": agent}, observers=[recorder], states=store.thread_states(), policy=policy) as manager,
-        asyncio.timeout(outages.LONGEST_OUTAGE / 3),
-    ):
-        await (await manager.start(RunSpec("a", "first", thread_id="other"))).result()
-        room.leave(ENOUGH_FOR_EVENTS)
-        run = await manager.start(RunSpec("a", "hi", thread_id="t"))
-        while "is tried again until the database takes it: There is no room left" not in caplog.text:
-            await asyncio.sleep(0.01)
-        room.make()
-        result = await run.result()
-    assert (result.status, result.error) == (RunStatus.success, None)
-    state = await store.thread_states().load("t")
-    assert state is not None
-    assert len(state.values["kept"]) == 3_000_000
 
 
 @pytest.mark.usefixtures("path")
@@ -259,7 +229,7 @@ async def test_a_manager_that_closes_has_what_threads_remember_wait_for_no_datab
         manager = RunManager({"a": agent}, observers=[recorder], states=store.thread_states(), policy=policy)
         run = await manager.start(RunSpec("a", "hi", thread_id="t"))
         async with asyncio.timeout(outages.LONGEST_OUTAGE / 5):
-            while "is tried again until the database takes it" not in caplog.text:
+            while "is tried again until the database is there" not in caplog.text:
                 await asyncio.sleep(0.01)
             await manager.aclose(grace=0)
             result = await run.result()

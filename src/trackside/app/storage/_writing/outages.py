@@ -1,7 +1,6 @@
 """How long what a run has to write waits for a database that is away.
 
-A database that fails over, is locked, or has no room is back within minutes if somebody looks after it, and that does not
-make what the run has done wrong.
+A database that fails over, or is locked, is back within minutes, and that does not make what the run has done wrong.
 """
 
 from __future__ import annotations
@@ -21,12 +20,11 @@ logger = logging.getLogger("trackside.storage")
 AWAY: Final = (
     errors.ConnectionLostError,
     errors.DatabaseBusyError,
-    errors.DatabaseFullError,
     errors.OutcomeUnknownError,
     errors.ServerUnreachableError,
     errors.TooManyConnectionsError,
 )
-"""Errors that pass, mostly within minutes."""
+"""Errors that pass by themselves, mostly within minutes."""
 LONGEST_OUTAGE: Final = 300.0
 """How many seconds the database is waited for."""
 _FIRST_PAUSE: Final = 0.25
@@ -85,6 +83,6 @@ async def patiently[T](writer: Writer | NoWriter, write: Callable[[], Awaitable[
             if outage.is_over:
                 raise
             if not is_said:
-                logger.warning("%s is tried again until the database takes it: %s", what, exc)
+                logger.warning("%s is tried again until the database is there: %s", what, exc)
                 is_said = True
             await outage.pause()
