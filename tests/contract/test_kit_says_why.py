@@ -47,6 +47,13 @@ def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
+def said_of(story: str, pytester: pytest.Pytester) -> str:
+    """What the kit says of a story in `test_suite.py`, which fails."""
+    options = ("-p", "pytest_trackside", "-p", "no:cacheprovider")
+    _, _, (report, *_) = pytester.inline_run(*options, f"test_suite.py::TestSuite::{story}").listoutcomes()
+    return str(report.longrepr.reprcrash.message.splitlines()[0])
+
+
 CLOSES = "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it"
 FLUSHES = "test_flush_reports_and_may_be_repeated"
 FAILS, ANSWERS = "test_what_an_agent_raises_is_told_as_it_is", "test_the_output_is_plain_json"
@@ -76,9 +83,7 @@ def test_an_authors_mistake_is_named(pytester: pytest.Pytester, kind: type, stor
         TestSuite = suite({kind.__name__})
         """
     )
-    options = ("-p", "pytest_trackside", "-p", "no:cacheprovider")
-    _, _, (report, *_) = pytester.inline_run(*options, f"test_suite.py::TestSuite::{story}").listoutcomes()
-    assert words in report.longrepr.reprcrash.message.splitlines()[0]
+    assert words in said_of(story, pytester)
 
 
 def test_a_misspelt_agent_is_no_agent_that_a_framework_cannot_have(pytester: pytest.Pytester) -> None:
@@ -97,9 +102,7 @@ def test_a_misspelt_agent_is_no_agent_that_a_framework_cannot_have(pytester: pyt
                 return Misspelt()
         """
     )
-    options = ("-p", "pytest_trackside", "-p", "no:cacheprovider")
-    _, _, (report, *_) = pytester.inline_run(*options, f"test_suite.py::TestSuite::{ANSWERS}").listoutcomes()
-    says = report.longrepr.reprcrash.message.splitlines()[0]
+    says = said_of(ANSWERS, pytester)
     assert "Misspelt has no remembers, calls_tool, " in says
     assert " asks, " in says
     assert "set it to None if the framework cannot do that" in says

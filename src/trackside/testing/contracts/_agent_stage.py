@@ -40,7 +40,7 @@ def tokens_of(calls: int) -> JsonObject:
 
 def scripted(agents: ScriptedAgents, what: str) -> Callable[..., Any]:
     """The method of `agents` that makes such an agent; skips the test if their framework cannot have one."""
-    make: Callable[..., Any] | None = getattr(agents, what, None)
+    make: Callable[..., Any] | None = getattr(agents, what)
     if make is None:
         pytest.skip(f"{type(agents).__name__} has no agent that {what.replace('_', ' ')}")
     return make
