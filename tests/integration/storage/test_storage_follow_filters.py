@@ -65,9 +65,10 @@ async def test_what_comes_while_an_owner_is_looked_up_is_not_gone_past_for_want_
     waiting = asyncio.ensure_future(anext(pushed.follow(after=1, agent="chat", owner="ada")))
     while not waiters(pushed):
         await asyncio.sleep(0)
-    await pushed.append([others.started()])
+    await hears(pushed)
 
     around_the_next_read(pushed, before=lambda: pushed.append([hers.completed()]))
+    await pushed.append([others.started()])
 
     async with asyncio.timeout(60):
         assert (await waiting).position == 3
