@@ -273,10 +273,12 @@ def test_a_folder_of_ones_own_is_searched_for_ones_own_question(tmp_path: Path) 
     assert "[1] wheels.md, “Wheels”" in demo.output
 
 
-def test_without_a_question_it_asks_what_the_folder_says_most_about(tmp_path: Path) -> None:
+def test_without_a_question_it_asks_what_the_folder_says_most_about(
+    tmp_path: Path, demo_here: Callable[..., Demo]
+) -> None:
     text = "# Wheels\n\nA wheel turns because somebody pushes it. It stops when nobody does.\n"
     (tmp_path / "wheels.md").write_text(text, encoding="utf-8")
-    demo = run_demo(tmp_path, "--docs", str(tmp_path))
+    demo = demo_here("--docs", str(tmp_path))
     assert (demo.exit_code, demo.complaints) == (0, "")
     assert "What about Wheels?" in demo.output
     assert "A wheel turns because somebody pushes it. [1]" in demo.output

@@ -139,7 +139,9 @@ async def test_a_delayed_run_starts_when_it_is_due_by_a_clock_that_is_set_meanwh
         await a.until_ended(run.run_id)
     assert sorted(agents.begun) == ["quick 0", "quick 2"]
     async with asyncio.timeout(PATIENCE):
-        while [own.record.run_id for own in a.coordinator._runs] != [last.run_id]:  # let go when its end is in the database
+        while [own.record.run_id for own in a.coordinator._runs] != [
+            last.run_id
+        ]:  # let go when its end is in the database
             await asyncio.sleep(0.005)
 
 
